@@ -1,0 +1,173 @@
+"""`Experiment`: one run as a value; overriding, loading, dumping and fingerprinting it.
+
+Same value -> same fingerprint -> same folder -> same record. Where things lie (data root, home, results)
+and what runs them (workers, GPUs) is not part of the value. Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from difflib import get_close_matches
+from functools import cache
+from typing import Any
+
+from amsrc.config import CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
+from amsrc.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One cell of the benchmark: a recipe on a data set with a seed, every number included."""
+
+    recipe: str
+    dataset: str
+    seed: int = 0
+    method: str = "amsrc"
+    """`amsrc`, or the name of a score that needs no training (`bench.nulls`)."""
+    label_set: str = "official"
+    """`official` (avenue: its pixel masks) or `intervals`."""
+    partial: bool = False
+    """Made from a subset of the data set's videos."""
+    cube: CubeConfig = field(default_factory=CubeConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+
+
+def dump(value: object) -> dict[str, Any]:
+    """A configuration as plain nested dicts, ready for JSON."""
+    return json.loads(json.dumps(asdict(value)))  # type: ignore[call-overload, no-any-return]
+
+
+def load(data: Mapping[str, Any]) -> Experiment:
+    """The experiment that `dump` wrote.
+
+    Raises:
+        ConfigError: a field is unknown or has a value that is not allowed.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return _adapter().validate_python(dict(data))  # type: ignore[no-any-return]
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
+        raise ConfigError("configuration: " + "; ".join(lines)) from None
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import ConfigDict, TypeAdapter, with_config
+
+    def strict(cls: type) -> None:
+        with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
+        for f in fields(cls):
+            if f.default_factory is not None and is_dataclass(f.default_factory):
+                strict(f.default_factory)  # type: ignore[arg-type]
+
+    strict(Experiment)
+    return TypeAdapter(Experiment)
+
+
+def override(experiment: Experiment, changes: Mapping[str, str]) -> Experiment:
+    """A copy with dotted fields set from text: `{"loss.consistency": "10"}`.
+
+    Raises:
+        ConfigError: an unknown field (with the nearest names) or a value that is not allowed.
+    """
+    data = dump(experiment)
+    known = {name: value for name, value in _leaves(data)}
+    for name, text in changes.items():
+        if name not in known:
+            raise ConfigError(unknown("field", name, known))
+        node = data
+        *path, last = name.split(".")
+        for part in path:
+            node = node[part]
+        node[last] = text.split(",") if isinstance(known[name], list) else text
+    checked = load(data)
+    check(checked)
+    return checked
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse values that are well typed and still make no sense.
+
+    Raises:
+        ConfigError: names the field, its value and what is allowed.
+    """
+    e = experiment
+    rules = [
+        ("seed", e.seed, e.seed >= 0, "0 or more"),
+        ("label_set", e.label_set, e.label_set in ("official", "intervals"), "official or intervals"),
+        ("cube.frames", e.cube.frames, 2 <= e.cube.frames <= 33, "2 to 33"),
+        ("cube.size", e.cube.size, e.cube.size >= 8 and e.cube.size % 8 == 0, "a multiple of 8"),
+        ("cube.boxes.confidence", e.cube.boxes.confidence, 0 <= e.cube.boxes.confidence < 1, "0 to below 1"),
+        ("cube.boxes.overlap", e.cube.boxes.overlap, 0 < e.cube.boxes.overlap <= 1, "above 0, to 1"),
+        ("model.width", e.model.width, 1 <= e.model.width <= 1024, "1 to 1024"),
+        ("model.channels", e.model.channels, e.model.channels in (1, 3), "1 or 3"),
+        ("train.epochs", e.train.epochs, e.train.epochs >= 1, "1 or more"),
+        ("train.batch", e.train.batch, e.train.batch >= 2, "2 or more (BatchNorm)"),
+        ("train.learning_rate", e.train.learning_rate, e.train.learning_rate > 0, "above 0"),
+        ("train.decay_epochs", e.train.decay_epochs, e.train.decay_epochs >= 1, "1 or more"),
+        ("train.score_every", e.train.score_every, e.train.score_every >= 0, "0 or more"),
+        ("score.skip_frames", e.score.skip_frames, e.score.skip_frames >= 0, "0 or more"),
+        ("score.median_frames", e.score.median_frames, e.score.median_frames % 2 == 1, "odd"),
+        *((f"loss.{n}", v, v >= 0, "0 or more") for n, v in asdict(e.loss).items() if n != "form"),
+        *((f"score.{n}", getattr(e.score, n), getattr(e.score, n) >= 0, "0 or more") for n in ("weight_f", "weight_p")),
+    ]
+    wrong = [f"{name} is {value!r}; allowed: {allowed}" for name, value, good, allowed in rules if not good]
+    if e.score.weight_f == e.score.weight_p == 0:
+        wrong.append("score.weight_f and score.weight_p are both 0; at least one must count")
+    if wrong:
+        raise ConfigError("configuration: " + "; ".join(wrong))
+
+
+def _leaves(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in data.items():
+        found += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    return found
+
+
+def flatten(experiment: Experiment) -> dict[str, Any]:
+    """Every field by its dotted name."""
+    return dict(_leaves(dump(experiment)))
+
+
+def fingerprint(experiment: Experiment) -> str:
+    """12 hex digits that name this value; the name of its record."""
+    return _digest(dump(experiment))
+
+
+def run_key(experiment: Experiment) -> str:
+    """12 hex digits of what training depends on; the name of its run folder.
+
+    Recipe name, fusion weights, smoothing and labels are left out: changing them never retrains.
+    """
+    keep = ("dataset", "seed", "method", "partial", "cube", "model", "loss", "train")
+    return _digest({name: dump(experiment)[name] for name in keep})
+
+
+def cube_key(experiment: Experiment) -> str:
+    """12 hex digits of what the cubes depend on; part of the name of the store's folder."""
+    return _digest({"partial": experiment.partial, "cube": dump(experiment)["cube"]})
+
+
+def _digest(data: object) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def unknown(kind: str, name: str, known: Mapping[str, Any] | list[str]) -> str:
+    """The message for a name that is not known, with the nearest ones or else all of them."""
+    near = get_close_matches(name, list(known), n=3, cutoff=0.5)
+    hint = f"did you mean: {', '.join(near)}?" if near else f"known: {', '.join(known)}."
+    return f"unknown {kind} {name!r}; {hint}"
+
+
+def derive(experiment: Experiment, **parts: Mapping[str, Any]) -> Experiment:
+    """A copy with fields of its parts replaced: `derive(e, model={"width": 16})`."""
+    return replace(experiment, **{name: replace(getattr(experiment, name), **new) for name, new in parts.items()})
