@@ -1,0 +1,141 @@
+"""The two-stream network with gated fusion, and the ablations of Table 2 (METHOD: network; paper figure 2).
+
+Reads normalised cubes, gives the predicted frame and the two features whose agreement is the score S_f.
+
+Axes: B cubes, C channels, H W pixels. At width 64 a feature is 512 x 4 x 4 for cubes of 32 pixels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from amsrc.config import CubeConfig, ModelConfig
+
+
+class Output(NamedTuple):
+    """What the network says of a batch of cubes."""
+
+    prediction: Tensor  # (B, channels, H, W) in (0, 1)
+    appearance: Tensor  # (B, 8 width, H/8, W/8), not negative
+    motion: Tensor | None  # the same shape; None without a motion stream
+
+
+class AMSRC(nn.Module):
+    """Appearance encoder, motion encoder, fusion of their features and a decoder with skips.
+
+    The skips come from the appearance encoder alone. Weights start as in the released code: Kaiming normal
+    (a = 0.1, fan in) for convolutions, N(1, 0.02) for BatchNorm, zero biases, PyTorch's default for
+    transposed convolutions.
+    """
+
+    def __init__(self, config: ModelConfig, cube: CubeConfig | None = None) -> None:
+        super().__init__()
+        history = (cube or CubeConfig()).frames - 1
+        widths = [config.width * factor for factor in (1, 2, 4, 8)]
+        self.fusion = config.fusion
+        self.appearance_encoder = AppearanceEncoder(history * config.channels, widths)
+        self.motion_encoder = None if config.fusion == "none" else motion_encoder(history * 2, widths)
+        self.mix = nn.Conv2d(2 * widths[-1], widths[-1], 1) if config.fusion == "concat" else None
+        self.decoder = Decoder(widths)
+        self.head = nn.Conv2d(widths[0], config.channels, 1)
+        self.apply(_initialise)
+
+    def forward(self, appearance_BCHW: Tensor, motion_BCHW: Tensor) -> Output:
+        """Predict the last frame of cubes.
+
+        Args:
+            appearance_BCHW: (B, (frames - 1) * channels, H, W) in [0, 1], frame-major.
+            motion_BCHW: (B, (frames - 1) * 2, H, W), flow-major, in pixels of the flow network's input;
+                ignored by fusion "none".
+        """
+        *skips, appearance = self.appearance_encoder(appearance_BCHW)
+        motion = None if self.motion_encoder is None else self.motion_encoder(motion_BCHW)
+        decoded = self.decoder(self.fuse(appearance, motion), skips)
+        return Output(torch.sigmoid(self.head(decoded)), appearance, motion)
+
+    def fuse(self, appearance: Tensor, motion: Tensor | None) -> Tensor:
+        """What the decoder starts from: the two features joined (paper section 3.2; ablations of Table 2)."""
+        if motion is None or self.fusion == "appearance":
+            return appearance
+        if self.mix is not None:
+            return self.mix(torch.cat([appearance, motion], 1))  # type: ignore[no-any-return]
+        if self.fusion == "add":
+            return appearance + motion
+        return torch.sigmoid(appearance) * motion + appearance
+
+
+class AppearanceEncoder(nn.Module):
+    """Four levels of two convolutions, halved by max pooling between them. Gives all four outputs."""
+
+    def __init__(self, channels: int, widths: list[int]) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(double_conv(i, o) for i, o in zip([channels, *widths], widths, strict=False))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        outputs = [self.levels[0](x)]
+        for level in self.levels[1:]:
+            outputs.append(level(nn.functional.max_pool2d(outputs[-1], 2)))
+        return outputs
+
+
+class Decoder(nn.Module):
+    """Three times: double the size, append the encoder's skip, two convolutions."""
+
+    def __init__(self, widths: list[int]) -> None:
+        super().__init__()
+        pairs = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.ups = nn.ModuleList(nn.ConvTranspose2d(wide, narrow, 2, stride=2) for wide, narrow in pairs)
+        self.levels = nn.ModuleList(double_conv(wide, narrow) for wide, narrow in pairs)
+
+    def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
+        for up, level, skip in zip(self.ups, self.levels, reversed(skips), strict=True):
+            x = level(torch.cat([skip, up(x)], 1))
+        return x
+
+
+def conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    """3x3 convolution, BatchNorm, ReLU."""
+    return [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def double_conv(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(*conv(inputs, outputs), *conv(outputs, outputs))
+
+
+def motion_encoder(channels: int, widths: list[int]) -> nn.Sequential:
+    """Four convolutions; all but the first halve the size."""
+    first, *rest = zip([channels, *widths], widths, strict=False)
+    return nn.Sequential(*conv(*first), *(layer for pair in rest for layer in conv(*pair, stride=2)))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, a=0.1, mode="fan_in")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+def inputs(
+    frames_BTCHW: Tensor, flows_BTCHW: Tensor, config: ModelConfig, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Stored cubes as the network's inputs and its target.
+
+    Args:
+        frames_BTCHW: uint8; one channel is repeated to the model's number (Deviation 9: grey ped2).
+        flows_BTCHW: float16, native pixels per frame.
+
+    Returns:
+        appearance (B, (T-1) C, H, W) in [0, 1], motion (B, (T-1) 2, H, W) scaled, target (B, C, H, W) in [0, 1].
+    """
+    frames = frames_BTCHW.to(dtype) / 255
+    if frames.shape[2] == 1:
+        frames = frames.expand(-1, -1, config.channels, -1, -1)
+    scale = torch.tensor(config.flow_scale, dtype=dtype, device=flows_BTCHW.device).view(2, 1, 1)
+    motion = flows_BTCHW.to(dtype) * scale
+    return frames[:, :-1].flatten(1, 2), motion.flatten(1, 2), frames[:, -1]
