@@ -68,7 +68,9 @@ def moments(video: str, frames: Iterable[Frame]) -> Iterator[Moment]:
         yield Moment(video, index, frame, before, None)
 
 
-def cut(video: str, frames: Iterable[Frame], boxes_of: BoxesOf, flow_of: FlowOf, config: CubeConfig) -> Iterator[FrameCubes]:
+def cut(
+    video: str, frames: Iterable[Frame], boxes_of: BoxesOf, flow_of: FlowOf, config: CubeConfig
+) -> Iterator[FrameCubes]:
     """The cubes of every frame of a video, in order; frames without boxes give none.
 
     At the start the first frame is repeated, and its flow is zero (released).
@@ -132,4 +134,4 @@ def _crop(images: Iterable[Pixels], corners: npt.NDArray[np.int64], size: int) -
 def _resize(image: Pixels, size: int) -> Pixels:
     """(h, w, C) -> (C, size, size)."""
     resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR).reshape(size, size, -1)
-    return resized.transpose(2, 0, 1)
+    return resized.transpose(2, 0, 1)  # type: ignore[return-value]

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from amsrc.config import ScoreConfig
-from amsrc.errors import RunError
+from amsrc.errors import DataError, RunError
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 
-PADDING = {"zero": "constant", "reflect": "reflect", "nearest": "nearest"}  # ours -> scipy's name
+PADDING: dict[str, Literal["constant", "reflect", "nearest"]] = {
+    "zero": "constant",
+    "reflect": "reflect",
+    "nearest": "nearest",
+}  # ours -> scipy's name
 
 
 @dataclass(frozen=True)
@@ -78,13 +84,21 @@ def frame_scores(
 
     Returns:
         One float64 array a video, without its first `skip_frames` frames (possibly empty).
+
+    Raises:
+        DataError: a cube's frame lies outside its video.
+        RunError: as `cube_scores`.
     """
+    if len(video) and not ((frame >= 0) & (frame < np.asarray(frames)[video])).all():
+        raise DataError(
+            "a cube's frame lies outside its video: cubes and videos are of different data. Score them again."
+        )
     fused = cube_scores(s_f, s_p, statistics, config.weight_f, config.weight_p)
     starts = np.concatenate([[0], np.cumsum(frames)]).astype(np.int64)
     scores = np.full(starts[-1], -np.inf)
     np.maximum.at(scores, starts[video] + frame, fused)
     scores[np.isneginf(scores)] = empty_frame_score(statistics, config)
-    clips = [scores[a:b][config.skip_frames :] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    clips = [scores[a:b][config.skip_frames :] for a, b in pairwise(starts)]
     return [smooth(clip, config) for clip in clips]
 
 
@@ -93,10 +107,9 @@ def empty_frame_score(statistics: Statistics, config: ScoreConfig) -> float:
 
     Deviation: 6.
     """
-    if config.empty_frame == "released":
-        return -statistics.mean_p / statistics.sd_p
+    weights = (0.0, 1.0) if config.empty_frame == "released" else (config.weight_f, config.weight_p)
     zero = np.zeros(1)
-    return float(cube_scores(zero, zero, statistics, config.weight_f, config.weight_p)[0])
+    return float(cube_scores(zero, zero, statistics, *weights)[0])
 
 
 def smooth(scores: npt.NDArray[np.float64], config: ScoreConfig) -> npt.NDArray[np.float64]:

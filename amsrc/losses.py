@@ -50,9 +50,10 @@ def intensity(prediction_BCHW: Tensor, target_BCHW: Tensor, form: Form = "releas
 def gradient(prediction_BCHW: Tensor, target_BCHW: Tensor, form: Form = "released") -> Tensor:
     """Absolute difference of the absolute image gradients, both directions added.
 
-    The right and bottom edges see zeros beyond them (released). Source: paper equation 2.
+    Released: the right and bottom edges see zeros beyond them; paper: gradients within the image only.
+    Source: paper equation 2.
     """
-    (px, py), (tx, ty) = _edges(prediction_BCHW), _edges(target_BCHW)
+    (px, py), (tx, ty) = _edges(prediction_BCHW, form), _edges(target_BCHW, form)
     return _reduce((px - tx).abs(), form) + _reduce((py - ty).abs(), form)
 
 
@@ -71,10 +72,12 @@ def weight_penalty(model: nn.Module) -> Tensor:
     return torch.stack([p.square().sum() for p in model.parameters()]).sum()
 
 
-def _edges(image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    right = F.pad(image_BCHW, (0, 1))[..., 1:]
-    below = F.pad(image_BCHW, (0, 0, 0, 1))[..., 1:, :]
-    return (right - image_BCHW).abs(), (below - image_BCHW).abs()
+def _edges(image_BCHW: Tensor, form: Form) -> tuple[Tensor, Tensor]:
+    """Absolute gradients to the right and downwards."""
+    if form == "released":
+        image_BCHW = F.pad(image_BCHW, (0, 1, 0, 1))
+    right, down = image_BCHW.diff(dim=-1).abs(), image_BCHW.diff(dim=-2).abs()
+    return (right[..., :-1, :], down[..., :-1]) if form == "released" else (right, down)
 
 
 def _reduce(values_BCHW: Tensor, form: Form) -> Tensor:

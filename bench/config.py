@@ -79,7 +79,7 @@ def override(experiment: Experiment, changes: Mapping[str, str]) -> Experiment:
         ConfigError: an unknown field (with the nearest names) or a value that is not allowed.
     """
     data = dump(experiment)
-    known = {name: value for name, value in _leaves(data)}
+    known = dict(_leaves(data))
     for name, text in changes.items():
         if name not in known:
             raise ConfigError(unknown("field", name, known))

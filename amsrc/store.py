@@ -1,0 +1,257 @@
+"""The cube store: one shard a video, sealed by a manifest, read by memory-mapping.
+
+    <store>/manifest.json                       written last; without it the store is not sealed
+    <store>/labels-<set>.npz                    uint8 (frames,) a test video, 1 = abnormal; read by evaluation alone
+    <store>/<split>/<video>/frames.npy          uint8   (M, T, C, H, W)
+                            flows.npy           float16 (M, T-1, 2, H, W), native pixels per frame
+                            boxes.npy           float32 (M, 4), native pixels
+                            frame.npy           int32   (M,), number of the frame within its video
+                            shard.json          counts and SHA-256 of the four; written last
+
+A shard without its shard.json, or whose bytes do not match it, is never taken for finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from amsrc.cubes import FrameCubes
+from amsrc.errors import DataError, RunError
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, Split] = ("train", "test")
+VERSION = 1
+ARRAYS = ("frames", "flows", "boxes", "frame")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What is known of one video's cubes without opening them."""
+
+    video: str
+    video_frames: int
+    """Frames of the video, with cubes or without."""
+    cubes: int
+    sha256: Mapping[str, str]
+    """Digest of each array's file."""
+
+
+def write_shard(
+    store: Path, split: Split, video: str, cubes: Iterable[FrameCubes], video_frames: int, shape: Sequence[int]
+) -> Shard:
+    """Write one video's cubes; all of them or nothing that could be taken for them.
+
+    Args:
+        cubes: in order of frames.
+        video_frames: frames the video is known to have.
+        shape: (T, C, H, W) of a cube, needed for a video without any.
+
+    Raises:
+        RunError: the disk is full or not writable.
+    """
+    found = list(cubes)
+    t, _, h, w = shape
+    arrays = {
+        "frames": _join([c.frames_MTCHW for c in found], tuple(shape), np.uint8),
+        "flows": _join([c.flows_MTCHW for c in found], (t - 1, 2, h, w), np.float16),
+        "boxes": _join([c.boxes for c in found], (4,), np.float32),
+        "frame": np.repeat([c.index for c in found], [len(c.boxes) for c in found]).astype(np.int32),
+    }
+    folder = store / split / video
+    try:
+        shutil.rmtree(folder, ignore_errors=True)  # leftovers of an interrupted attempt
+        folder.mkdir(parents=True)
+        digests = {name: _save(folder / f"{name}.npy", array) for name, array in arrays.items()}
+        shard = Shard(video, video_frames, len(arrays["frame"]), digests)
+        write_json(folder / "shard.json", asdict(shard))
+    except OSError as error:
+        raise RunError(
+            f"cannot write cubes to {folder}: {error.strerror}. Free space or choose another --home."
+        ) from None
+    return shard
+
+
+def _join(parts: list[npt.NDArray[Any]], shape: tuple[int, ...], dtype: type) -> npt.NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty((0, *shape), dtype)
+
+
+def _save(path: Path, array: npt.NDArray[Any]) -> str:
+    with path.open("wb") as file:
+        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest(path)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write JSON under a temporary name, flush it to the disk, rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            json.dump(data, file, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def finished_shard(store: Path, split: Split, video: str) -> Shard | None:
+    """The shard of a video that was written whole, else None. Sizes are checked here, bytes in `verify`."""
+    folder = store / split / video
+    try:
+        shard = Shard(**json.loads((folder / "shard.json").read_text()))
+        shapes = {name: np.load(folder / f"{name}.npy", "r", allow_pickle=False).shape for name in ARRAYS}
+    except (OSError, ValueError, TypeError):
+        return None
+    return shard if all(shape[0] == shard.cubes for shape in shapes.values()) else None
+
+
+def seal(store: Path, shards: Mapping[Split, Sequence[Shard]], about: Mapping[str, Any]) -> None:
+    """Write the manifest over finished shards. `about`: what the store was made of and with which settings."""
+    splits = {split: [asdict(shard) for shard in found] for split, found in shards.items()}
+    content = hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
+    write_json(store / "manifest.json", {"version": VERSION, **about, "sha256": content, "splits": splits})
+
+
+class CubeStore:
+    """A sealed store. `store.train` and `store.test` give the cubes.
+
+    Raises:
+        DataError: not sealed, of another version, or a shard does not fit the manifest.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text())
+        except FileNotFoundError:
+            raise DataError(
+                f"{path} is not a finished cube store. Run `amsrc-bench prepare` again; it goes on."
+            ) from None
+        except ValueError:
+            raise DataError(
+                f"{path}/manifest.json is damaged. Delete it and run `amsrc-bench prepare` again."
+            ) from None
+        if self.manifest.get("version") != VERSION:
+            raise DataError(f"{path} has store version {self.manifest.get('version')}, this program reads {VERSION}.")
+
+    @property
+    def sha256(self) -> str:
+        """Digest over all shards: two stores with the same digest hold the same cubes."""
+        return str(self.manifest["sha256"])
+
+    @cached_property
+    def train(self) -> Cubes:
+        return self._cubes("train")
+
+    @cached_property
+    def test(self) -> Cubes:
+        return self._cubes("test")
+
+    def _cubes(self, split: Split) -> Cubes:
+        return Cubes(self.path / split, [Shard(**entry) for entry in self.manifest["splits"][split]])
+
+    def labels(self, label_set: str) -> dict[str, npt.NDArray[np.uint8]]:
+        """Labels of the test videos, uint8 (frames,), 1 = abnormal.
+
+        Raises:
+            DataError: the data set was prepared without this label set.
+        """
+        path = self.path / f"labels-{label_set}.npz"
+        if not path.is_file():
+            have = [p.stem.removeprefix("labels-") for p in self.path.glob("labels-*.npz")]
+            raise DataError(f"{path} is missing: the store has the label sets {', '.join(have)}. Prepare it again.")
+        with np.load(path, allow_pickle=False) as archive:
+            return {shard.video: archive[shard.video] for shard in self.test.shards}
+
+    def verify(self) -> None:
+        """Read every byte and compare with the manifest.
+
+        Raises:
+            DataError: names each damaged file.
+        """
+        bad = []
+        for split in SPLITS:
+            for entry in self.manifest["splits"][split]:
+                for name, expected in entry["sha256"].items():
+                    path = self.path / split / entry["video"] / f"{name}.npy"
+                    if not path.is_file() or digest(path) != expected:
+                        bad.append(str(path))
+        if bad:
+            raise DataError(
+                f"damaged or missing in the cube store: {', '.join(bad)}. Delete them and run `amsrc-bench prepare`."
+            )
+
+
+class Cubes:
+    """The cubes of one split, memory-mapped: the videos one after the other, each in order of frames.
+
+    Attributes:
+        shards: one a video, in order.
+        video: (n,) int32 position of each cube's video in `shards`.
+        frame: (n,) int32 number of each cube's frame within its video.
+        boxes: (n, 4) float32 native pixels.
+    """
+
+    def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
+        self.shards = list(shards)
+        self._maps = {name: [_open(folder / s.video / f"{name}.npy", s) for s in shards] for name in ARRAYS}
+        self.starts = np.concatenate([[0], np.cumsum([s.cubes for s in shards])]).astype(np.int64)
+        self.video = np.repeat(np.arange(len(shards), dtype=np.int32), [s.cubes for s in shards])
+        self.frame: npt.NDArray[np.int32] = np.concatenate(self._maps["frame"])
+        self.boxes: npt.NDArray[np.float32] = np.concatenate(self._maps["boxes"])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all frames and flows."""
+        return sum(array.nbytes for name in ("frames", "flows") for array in self._maps[name])
+
+    def frames(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+        """Frames of the cubes with these numbers, in this order: (B, T, C, H, W) uint8."""
+        return self._gather("frames", rows)
+
+    def flows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float16]:
+        """Flows of the cubes with these numbers, in this order: (B, T-1, 2, H, W) float16, native pixels per frame."""
+        return self._gather("flows", rows)
+
+    def _gather(self, name: str, rows: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+        maps = self._maps[name]
+        out = np.empty((len(rows), *maps[0].shape[1:]), maps[0].dtype)
+        shards = np.searchsorted(self.starts, rows, side="right") - 1
+        for shard in np.unique(shards):
+            here = np.flatnonzero(shards == shard)
+            out[here] = maps[shard][rows[here] - self.starts[shard]]
+        return out
+
+
+def _open(path: Path, shard: Shard) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = np.load(path, "r" if shard.cubes else None, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}). Delete its folder and run `amsrc-bench prepare` again."
+        ) from None
+    if len(array) != shard.cubes:
+        raise DataError(f"{path} holds {len(array)} cubes, the manifest says {shard.cubes}. Prepare the store again.")
+    return array

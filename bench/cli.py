@@ -1,0 +1,359 @@
+"""The command line: subcommands over the stage modules. Imports nothing heavy before it must.
+
+Any field of an experiment can be set by its dotted name: `--loss.consistency 10`. Exit codes: 0 done; 1 ran
+and something failed (or `--check` found a difference); 2 wrong usage, configuration or data, before anything
+ran; 130 interrupted, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from amsrc.errors import BenchError, ConfigError
+from bench.config import Experiment, override, unknown
+
+EXAMPLES = """examples:
+  amsrc-bench data verify --dataset ped2 --root ~/data
+  amsrc-bench prepare  --dataset ped2 --root ~/data --boxes motion --preview cubes.png
+  amsrc-bench train    --recipe amsrc --dataset ped2 --seed 0 --loss.consistency 10
+  amsrc-bench evaluate --recipe amsrc --dataset ped2 --seed 0 --loss.consistency 10
+  amsrc-bench sweep    --recipes amsrc,no-gate-add,baseline --datasets ped2 --seeds 3 --root ~/data
+  amsrc-bench sweep    --toy
+  amsrc-bench tables   --check
+
+Any configuration field is an option by its dotted name; `amsrc-bench ls recipes` lists them with their values.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors in this program's form."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}. See `{self.prog} --help`.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    _no_shadowing()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    try:
+        return _dispatch([word for word in argv if word != "--debug"])
+    except BenchError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `amsrc-bench ls | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _no_shadowing() -> None:
+    """Run as `python bench/x.py`, Python puts bench/ first on the path, where `datasets` would hide others' modules."""
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
+
+
+def _dispatch(argv: list[str]) -> int:
+    parser = Parser(prog="amsrc-bench", description=__doc__, epilog=EXAMPLES, formatter_class=_Raw)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    handlers: dict[str, Callable[[argparse.Namespace, dict[str, str]], int]] = {}
+    for name, (add, run, help_text) in COMMANDS.items():
+        sub = commands.add_parser(name, help=help_text, description=run.__doc__, formatter_class=_Raw)
+        add(sub)
+        handlers[name] = run
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        raise ConfigError(unknown("command", argv[0], list(COMMANDS)))
+    args, rest = parser.parse_known_args(argv)
+    return handlers[args.command](args, overrides(rest, args.command))
+
+
+class _Raw(argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def overrides(rest: Sequence[str], command: str) -> dict[str, str]:
+    """`--a.b 1 --c.d=2` as {"a.b": "1", "c.d": "2"}.
+
+    Raises:
+        ConfigError: a word that is no dotted field, or a field without a value.
+    """
+    found: dict[str, str] = {}
+    words = iter(rest)
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or "." not in name:
+            raise ConfigError(f"unknown argument {word!r}. See `amsrc-bench {command} --help`.")
+        text = value if equals else next(words, None)
+        if text is None:
+            raise ConfigError(f"{word} needs a value.")
+        found[name] = text
+    return found
+
+
+def home_of(args: argparse.Namespace) -> Path:
+    """`--home`, or $AMSRC_HOME, or ~/.cache/amsrc-bench; absolute, because workers change their directory."""
+    given = args.home or os.environ.get("AMSRC_HOME") or "~/.cache/amsrc-bench"
+    return Path(given).expanduser().absolute()
+
+
+def root_of(args: argparse.Namespace) -> Path:
+    """`--root` or $AMSRC_DATA.
+
+    Raises:
+        ConfigError: neither is given.
+    """
+    given = args.root or os.environ.get("AMSRC_DATA")
+    if not given:
+        raise ConfigError("where the data lies is not known: pass --root DIR or set AMSRC_DATA.")
+    return Path(given).expanduser().absolute()
+
+
+def experiment_of(args: argparse.Namespace, changes: dict[str, str]) -> tuple[Experiment, set[str]]:
+    """The experiment that the options name, and the fields they fix."""
+    from bench.recipes import build
+
+    changes = dict(changes)
+    for option in ("boxes", "flow"):
+        if given := getattr(args, option, None):
+            changes[f"cube.{option}.provider"] = given.partition(":")[0]
+    experiment = override(build(getattr(args, "recipe", "amsrc"), args.dataset, getattr(args, "seed", 0)), changes)
+    return experiment, set(changes)
+
+
+# -- commands: (arguments, run) ------------------------------------------------------------------------------
+
+
+def _dataset_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--dataset", required=True, help="ped2, avenue, shanghaitech, or toy-ped2 and so on")
+    p.add_argument("--root", metavar="DIR", help="folder of the data set, or one that holds it (default: $AMSRC_DATA)")
+
+
+def _home_option(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--home", metavar="DIR", help="work folder (default: $AMSRC_HOME or ~/.cache/amsrc-bench)")
+
+
+def _provider_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--boxes", metavar="KIND", help="motion, onnx:FILE, torchvision, or file:DIR/boxes_{split}.npz")
+    p.add_argument("--flow", metavar="KIND", help="dis, farneback, raft, or file:DIR")
+
+
+def _results_option(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--results", metavar="DIR", type=Path, default=Path("results"), help="records and tables (default: results)"
+    )
+
+
+def _cell_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--recipe", default="amsrc", help="row of the tables (default: amsrc; `amsrc-bench ls recipes`)")
+    p.add_argument("--dataset", required=True, help="ped2, avenue, shanghaitech, or toy-ped2 and so on")
+    p.add_argument("--seed", type=int, default=0)
+    _home_option(p)
+    _provider_options(p)
+
+
+def _data_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("action", choices=["verify", "fetch"], help="check a copy thoroughly, or download one")
+    _dataset_options(p)
+    p.add_argument("--partial", action="store_true", help="accept a subset of the videos")
+
+
+def data(args: argparse.Namespace, changes: dict[str, str]) -> int:
+    """Check a copy of a data set against what is known of it, or download it."""
+    from bench import datasets, fetch
+
+    _no_overrides(changes)
+    if args.action == "fetch":
+        print(f"{args.dataset} lies in {fetch.fetch(args.dataset, root_of(args))}")
+        return 0
+    checks = datasets.verify(args.dataset, root_of(args), args.partial)
+    print(datasets.table(checks))
+    return 0 if all(check.ok for check in checks) else 2
+
+
+def _prepare_arguments(p: argparse.ArgumentParser) -> None:
+    _dataset_options(p)
+    _home_option(p)
+    _provider_options(p)
+    p.add_argument("--partial", action="store_true", help="accept a subset of the videos")
+    p.add_argument("--preview", metavar="FILE.png", type=Path, help="only draw some frames, boxes, flow and cubes")
+    p.add_argument("--verify", action="store_true", help="afterwards read every byte and compare it with the manifest")
+
+
+def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
+    """Cut the cubes of a data set's videos, one Ray task a video; finished videos are skipped."""
+    experiment, _ = experiment_of(args, changes)
+    from bench import prepare as stage
+
+    experiment, sources = stage.with_providers(experiment, stage.Sources(root_of(args)), args.boxes, args.flow)
+    if args.preview:
+        from bench.preview import preview_dataset
+
+        print(f"drawn: {preview_dataset(experiment, sources, args.partial, args.preview)}")
+        return 0
+    store = stage.prepare(experiment, sources, home_of(args), partial=args.partial, progress=progress_line())
+    if args.verify:
+        store.verify()
+    counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in stage.summary(store).items())
+    print(f"{store.path}\n{counts}{' (partial)' if store.manifest['partial'] else ''}; sha256 {store.sha256[:12]}")
+    return 0
+
+
+def _train_arguments(p: argparse.ArgumentParser) -> None:
+    _cell_options(p)
+    p.add_argument("--workers", type=int, default=1, help="data-parallel workers; more than one through Ray Train")
+
+
+def train(args: argparse.Namespace, changes: dict[str, str]) -> int:
+    """Train one cell, or go on from its last checkpoint."""
+    experiment, fixed = experiment_of(args, changes)
+    from bench import prepare as stage
+    from bench import train as training
+
+    store, experiment = stage.find_store(home_of(args), experiment, fixed)
+    folder = training.fit(experiment, store, home_of(args), workers=args.workers, report=epoch_line)
+    print(f"trained: {folder}")
+    return 0
+
+
+def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
+    _cell_options(p)
+    _results_option(p)
+
+
+def evaluate(args: argparse.Namespace, changes: dict[str, str]) -> int:
+    """Score one trained cell, measure it and write its record."""
+    experiment, fixed = experiment_of(args, changes)
+    from bench import evaluate as stage
+    from bench.prepare import find_store
+    from bench.records import path_of
+
+    store, experiment = find_store(home_of(args), experiment, fixed)
+    record = stage.evaluate(experiment, store, home_of(args), args.results)
+    for name, value in record.metrics.items():
+        print(f"{name:>18}  {'-' if value is None else value if name.endswith('videos') else f'{value:.4f}'}")
+    print(f"record: {path_of(args.results, record)}")
+    return 0
+
+
+def _tables_arguments(p: argparse.ArgumentParser) -> None:
+    _results_option(p)
+    p.add_argument("--readme", metavar="FILE", type=Path, help="also put Table 1 between this file's markers")
+    p.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
+
+
+def tables(args: argparse.Namespace, changes: dict[str, str]) -> int:
+    """Make Table 1 and Table 2 from the records, in Markdown, LaTeX and CSV."""
+    from bench import tables as stage
+
+    _no_overrides(changes)
+    if args.check:
+        stale = stage.check(args.results, args.readme)
+        for name in stale:
+            print(f"stale: {name}. Run `amsrc-bench tables --results {args.results}`.", file=sys.stderr)
+        return 1 if stale else 0
+    for path in stage.write(args.results, args.readme):
+        if path.suffix == ".md" and path.parent.name == "tables":
+            print(path.read_text())
+    return 0
+
+
+def _ls_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("what", nargs="?", choices=["records", "recipes", "stores"], default="records")
+    p.add_argument("--recipe", default="amsrc", help="for `recipes`: whose fields to list")
+    p.add_argument("--dataset", default="ped2", help="for `recipes`: on which data set")
+    _home_option(p)
+    _results_option(p)
+
+
+def ls(args: argparse.Namespace, changes: dict[str, str]) -> int:
+    """List the records, the recipes (and all fields of one), or the cube stores; and how to open MLflow."""
+    from bench import listing
+
+    print(listing.show(args.what, home_of(args), args.results, experiment_of(args, changes)[0]))
+    return 0
+
+
+def _doctor_arguments(p: argparse.ArgumentParser) -> None:
+    _home_option(p)
+    p.add_argument("--root", metavar="DIR", help="data folder to look at (default: $AMSRC_DATA)")
+
+
+def doctor(args: argparse.Namespace, changes: dict[str, str]) -> int:
+    """Say what this machine has and what is missing: versions, cores, GPUs, memory, disk, data sets."""
+    from bench import listing
+
+    _no_overrides(changes)
+    text, fine = listing.doctor(home_of(args), args.root or os.environ.get("AMSRC_DATA"))
+    print(text)
+    return 0 if fine else 1
+
+
+def _sweep_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--recipes", default="amsrc,no-gate-add,baseline", help="comma-separated (default: Table 2's rows)")
+    p.add_argument("--datasets", help="comma-separated (default: those that stand under --root)")
+    p.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 ... N-1 of every recipe (default: 1)")
+    p.add_argument("--toy", action="store_true", help="run on the embedded data sets")
+    p.add_argument("--root", metavar="DIR", help="folder that holds the data sets (default: $AMSRC_DATA)")
+    p.add_argument("--partial", action="store_true", help="accept a subset of the videos")
+    p.add_argument("--workers", type=int, default=1, help="data-parallel workers a cell (default: 1)")
+    p.add_argument("--name", default="sweep", help="name of the parent run in MLflow (default: sweep)")
+    p.add_argument(
+        "--mlflow", metavar="URI", help="tracking server (default: $MLFLOW_TRACKING_URI or <home>/mlflow.db)"
+    )
+    _home_option(p)
+    _results_option(p)
+    _provider_options(p)
+
+
+def sweep(args: argparse.Namespace, changes: dict[str, str]) -> int:
+    """Recipes x data sets x seeds: prepare, train, score, record, tables. Finished cells are not run again."""
+    from bench import sweep as stage
+
+    return stage.run(args, changes)
+
+
+def _no_overrides(changes: dict[str, str]) -> None:
+    if changes:
+        raise ConfigError(f"--{next(iter(changes))}: this command has no experiment to change.")
+
+
+def progress_line() -> Callable[[int, int, str], None]:
+    """A line that counts finished videos: one in place on a terminal, one each elsewhere."""
+    end = "\r" if sys.stdout.isatty() else "\n"
+
+    def show(done: int, whole: int, name: str) -> None:
+        print(f"prepared {done}/{whole} videos ({name})".ljust(60), end="\n" if done == whole else end, flush=True)
+
+    return show
+
+
+def epoch_line(line: object) -> None:
+    """Print one epoch of the training log."""
+    assert isinstance(line, dict)
+    terms = "  ".join(f"{n} {line[n]:.5f}" for n in ("loss", "intensity", "gradient", "consistency") if n in line)
+    print(f"epoch {line['epoch']:3d}  {terms}  {line['seconds']:.1f} s  {line['cubes_per_s']:.0f} cubes/s", flush=True)
+
+
+COMMANDS: dict[
+    str,
+    tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace, dict[str, str]], int], str],
+] = {
+    "data": (_data_arguments, data, "verify or fetch a data set"),
+    "prepare": (_prepare_arguments, prepare, "videos -> cube store"),
+    "train": (_train_arguments, train, "cube store -> trained network"),
+    "evaluate": (_evaluate_arguments, evaluate, "trained network -> record"),
+    "tables": (_tables_arguments, tables, "records -> Table 1 and Table 2"),
+    "ls": (_ls_arguments, ls, "list records, recipes or stores"),
+    "doctor": (_doctor_arguments, doctor, "look at this machine"),
+    "sweep": (_sweep_arguments, sweep, "the main job: all of it, for many cells"),
+}

@@ -1,0 +1,25 @@
+"""The one place that starts or joins Ray and knows what the cluster has."""
+
+from __future__ import annotations
+
+import os
+
+
+def connect() -> None:
+    """Join the cluster of RAY_ADDRESS or of this host; where there is none, start one in this process.
+
+    The dashboard of a cluster started here stays off; a joined cluster keeps its own.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep CUDA_VISIBLE_DEVICES for zero-GPU tasks
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, logging_level="warning", log_to_driver=False)
+
+
+def resources() -> dict[str, float]:
+    """What the cluster has in all: {"CPU": 2.0, "GPU": 0.0, ...}."""
+    import ray
+
+    return {"CPU": 0.0, "GPU": 0.0, **ray.cluster_resources()}

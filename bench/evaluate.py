@@ -1,0 +1,285 @@
+"""Trained weights + store -> scores of cubes -> scores of frames -> metrics -> record.
+
+Reads a run's folder and the store's labels; writes `<run>/cubes.parquet` (scores of all cubes, both splits),
+`<results>/records/...json` and `<results>/scores/...npz`. The labels are read here and nowhere before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amsrc.config import ScoreConfig
+from amsrc.errors import ConfigError, RunError
+from amsrc.fuse import Statistics, frame_scores, statistics
+from amsrc.store import SPLITS, Cubes, CubeStore
+from bench import metrics, provenance
+from bench.config import Experiment, dump, fingerprint, run_key, unknown
+from bench.nulls import NULLS
+from bench.prepare import summary
+from bench.records import RunRecord, write, write_frame_scores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = npt.NDArray[np.float32]
+Labels = Mapping[str, npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class CubeScores:
+    """S_f and S_p of the cubes of both splits."""
+
+    train_f: Floats
+    train_p: Floats
+    test_f: Floats
+    test_p: Floats
+
+    @property
+    def statistics(self) -> Statistics:
+        return statistics(self.train_f, self.train_p)
+
+
+def evaluate(
+    experiment: Experiment, store: CubeStore, home: Path, results: Path, *, started: str | None = None
+) -> RunRecord:
+    """Score, fuse, measure and write the record of one trained cell; returns it.
+
+    Raises:
+        RunError: there are no trained weights, or a score is not finite.
+    """
+    began = time.perf_counter()
+    started = started or now()
+    folder = home / "runs" / run_key(experiment)
+    scores, score_s = score_cubes(experiment, store, folder)
+    fused_at = time.perf_counter()
+    labels = scored_labels(store.labels(experiment.label_set), experiment.score.skip_frames)
+    frames = fuse(store.test, scores.test_f, scores.test_p, scores.statistics, experiment.score)
+    measured = measure(store.test, scores, frames, labels, experiment.score)
+    log = epoch_log(experiment, store, folder, labels, measured)
+    record = RunRecord(
+        recipe=experiment.recipe,
+        dataset=experiment.dataset,
+        seed=experiment.seed,
+        fingerprint=fingerprint(experiment),
+        run=run_key(experiment),
+        status="done",
+        metrics=measured,
+        epochs=log,
+        counts=summary(store)
+        | {
+            "scored_frames": sum(map(len, labels.values())),
+            "anomalous_frames": int(sum(map(np.sum, labels.values()))),
+        },
+        timings_s={
+            "train": sum(line["seconds"] or 0.0 for line in log) if log else None,
+            "score": score_s,
+            "evaluate": time.perf_counter() - fused_at,
+            "cell": time.perf_counter() - began,
+        },
+        throughput={
+            "train": float(np.median([line["cubes_per_s"] for line in log])) if log else None,
+            "score": (len(store.train) + len(store.test)) / score_s if score_s else None,
+        },
+        peak_memory_gib=max((line["peak_memory_gib"] or 0.0 for line in log), default=None),
+        workers=int(log[-1]["workers"] or 1) if log else 1,
+        **origin(experiment, store),
+        started=started,
+        finished=now(),
+    )
+    write_frame_scores(results, record, {video: s.astype(np.float32) for video, s in frames.items()}, labels)
+    write(record, results, replace=True)
+    return record
+
+
+def score_cubes(experiment: Experiment, store: CubeStore, folder: Path) -> tuple[CubeScores, float | None]:
+    """The scores of all cubes, found in `cubes.parquet` or made and kept there; and the seconds it took (None: found)."""
+    import pandas as pd
+
+    path = folder / "cubes.parquet"
+    if path.is_file():
+        table, seconds = pd.read_parquet(path), None
+    else:
+        started = time.perf_counter()
+        by_split = (
+            _null_scores(experiment, store)
+            if experiment.method != "amsrc"
+            else _model_scores(experiment, store, folder)
+        )
+        seconds = time.perf_counter() - started
+        table = pd.concat([_table(split, getattr(store, split), *by_split[split]) for split in SPLITS])
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}")
+        table.to_parquet(temporary, index=False)
+        temporary.replace(path)
+    found = {split: table[table["split"] == split] for split in SPLITS}
+    for split in SPLITS:
+        if len(found[split]) != len(getattr(store, split)):
+            raise RunError(f"{path} holds other cubes than {store.path}. Delete it and evaluate again.")
+    columns = (found[split][name].to_numpy(np.float32) for split in SPLITS for name in ("s_f", "s_p"))
+    return CubeScores(*columns), seconds
+
+
+def _model_scores(experiment: Experiment, store: CubeStore, folder: Path) -> dict[str, tuple[Floats, Floats]]:
+    from bench import train
+    from bench.scoring import Feed, device_of, score
+
+    if not train.is_trained(folder):
+        raise RunError(
+            f"{experiment.recipe} on {experiment.dataset}, seed {experiment.seed} is not trained ({folder} has no weights). "
+            f"Run `amsrc-bench train` with the same options first; it goes on from the last checkpoint."
+        )
+    device = device_of()
+    network = train.load_model(experiment, folder, device)
+    found = {}
+    for split in SPLITS:
+        cubes: Cubes = getattr(store, split)
+        found[split] = score(network, Feed(cubes, experiment.model, device), np.arange(len(cubes)), experiment.train)
+    return found
+
+
+def _null_scores(experiment: Experiment, store: CubeStore) -> dict[str, tuple[Floats, Floats]]:
+    """A null's score stands where S_p does; there is no S_f."""
+    if experiment.method not in NULLS:
+        raise ConfigError(unknown("method", experiment.method, ["amsrc", *NULLS]))
+    found = {}
+    for split in SPLITS:
+        s_p = NULLS[experiment.method](getattr(store, split))
+        found[split] = (np.full_like(s_p, np.nan), s_p)
+    return found
+
+
+def _table(split: str, cubes: Cubes, s_f: Floats, s_p: Floats) -> pd.DataFrame:
+    """One row a cube: split, video, frame, box, S_f, S_p."""
+    import pandas as pd
+
+    names = np.array([shard.video for shard in cubes.shards], dtype=object)
+    boxes = {name: cubes.boxes[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))}
+    return pd.DataFrame(
+        {"split": split, "video": names[cubes.video], "frame": cubes.frame, **boxes, "s_f": s_f, "s_p": s_p}
+    )
+
+
+def fuse(
+    cubes: Cubes, s_f: Floats, s_p: Floats, known: Statistics, config: ScoreConfig
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Frame scores by test video, the first `skip_frames` dropped."""
+    counts = [shard.video_frames for shard in cubes.shards]
+    scores = frame_scores(s_f, s_p, cubes.video, cubes.frame, counts, known, config)
+    return {shard.video: score for shard, score in zip(cubes.shards, scores, strict=True)}
+
+
+def scored_labels(labels: Labels, skip: int) -> dict[str, npt.NDArray[np.uint8]]:
+    """Labels of the frames that get a score."""
+    return {video: label[skip:] for video, label in labels.items()}
+
+
+def measure(
+    cubes: Cubes, scores: CubeScores, frames: Mapping[str, npt.NDArray[np.float64]], labels: Labels, config: ScoreConfig
+) -> dict[str, float | None]:
+    """Metrics of the fused scores, and the AUROC of each score alone. Fractions; None where undefined."""
+    macro, videos = metrics.macro_auroc(frames, labels)
+    return {
+        "auroc": metrics.pooled_auroc(frames, labels),
+        **_each_alone(cubes, scores.test_f, scores.test_p, scores.statistics, labels, config),
+        "macro_auroc": macro,
+        "macro_videos": videos,
+        "average_precision": metrics.average_precision(*metrics.pooled(frames, labels)),
+    }
+
+
+def _each_alone(
+    cubes: Cubes, s_f: Floats, s_p: Floats, known: Statistics, labels: Labels, config: ScoreConfig
+) -> dict[str, float | None]:
+    """AUROC of S_f and of S_p alone; None for an S_f that does not exist."""
+    found: dict[str, float | None] = {}
+    for name, scores, weights in (("auroc_f", s_f, (1.0, 0.0)), ("auroc_p", s_p, (0.0, 1.0))):
+        alone = replace(config, weight_f=weights[0], weight_p=weights[1])
+        there = not np.isnan(scores).any()
+        found[name] = metrics.pooled_auroc(fuse(cubes, s_f, s_p, known, alone), labels) if there else None
+    return found
+
+
+def epoch_log(
+    experiment: Experiment, store: CubeStore, folder: Path, labels: Labels, last: Mapping[str, float | None]
+) -> list[dict[str, Any]]:
+    """The training log with the AUROCs of every epoch that was scored; the last epoch's are the record's own.
+
+    Between, the statistics come from a sample of training cubes (`bench.train.STATISTICS_CUBES`).
+    """
+    from bench.train import history
+
+    log = history(folder) if experiment.method == "amsrc" else []
+    for line in log:
+        path = folder / "epochs" / f"{line['epoch']:03d}.npz"
+        if line is log[-1]:
+            line |= {name: last[name] for name in ("auroc", "auroc_f", "auroc_p")}
+        elif path.is_file():
+            with np.load(path, allow_pickle=False) as file:
+                s_f, s_p, known = file["s_f"], file["s_p"], Statistics(*file["statistics"].tolist())
+            line["auroc"] = metrics.pooled_auroc(fuse(store.test, s_f, s_p, known, experiment.score), labels)
+            line |= _each_alone(store.test, s_f, s_p, known, labels, experiment.score)
+    return log
+
+
+def failed(experiment: Experiment, store: CubeStore | None, error: Exception, started: str) -> RunRecord:
+    """The record of a cell that did not finish, with its error."""
+    return RunRecord(
+        recipe=experiment.recipe,
+        dataset=experiment.dataset,
+        seed=experiment.seed,
+        fingerprint=fingerprint(experiment),
+        run=run_key(experiment),
+        status="failed",
+        error=f"{type(error).__name__}: {error}",
+        **origin(experiment, store),
+        started=started,
+        finished=now(),
+    )
+
+
+def origin(experiment: Experiment, store: CubeStore | None) -> dict[str, Any]:
+    """The keys of a record that say where its numbers come from."""
+    digests = "-".join(sha[:12] for sha in store.manifest["boxes_sha256"].values()) if store else ""
+    cube = experiment.cube
+    return {
+        "hardware": provenance.hardware(),
+        "versions": provenance.versions(),
+        "git": provenance.git(),
+        "store": store.sha256 if store else None,
+        "boxes": f"{cube.boxes.provider}:{digests}" if digests else cube.boxes.provider,
+        "flow": cube.flow.provider,
+        "label_set": experiment.label_set,
+        "partial": experiment.partial,
+        "videos": [shard.video for shard in store.test.shards] if store and experiment.partial else [],
+        "experiment": dump(experiment),
+    }
+
+
+def per_video(frames: Mapping[str, Sequence[float]], labels: Labels) -> pd.DataFrame:
+    """One row a test video: frames, abnormal frames, its AUROC, mean and largest score."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "video": video,
+            "frames": len(score),
+            "abnormal": int(labels[video].sum()),
+            "auroc": metrics.auroc(score, labels[video]) if len(score) else None,
+            "mean_score": float(np.mean(score)) if len(score) else None,
+            "max_score": float(np.max(score)) if len(score) else None,
+        }
+        for video, score in sorted(frames.items())
+    )
+
+
+def now() -> str:
+    """The time, ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,80 @@
+"""Where a number came from: code, machine and library versions, as the record keeps them.
+
+Reads git, /proc and package metadata; writes nothing. Call it on the machine that knows: `git` where the
+checkout is (the driver), `hardware` where training runs.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "numpy", "opencv-python-headless", "ray", "mlflow", "optuna")
+
+
+def git(root: Path = ROOT) -> dict[str, str | bool | None]:
+    """The commit of the code and whether the working tree differs from it.
+
+    `results/` does not count as a difference: writing a record there must not make the next one dirty.
+    Files that git ignores do not count either; other untracked files do.
+
+    Returns:
+        `sha` (40 hex digits) and `dirty`; both None when `root` is not the top of a checkout or git is missing.
+    """
+    top = _git(root, "rev-parse", "--show-toplevel")
+    sha = _git(root, "rev-parse", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--", ".", ":(exclude)results")
+    if top is None or sha is None or changes is None or Path(top).resolve() != root.resolve():
+        return {"sha": None, "dirty": None}
+    return {"sha": sha, "dirty": changes != ""}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    except OSError:  # no git on this machine
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def hardware() -> dict[str, str | int | float | list[str] | None]:
+    """This machine: `cpu` (model), `cores` (usable by this process), `memory_gib`, `gpus` (names).
+
+    GPUs are listed only when torch is already imported: finding them is no reason to import it.
+    """
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": _cpu(), "cores": cores, "memory_gib": round(gib, 1), "gpus": _gpus()}
+
+
+def _cpu() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or None
+
+
+def _gpus() -> list[str]:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that can change a number; None for one that is not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,93 @@
+"""A model and cubes -> S_f and S_p of each cube; used after every epoch and by the evaluation.
+
+Knows where a batch comes from (`Feed`) and which arithmetic the hardware gets; knows neither labels nor Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from amsrc.config import ModelConfig, TrainConfig
+from amsrc.model import inputs
+from amsrc.score import errors
+from amsrc.store import Cubes
+
+Rows = npt.NDArray[np.int64]
+SCORING_BATCH = 512
+RESIDENT_PART = 0.4  # of the free GPU memory that cubes may take, so that the network fits beside them
+
+
+def device_of(worker: int = 0) -> torch.device:
+    """The GPU of this worker where there is one, else the CPU."""
+    return (
+        torch.device("cuda", worker % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+    )
+
+
+def arithmetic(precision: str, device: torch.device) -> tuple[str, AbstractContextManager[object]]:
+    """Name of the precision used and the autocast context for it; `auto` is bf16 on a GPU that has it."""
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return precision, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+class Feed:
+    """Batches of cubes as the network's inputs, on its device.
+
+    Cubes that fit into a GPU beside the network are put there once, as they are stored; else each batch is
+    gathered from the memory map.
+    """
+
+    def __init__(self, cubes: Cubes, model: ModelConfig, device: torch.device) -> None:
+        self.cubes, self.model, self.device = cubes, model, device
+        self._resident: tuple[Tensor, Tensor] | None = None
+        if device.type == "cuda" and cubes.nbytes < RESIDENT_PART * torch.cuda.mem_get_info(device)[0]:
+            everything = np.arange(len(cubes))
+            self._resident = self._upload(everything)
+
+    def _upload(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        frames = torch.from_numpy(self.cubes.frames(rows)).to(self.device)
+        return frames, torch.from_numpy(self.cubes.flows(rows)).to(self.device)
+
+    def batch(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Appearance, motion and target of these cubes (`amsrc.model.inputs`), channels last."""
+        if self._resident is None:
+            frames, flows = self._upload(rows)
+        else:
+            index = torch.from_numpy(rows).to(self.device)
+            frames, flows = (held[index] for held in self._resident)
+        appearance, motion, target = inputs(frames, flows, self.model)
+        last = torch.channels_last
+        return appearance.contiguous(memory_format=last), motion.contiguous(memory_format=last), target
+
+
+def score(
+    model: nn.Module, feed: Feed, rows: Rows, train: TrainConfig
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """S_f and S_p of the cubes with these numbers, in this order; both (n,) float32, higher = more abnormal.
+
+    The model is put into evaluation mode and left in it.
+    """
+    model.eval()
+    parts: list[tuple[Tensor, Tensor]] = []
+    _, cast = arithmetic(train.precision, feed.device)
+    with torch.inference_mode(), cast:
+        for some in chunks(rows, SCORING_BATCH):
+            appearance, motion, target = feed.batch(some)
+            parts.append(errors(model(appearance, motion), target))
+    if not parts:
+        return np.empty(0, np.float32), np.empty(0, np.float32)
+    s_f, s_p = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+    return s_f, s_p
+
+
+def chunks(rows: Rows, size: int) -> Iterator[Rows]:
+    """Consecutive pieces of at most `size`."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

@@ -1,0 +1,229 @@
+"""The main job: recipes x data sets x seeds -> stores, trained cells, records, tables, MLflow runs.
+
+    python bench/sweep.py                 the paper's job on the data sets under $AMSRC_DATA (or --root)
+    python bench/sweep.py --toy           the same on the embedded data sets, in minutes
+
+Reads videos; writes `<home>` (stores, runs, MLflow) and `<results>` (records, scores, tables). Cells are Ray
+tasks; a cell whose record stands is not run again, an interrupted one goes on from its checkpoint, a failed
+one is recorded with its error while the others go on (exit code 1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start here, before bench is on the path
+    root = Path(__file__).resolve().parents[1]
+    if (root / "bench" / "cli.py").is_file():
+        sys.path.insert(0, str(root))
+    from bench.cli import main
+
+    raise SystemExit(main(["sweep", *sys.argv[1:]]))
+
+from amsrc.errors import ConfigError, RunError
+from amsrc.store import CubeStore
+from bench import datasets, tables
+from bench.cli import home_of, progress_line
+from bench.cluster import connect, resources
+from bench.config import Experiment, dump, fingerprint, load, override
+from bench.evaluate import evaluate, failed, now, per_video
+from bench.prepare import Sources, prepare, with_providers
+from bench.recipes import DATASETS, TOY, build
+from bench.records import RunRecord, read, read_frame_scores, write
+from bench.toy import render
+from bench.tracking import Tracker, open_tracker
+
+SHOWN = (("auroc", "AUROC"), ("auroc_f", "S_f alone"), ("auroc_p", "S_p alone"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its evaluation: an experiment and the store it reads."""
+
+    experiment: Experiment
+    store: Path
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where this sweep reads and writes."""
+
+    root: Path
+    home: Path
+    results: Path
+
+
+def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
+    """Plan, prepare, run every cell that has no record yet, make the tables. Returns the exit code."""
+    started = time.perf_counter()
+    names, places = locate(args)
+    experiments = plan(names, args.recipes.split(","), args.seeds, changes)
+    stores = {name: _prepared(name, places, args) for name in names}
+    cells = [cell_of(experiment, stores[experiment.dataset]) for experiment in experiments]
+    cached = [record for cell in cells if (record := finished(cell, places.results))]
+    done = {record.fingerprint for record in cached}
+    todo = [cell for cell in cells if fingerprint(cell.experiment) not in done]
+    say(f"{len(cells)} cells: {len(cached)} have their record, {len(todo)} to run")
+
+    tracker = open_tracker(places.home, args.mlflow)
+    parent = tracker.start_sweep(args.name, {"datasets": ",".join(names), "recipes": args.recipes, "seeds": args.seeds})
+    by_fingerprint = {fingerprint(cell.experiment): cell for cell in cells}
+    records = []
+    for record in chain(cached, run_cells(todo, places, args.workers)):
+        records.append(record)
+        if record.fingerprint not in done:
+            say(f"[{len(records)}/{len(cells)}] {outcome(record)}")
+        log_cell(tracker, parent, record, by_fingerprint[record.fingerprint], places)
+    broken = [record for record in records if record.status == "failed"]
+    texts = {path.name: path.read_text() for path in tables.write(places.results)}
+    tracker.finish_sweep(parent, "FAILED" if broken else "FINISHED", texts)
+    print(f"\n{texts['table1.md']}\n{texts['table2.md']}")
+    for record in broken:
+        say(f"failed: {outcome(record)}")
+    say(f"{len(records) - len(broken)} of {len(cells)} cells done in {time.perf_counter() - started:.0f} s")
+    say(f"records: {places.results / 'records'}\ntables:  {places.results / 'tables'}\n{tracker.where()}")
+    return 1 if broken else 0
+
+
+def locate(args: argparse.Namespace) -> tuple[list[str], Places]:
+    """The data sets to run on and where everything lies; the embedded data where no real data stands.
+
+    Raises:
+        ConfigError: a data set was named and there is no folder to look for it in.
+    """
+    home = home_of(args)
+    given = args.root or os.environ.get("AMSRC_DATA")
+    root = Path(given).expanduser().absolute() if given else home / "toy"
+    named = args.datasets.split(",") if args.datasets else []
+    if args.toy:
+        names, root = named or [name for name in DATASETS if name.startswith(TOY)], home / "toy"
+    elif named and not given and not all(name.startswith(TOY) for name in named):
+        raise ConfigError("where the data lies is not known: pass --root DIR or set AMSRC_DATA.")
+    else:
+        names = named or ([name for name in datasets.present(root) if not name.startswith(TOY)] if given else [])
+        if not names:
+            where = f"under {root}" if given else "(AMSRC_DATA is not set, no --root given)"
+            say(f"*** NO REAL DATA SET FOUND {where}: RUNNING ON THE EMBEDDED TOY DATA. ***")
+            names, root = [name for name in DATASETS if name.startswith(TOY)], home / "toy"
+    toy = all(name.startswith(TOY) for name in names)
+    if root == home / "toy":
+        say(f"embedded data: {root}")
+        render(root)
+    results = args.results or (home / "toy-results" if toy else Path("results"))
+    return names, Places(root, home, results.absolute())
+
+
+def plan(names: Sequence[str], recipes: Sequence[str], seeds: int, changes: dict[str, str]) -> list[Experiment]:
+    """Every cell's experiment, checked before anything starts."""
+    return [
+        override(build(recipe, name, seed), changes) for name in names for recipe in recipes for seed in range(seeds)
+    ]
+
+
+def _prepared(name: str, places: Places, args: argparse.Namespace) -> CubeStore:
+    experiment, sources = with_providers(build("amsrc", name), Sources(places.root), args.boxes, args.flow)
+    say(f"{name}: preparing cubes")
+    return prepare(experiment, sources, places.home, partial=args.partial, progress=progress_line())
+
+
+def cell_of(experiment: Experiment, store: CubeStore) -> Cell:
+    """The experiment on this store's cubes."""
+    about = load({**dump(experiment), "partial": store.manifest["partial"], "cube": store.manifest["cube"]})
+    return Cell(about, store.path)
+
+
+def finished(cell: Cell, results: Path) -> RunRecord | None:
+    """The record of a cell that was done on these very cubes, if there is one."""
+    e = cell.experiment
+    path = results / "records" / e.recipe / e.dataset / f"seed{e.seed}-{fingerprint(e)}.json"
+    record = read(path) if path.is_file() else None
+    same = record and record.status == "done" and record.store == CubeStore(cell.store).sha256
+    return record if same else None
+
+
+def run_cells(cells: Sequence[Cell], places: Places, workers: int) -> Iterator[RunRecord]:
+    """Run cells, several at a time where they need one worker each; yields each record as it is written."""
+    if not cells:
+        return
+    connect()
+    if workers > 1:  # Ray Train places the workers itself, one cell after the other
+        yield from (run_cell(cell, places, workers) for cell in cells)
+        return
+    import ray
+
+    gpus = min(1, resources()["GPU"])
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)(run_cell)
+    waiting = {task.remote(cell, places, 1): cell for cell in cells}
+    while waiting:
+        ready, _ = ray.wait(list(waiting), num_returns=1)
+        cell = waiting.pop(ready[0])
+        try:
+            yield ray.get(ready[0])
+        except ray.exceptions.RayError as error:  # the worker died more often than it may
+            record = failed(cell.experiment, CubeStore(cell.store), RunError(f"its worker died: {error}"), now())
+            write(record, places.results)
+            yield record
+
+
+def run_cell(cell: Cell, places: Places, workers: int) -> RunRecord:
+    """Train and evaluate one cell. The boundary at which an error becomes a record instead of an end."""
+    started = now()
+    try:
+        store = CubeStore(cell.store)
+        if cell.experiment.method == "amsrc":
+            from bench.train import fit
+
+            fit(cell.experiment, store, places.home, workers=workers)
+        return evaluate(cell.experiment, store, places.home, places.results, started=started)
+    except Exception as error:  # noqa: BLE001
+        record = failed(cell.experiment, CubeStore(cell.store), error, started)
+        write(record, places.results)
+        return record
+
+
+def log_cell(tracker: Tracker, parent: str | None, record: RunRecord, cell: Cell, places: Places) -> None:
+    """One child run: the record, and for a trained cell its network, weights and per-video scores."""
+    folder = places.home / "runs" / str(record.run)
+    if record.status == "failed" or cell.experiment.method != "amsrc":
+        tracker.log_cell(parent, record)
+        return
+    import torch
+
+    from bench.train import load_model
+
+    e, cube = cell.experiment, cell.experiment.cube
+    history = cube.frames - 1
+    example = (
+        torch.rand(2, history * e.model.channels, cube.size, cube.size),
+        torch.rand(2, history * 2, cube.size, cube.size),
+    )
+    scores, labels = read_frame_scores(places.results, record)
+    tracker.log_cell(
+        parent,
+        record,
+        model=load_model(e, folder, torch.device("cpu")),
+        example=example,
+        weights=folder / "model.safetensors",
+        scores_table=per_video(scores, labels),
+        artifacts=[folder / "cubes.parquet"],
+    )
+
+
+def outcome(record: RunRecord) -> str:
+    """A cell's result in a line."""
+    name = f"{record.recipe} on {record.dataset}, seed {record.seed}"
+    if record.status == "failed":
+        return f"{name}: FAILED: {record.error}"
+    parts = [f"{label} {record.metrics[key]:.4f}" for key, label in SHOWN if record.metrics.get(key) is not None]
+    return f"{name}: {', '.join(parts)} ({record.timings_s['cell']:.0f} s)"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)

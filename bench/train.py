@@ -1,0 +1,307 @@
+"""Training on one worker in this process or on several through Ray Train; the same visible loop.
+
+Reads a sealed cube store; writes `<home>/runs/<run key>/`:
+
+    experiment.json       what is trained and the digest of the store it is trained on
+    checkpoint.pt         the state to go on from, after every epoch; gone when training is done
+    epochs/NNN.npz        scores of the test cubes after an epoch (no label is read here)
+    log.jsonl             one line an epoch: loss terms, seconds, cubes/s, peak memory
+    model.safetensors     the trained weights; written last, so its presence means done
+
+The same command goes on from the last checkpoint, whatever was killed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from amsrc import losses
+from amsrc.errors import ConfigError, RunError
+from amsrc.fuse import statistics
+from amsrc.model import AMSRC
+from amsrc.store import CubeStore, write_json
+from bench.config import Experiment, dump, run_key
+from bench.records import write_file
+from bench.scoring import Feed, Rows, arithmetic, chunks, device_of, score
+
+STATISTICS_CUBES = 2048  # training cubes behind the statistics of an epoch that is not the last
+Report = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know; travels to every worker."""
+
+    experiment: Experiment
+    store: Path
+    folder: Path
+
+
+def fit(
+    experiment: Experiment, store: CubeStore, home: Path, *, workers: int = 1, report: Report | None = None
+) -> Path:
+    """Train, or go on training, or find it done. Returns the run's folder.
+
+    Args:
+        workers: data-parallel processes; one trains in this process, several through Ray Train.
+        report: called with each epoch's line of the log (one worker only; several print through Ray).
+
+    Raises:
+        RunError: a loss became non-finite, or the folder cannot be written.
+        ConfigError: the folder belongs to cubes of other content.
+    """
+    job = Job(experiment, store.path, home / "runs" / run_key(experiment))
+    _begin(job, store)
+    if not is_trained(job.folder):
+        if workers == 1:
+            worker_loop(job, report or (lambda line: None))
+        else:
+            _fit_on_ray(job, workers)
+    return job.folder
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether training is done there."""
+    return (folder / "model.safetensors").is_file()
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The log of a run: one dict an epoch."""
+    path = folder / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def worker_loop(job: Job, report: Report) -> None:
+    """One worker's whole training; with several, each runs this on its own part of every batch."""
+    e = job.experiment
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    device = device_of(int(os.environ.get("LOCAL_RANK", "0")))
+    precision, cast = arithmetic(e.train.precision, device)
+    torch.manual_seed(e.seed)
+    network = AMSRC(e.model, e.cube).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = _parallel(network, device) if world > 1 else network
+    optimiser = torch.optim.Adam(network.parameters(), lr=e.train.learning_rate, fused=True)
+    log = resume(job.folder, network, optimiser, device)
+    store = CubeStore(job.store)
+    train, test = Feed(store.train, e.model, device), Feed(store.test, e.model, device)
+
+    for epoch in range(len(log) + 1, e.train.epochs + 1):
+        started, seen = time.perf_counter(), 0
+        for group in optimiser.param_groups:
+            group["lr"] = e.train.learning_rate * e.train.decay ** ((epoch - 1) // e.train.decay_epochs)
+        sums: dict[str, Tensor] = {}
+        model.train()
+        for rows in batches(len(store.train), e.train.batch, e.seed, epoch, rank, world):
+            appearance, motion, target = train.batch(rows)
+            with cast:
+                output = model(appearance, motion)
+            found = losses.terms(output, target, network, e.loss)
+            loss = losses.total(found, e.loss)
+            if not torch.isfinite(loss):
+                raise RunError(_not_finite(found, epoch, e))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            for name, value in {**found, "loss": loss}.items():
+                sums[name] = sums.get(name, 0) + value.detach() * len(rows)
+            seen += len(rows)
+        line = {"epoch": epoch, "learning_rate": optimiser.param_groups[0]["lr"], **_mean(sums, seen)}
+        seconds = time.perf_counter() - started
+        if e.train.score_every and epoch % e.train.score_every == 0 and epoch < e.train.epochs:
+            _score_epoch(job, epoch, network, train, test, rank, world)
+        line |= {
+            "seconds": seconds,
+            "score_seconds": time.perf_counter() - started - seconds,
+            "cubes_per_s": seen * world / seconds,
+            "peak_memory_gib": peak_memory_gib(device),
+            "precision": precision,
+            "workers": world,
+        }
+        log.append(line)
+        if rank == 0:
+            save(job.folder, network, optimiser, log)
+        report(line)
+    if rank == 0:
+        finish(job.folder, network)
+
+
+def batches(cubes: int, batch: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[Rows]:
+    """This worker's rows of every batch of an epoch.
+
+    The order depends on seed and epoch alone, so a resumed training sees what an uninterrupted one sees, and
+    two workers together see the batches that one sees. A last batch too small to be shared is left out.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(cubes)
+    for rows in chunks(order, batch):
+        whole = len(rows) // world * world
+        if whole // world > 1:  # BatchNorm needs two
+            yield rows[:whole][rank::world]
+
+
+def resume(
+    folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
+) -> list[dict[str, Any]]:
+    """Load the last checkpoint, if there is one, and return the log up to it."""
+    path = folder / "checkpoint.pt"
+    if not path.is_file():
+        return []
+    state = torch.load(path, map_location=device, weights_only=True)
+    network.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    return list(state["log"])
+
+
+def save(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, log: list[dict[str, Any]]) -> None:
+    """Write the log and, whole or not at all, the state to go on from."""
+    buffer = io.BytesIO()
+    torch.save({"model": network.state_dict(), "optimiser": optimiser.state_dict(), "log": log}, buffer)
+    write_file(folder / "checkpoint.pt", buffer.getvalue())
+    write_file(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in log).encode())
+
+
+def finish(folder: Path, network: nn.Module) -> None:
+    """Write the trained weights and drop the state that was needed to go on."""
+    from safetensors.torch import save as to_bytes
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_file(folder / "model.safetensors", to_bytes(state))
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def load_model(experiment: Experiment, folder: Path, device: torch.device) -> AMSRC:
+    """The trained network of a run, in evaluation mode."""
+    from safetensors.torch import load_file
+
+    network = AMSRC(experiment.model, experiment.cube)
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Largest memory so far: the GPU's, or this process's resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _score_epoch(job: Job, epoch: int, network: nn.Module, train: Feed, test: Feed, rank: int, world: int) -> None:
+    """Keep the scores of all test cubes and the statistics of a fixed sample of training cubes."""
+    sample = np.random.default_rng(0).permutation(len(train.cubes))[:STATISTICS_CUBES]
+    s_f, s_p = _score_together(job, network, test, np.arange(len(test.cubes)), rank, world)
+    f, p = _score_together(job, network, train, sample, rank, world)
+    if rank == 0:
+        buffer = io.BytesIO()
+        known = statistics(f, p)
+        numbers = np.array([known.mean_f, known.sd_f, known.mean_p, known.sd_p])
+        np.savez(buffer, s_f=s_f, s_p=s_p, statistics=numbers, allow_pickle=False)
+        write_file(job.folder / "epochs" / f"{epoch:03d}.npz", buffer.getvalue())
+
+
+def _score_together(
+    job: Job, network: nn.Module, feed: Feed, rows: Rows, rank: int, world: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Each worker scores every world-th cube; all get all scores."""
+    mine = score(network, feed, rows[rank::world], job.experiment.train)
+    if world == 1:
+        return mine
+    parts: list[Any] = [None] * world
+    dist.all_gather_object(parts, mine)
+    s_f, s_p = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
+    for other, (f, p) in enumerate(parts):
+        s_f[other::world], s_p[other::world] = f, p
+    return s_f, s_p
+
+
+def _mean(sums: Mapping[str, Tensor], seen: int) -> dict[str, float]:
+    """Means over the cubes of all workers."""
+    names = sorted(sums)
+    values = torch.stack([sums[name] for name in names] + [torch.tensor(float(seen), device=sums["loss"].device)])
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return {name: float(value / values[-1]) for name, value in zip(names, values[:-1], strict=True)}
+
+
+def _not_finite(found: Mapping[str, Tensor], epoch: int, e: Experiment) -> str:
+    bad = [name for name, value in found.items() if not math.isfinite(float(value))] or ["the weighted sum"]
+    return (
+        f"{e.recipe} on {e.dataset}, seed {e.seed}: {', '.join(bad)} became non-finite in epoch {epoch}; nothing was updated. "
+        f"Lower train.learning_rate (now {e.train.learning_rate}) or the term's weight, or try train.precision=fp32. "
+        "The last checkpoint is kept."
+    )
+
+
+def _begin(job: Job, store: CubeStore) -> None:
+    """Claim the run's folder for this store, or make sure that it was trained on the same cubes."""
+    path = job.folder / "experiment.json"
+    if path.is_file():
+        before = json.loads(path.read_text())["store"]
+        if before != store.sha256:
+            raise ConfigError(
+                f"{job.folder} was trained on cubes {before[:12]}, {store.path} holds {store.sha256[:12]}. "
+                "Delete that folder to train anew, or choose another --home."
+            )
+        return
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"experiment": dump(job.experiment), "store": store.sha256})
+    except OSError as error:
+        raise ConfigError(
+            f"--home: cannot write to {job.folder}: {error.strerror}. Choose a folder you may write to."
+        ) from None
+
+
+def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
+    """Gradients averaged over workers; BatchNorm over the whole batch on GPUs, per worker on CPU (no support there)."""
+    if device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return nn.parallel.DistributedDataParallel(network, device_ids=[device.index])
+    return nn.parallel.DistributedDataParallel(network)
+
+
+def _fit_on_ray(job: Job, workers: int) -> None:
+    """The same loop on several workers of the cluster; a killed worker costs at most one epoch."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from bench.cluster import connect, resources
+
+    connect()
+    have = resources()
+    use_gpu = have["GPU"] > 0
+    kind = "GPU" if use_gpu else "CPU"
+    if have[kind] < workers:
+        raise ConfigError(
+            f"--workers {workers} needs {workers} {kind}s, the cluster has {have[kind]:g}. Ask for fewer."
+        )
+
+    def loop(config: dict[str, Job]) -> None:
+        import ray.train
+
+        worker_loop(config["job"], lambda line: ray.train.report(dict(line)))
+
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        run_config=RunConfig(
+            name=job.folder.name,
+            storage_path=str((job.folder / "ray").absolute()),
+            failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),
+        ),
+    )
+    trainer.fit()

@@ -1,0 +1,235 @@
+"""Tables: golden files from fixed records, and everything that must never look like a number."""
+
+import csv
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from amsrc.config import ModelConfig, TrainConfig
+from amsrc.errors import DataError
+from bench import recipes, tables
+from bench.config import Experiment, derive, dump, fingerprint
+from bench.records import RunRecord, write
+
+GOLDEN = Path(__file__).parents[1] / "data" / "tables"
+
+
+def pinned(recipe, dataset, seed=0):
+    """Experiments of fixed budgets, so that an edited recipe leaves the golden files alone."""
+    width, epochs = (16, 8) if recipe.endswith("-small") else (64, 60)
+    return Experiment(
+        recipe=recipe,
+        dataset=dataset,
+        seed=seed,
+        method="flow-magnitude" if recipe.startswith("null-") else "amsrc",
+        model=ModelConfig(width=width),
+        train=TrainConfig(epochs=epochs),
+    )
+
+
+@pytest.fixture(autouse=True)
+def fixed_recipes(monkeypatch):
+    monkeypatch.setattr(recipes, "build", pinned)
+
+
+def add(results, recipe, dataset, seed, auroc, *, experiment=None, **changes):
+    """Put a record into `results`: done with this AUROC, or failed."""
+    e = experiment or pinned(recipe, dataset, seed)
+    facts = {
+        "recipe": recipe,
+        "dataset": dataset,
+        "seed": seed,
+        "fingerprint": fingerprint(e),
+        "status": "done",
+        "metrics": {"auroc": auroc},
+        "git": {"sha": "0" * 40, "dirty": False},
+        "boxes": "file:3f2a",
+        "flow": "dis",
+        "started": "2025-01-01T00:00:00+00:00",
+        "finished": "2025-01-01T01:00:00+00:00",
+        "experiment": dump(e),
+    }
+    write(RunRecord(**(facts | changes)), results)
+
+
+def published(results):
+    """Every kind of record that the published tables can meet."""
+    for seed, auroc in enumerate([0.9712, 0.9754, 0.9688]):
+        add(results, "amsrc", "ped2", seed, auroc)
+    add(results, "amsrc", "avenue", 0, 0.871, partial=True, videos=["08", "21"], boxes="onnx:77aa")
+    add(
+        results,
+        "amsrc",
+        "shanghaitech",
+        0,
+        None,
+        status="failed",
+        error="RunError: consistency\nbecame non-finite",
+        metrics={},
+    )
+    add(results, "amsrc-paper-loss", "ped2", 0, 0.95125, git={"sha": None, "dirty": True})
+    add(results, "no-gate-add", "ped2", 0, 0.9601)
+    add(results, "no-gate-add", "ped2", 1, None, status="failed", error="RunError: 100% full_disk", metrics={})
+    add(results, "no-gate-concat", "ped2", 0, 0.9555)
+    add(results, "baseline", "ped2", 0, 0.9333)
+    add(results, "baseline", "avenue", 0, None, metrics={"auroc": float("nan")})
+    add(results, "amsrc-small", "ped2", 0, 0.905)
+    add(results, "amsrc-small", "ped2", 0, 0.88, experiment=derive(pinned("amsrc-small", "ped2"), train={"epochs": 2}))
+    add(results, "baseline-small", "ped2", 0, 0.9125)
+    add(results, "null-flow", "ped2", 0, 0.98347)
+    add(results, "amsrc", "toy-ped2", 0, 0.999)
+
+
+def toys(results):
+    for name in ("toy-ped2", "toy-avenue", "toy-shanghaitech"):
+        add(results, "amsrc", name, 0, 0.95)
+        add(results, "no-gate-add", name, 0, 0.9)
+    add(results, "baseline", "toy-ped2", 0, 0.85)
+
+
+@pytest.mark.parametrize("name", ["table1.md", "table1.tex", "table1.csv", "table2.md", "table2.tex", "table2.csv"])
+@pytest.mark.parametrize("fill", [published, toys], ids=lambda fill: fill.__name__)
+def test_tables_are_as_they_were(tmp_path, fill, name):
+    """A wanted change: look at the difference, then put the new text into tests/data/tables."""
+    fill(tmp_path)
+    assert tables.build(tmp_path)[name] == (GOLDEN / fill.__name__ / name).read_text()
+
+
+def lines_of(text, start):
+    return [line for line in text.splitlines() if line.startswith(f"| {start}")]
+
+
+def test_nothing_but_numbers_looks_like_one(tmp_path):
+    published(tmp_path)
+    texts = tables.build(tmp_path)
+    for text in texts.values():
+        assert "nan" not in text.lower().replace("shanghai", "")
+        assert "None" not in text
+    row = lines_of(texts["table1.md"], "AMSRC (amsrc)")[0]
+    assert [cell.strip() for cell in row.split("|")][3:6] == ["97.18 ± 0.33 (3) [1]", "87.10 (1) [2]", "-"]
+
+
+def test_failed_runs_are_named_and_are_no_numbers(tmp_path):
+    add(tmp_path, "amsrc", "ped2", 0, None, status="failed", error="RunError: the disk is full", metrics={"auroc": 0.5})
+    text = tables.build(tmp_path)["table1.md"]
+    assert "50.0" not in text
+    (row,) = lines_of(text, "AMSRC (amsrc)")
+    assert row.split()[2:] == ["(amsrc)", "|", "measured", *["|", "-"] * 4, "|"]
+    assert "- Failed: amsrc on ped2, seed 0: RunError: the disk is full" in text
+
+
+def test_a_mean_over_a_gap_is_no_number(tmp_path):
+    add(tmp_path, "amsrc", "ped2", 0, 0.9)
+    add(tmp_path, "amsrc", "ped2", 1, None)
+    text = tables.build(tmp_path)["table1.md"]
+    assert "90.00" not in text
+    assert "Undefined: amsrc on ped2, seed 1" in text
+
+
+def test_what_was_measured_differently_is_never_averaged(tmp_path):
+    add(tmp_path, "amsrc", "ped2", 0, 0.9)
+    add(tmp_path, "amsrc", "ped2", 1, 0.8, boxes="motion")
+    add(tmp_path, "amsrc", "ped2", 2, 0.7, experiment=derive(pinned("amsrc", "ped2", 2), loss={"consistency": 10.0}))
+    add(tmp_path, "amsrc", "ped2", 3, 0.6, rule="oracle")
+    text = tables.build(tmp_path)["table1.md"]
+    found = [line.split("|")[3].split()[0] for line in lines_of(text, "AMSRC") if "measured" in line]
+    assert sorted(found) == ["60.00", "70.00", "80.00", "90.00"]
+    assert len(lines_of(text, "AMSRC, loss.consistency=10.0 (amsrc)")) == 1
+    assert "rule oracle" in text and "boxes motion" in text
+
+
+def test_part_of_a_data_set_answers_to_no_published_figure(tmp_path):
+    add(tmp_path, "amsrc", "avenue", 0, 0.871, partial=True, videos=["08", "21"])
+    text = tables.build(tmp_path)["table1.md"]
+    assert lines_of(text, "AMSRC (amsrc)")[0].split()[-2] == "-"
+    assert "PARTIAL DATA: test videos 08, 21" in text
+
+
+def test_toy_records_never_enter_the_published_tables(tmp_path):
+    add(tmp_path, "amsrc", "ped2", 0, 0.9)
+    before = tables.build(tmp_path)
+    add(tmp_path, "amsrc", "toy-ped2", 0, 0.999)
+    assert tables.build(tmp_path) == before
+
+
+def test_a_new_data_set_and_a_new_recipe_get_a_column_and_a_row(tmp_path):
+    add(tmp_path, "my-method", "my-street", 0, 0.75)
+    header, *rows = [line for line in tables.build(tmp_path)["table1.md"].splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in header.split("|")][-3] == "my-street"
+    assert any(row.startswith("| my-method (my-method)") and "75.00 (1) [1]" in row for row in rows)
+
+
+def test_csv_carries_every_digit(tmp_path):
+    add(tmp_path, "amsrc", "ped2", 0, 1 / 3)
+    add(tmp_path, "amsrc", "ped2", 1, 2 / 3)
+    text = tables.build(tmp_path)["table1.csv"]
+    assert len({line.count(",") for line in text.splitlines() if '"' not in line}) == 1
+    rows = list(csv.DictReader(io.StringIO(text)))
+    (ours,) = (row for row in rows if row["recipe"] == "amsrc" and row["dataset"] == "ped2")
+    assert float(ours["mean"]) == pytest.approx(50, abs=1e-12)
+    assert float(ours["std"]) == pytest.approx(100 / 3 / 2**0.5, abs=1e-12)
+    assert (ours["seeds"], ours["paper"], ours["source"]) == ("2", "99.3", "measured")
+    assert float(ours["delta"]) == pytest.approx(50 - 99.3)
+
+
+def test_every_published_figure_is_there():
+    quotes = list(csv.DictReader(tables.PAPER_CSV.read_text().splitlines()))
+    figures = {(q["table"], q["method"], q["dataset"]): float(q["auroc_percent"]) for q in quotes}
+    assert len(figures) == len(quotes) == 48
+    assert figures["table1", "AMSRC", "ped2"] == figures["table2", "AMSRC", "ped2"] == 99.3
+    assert figures["table1", "MNAD-P", "shanghaitech"] == 70.5
+    assert ("table1", "AMC", "shanghaitech") not in figures
+    assert len({method for table, method, _ in figures if table == "table1"}) == 16
+
+
+def test_check_finds_what_is_stale_and_write_mends_it(tmp_path):
+    assert len(tables.check(tmp_path)) == 6
+    tables.write(tmp_path)
+    assert tables.check(tmp_path) == []
+    add(tmp_path, "amsrc", "ped2", 0, 0.9)
+    assert {Path(name).stem for name in tables.check(tmp_path)} == {"table1", "table2"}
+    tables.write(tmp_path)
+    path = tmp_path / "tables" / "table2.tex"
+    path.write_text(path.read_text().replace("90.00", "99.00"))
+    assert tables.check(tmp_path) == [str(path)]
+
+
+def test_a_readme_gets_table_1_between_its_markers(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- table1 -->\nold\n<!-- /table1 -->\nafter\n")
+    tables.write(tmp_path, readme)
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- table1 -->\n\n**Table 1.") and text.endswith("<!-- /table1 -->\nafter\n")
+    assert "old" not in text
+    assert tables.check(tmp_path, readme) == []
+    readme.write_text(text.replace("99.3", "99.4"))
+    assert tables.check(tmp_path, readme) == [str(readme)]
+
+
+@pytest.mark.parametrize("text", ["no markers", "<!-- table1 -->", "<!-- /table1 --> <!-- table1 -->"])
+def test_a_readme_without_markers_is_refused(tmp_path, text):
+    (tmp_path / "README.md").write_text(text)
+    with pytest.raises(DataError, match="put both markers in"):
+        tables.write(tmp_path, tmp_path / "README.md")
+    with pytest.raises(DataError, match="no such file"):
+        tables.write(tmp_path, tmp_path / "MISSING.md")
+
+
+@pytest.mark.parametrize("text", ["table,group\ntable1,classic\n", "group,auroc_percent\nclassic\n", "\x80"])
+def test_a_damaged_file_of_published_figures_is_named(tmp_path, text):
+    (tmp_path / "paper.csv").write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match=r"paper\.csv: no readable table of published figures"):
+        tables.build(tmp_path)
+
+
+def test_tables_need_neither_torch_nor_ray(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from bench import tables; "
+        f"tables.write(Path({str(tmp_path)!r})); "
+        "print(sorted({'torch', 'ray', 'mlflow', 'sklearn', 'pandas', 'cv2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
