@@ -181,8 +181,9 @@ def _decode(sides: npt.NDArray[np.float32], cells: npt.NDArray[np.intp], stride:
 
 
 def torchvision(config: BoxConfig) -> BoxesOf:
-    """Faster R-CNN (ResNet-50 FPN v2, COCO weights, all classes), on a GPU where there is one, and the moving
-    regions it misses.
+    """Faster R-CNN (ResNet-50 FPN v2), all COCO classes, and the moving regions it misses.
+
+    Runs on a GPU where there is one; fetches torchvision's own COCO weights on first use.
 
     Raises:
         ConfigError: torchvision is not installed, or not for this torch.

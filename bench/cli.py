@@ -196,9 +196,8 @@ def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
     experiment, sources = stage.with_providers(experiment, stage.Sources(root_of(args)), args.boxes, args.flow)
     if args.preview:
-        from bench.preview import preview_dataset
-
-        print(f"drawn: {preview_dataset(experiment, sources, args.partial, args.preview)}")
+        stage.draw(experiment, sources, args.preview, partial=args.partial)
+        print(f"drawn: {args.preview}")
         return 0
     store = stage.prepare(experiment, sources, home_of(args), partial=args.partial, progress=progress_line())
     if args.verify:
@@ -279,7 +278,11 @@ def ls(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """List the records, the recipes (and all fields of one), or the cube stores; and how to open MLflow."""
     from bench import listing
 
-    print(listing.show(args.what, home_of(args), args.results, experiment_of(args, changes)[0]))
+    if args.what == "recipes":
+        print(listing.recipes(experiment_of(args, changes)[0]))
+    else:
+        _no_overrides(changes)
+        print(listing.stores(home_of(args)) if args.what == "stores" else listing.records(args.results, home_of(args)))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 
@@ -14,12 +15,13 @@ def connect() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep CUDA_VISIBLE_DEVICES for zero-GPU tasks
     import ray
 
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # says at every start that tokens are on
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, logging_level="warning", log_to_driver=False)
+        ray.init(include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
 
 
 def resources() -> dict[str, float]:
     """What the cluster has in all: {"CPU": 2.0, "GPU": 0.0, ...}."""
     import ray
 
-    return {"CPU": 0.0, "GPU": 0.0, **ray.cluster_resources()}
+    return {"CPU": 0.0, "GPU": 0.0, **ray.cluster_resources()}  # type: ignore[no-untyped-call]

@@ -198,10 +198,12 @@ def verify(name: str, root: Path, partial: bool = False) -> list[Check]:
 
 def table(checks: list[Check]) -> str:
     """The checks as plain text, one a line."""
-    from tabulate import tabulate
-
-    rows = [("ok" if check.ok else "FAILED", check.what, check.expected, check.found) for check in checks]
-    return tabulate(rows, headers=("", "check", "expected", "found"), disable_numparse=True)
+    rows = [("", "check", "expected", "found")]
+    rows += [("ok" if check.ok else "FAILED", check.what, check.expected, check.found) for check in checks]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)][:-1]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
+    )
 
 
 def _survey(name: str, root: Path) -> Dataset:
@@ -327,7 +329,7 @@ def _lengths(dataset: Dataset, split: Split) -> Iterator[Check]:
     spec, videos = dataset.spec, dataset.split(split)
     for video in videos:
         expected = spec.per_video[split].get(video.name)
-        wanted = f"{SHORTEST} or more" if expected is None else str(expected)
+        wanted = f"{SHORTEST} or more" if expected is None or expected < SHORTEST else str(expected)
         found = "0 (empty or unreadable)" if video.frames == 0 else str(video.frames)
         if video.frames < SHORTEST or expected not in (None, video.frames):
             yield Check(f"{split}ing video {video.name}, frames", wanted, found, False)

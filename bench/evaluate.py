@@ -7,7 +7,7 @@ Reads a run's folder and the store's labels; writes `<run>/cubes.parquet` (score
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, RunError
 from amsrc.fuse import Statistics, frame_scores, statistics
-from amsrc.store import SPLITS, Cubes, CubeStore
+from amsrc.store import SPLITS, Cubes, CubeStore, Split
 from bench import metrics, provenance
 from bench.config import Experiment, dump, fingerprint, run_key, unknown
 from bench.nulls import NULLS
@@ -100,7 +100,10 @@ def evaluate(
 
 
 def score_cubes(experiment: Experiment, store: CubeStore, folder: Path) -> tuple[CubeScores, float | None]:
-    """The scores of all cubes, found in `cubes.parquet` or made and kept there; and the seconds it took (None: found)."""
+    """The scores of all cubes, found in `cubes.parquet` or made and kept there; and the seconds it took.
+
+    The seconds are None where they were found.
+    """
     import pandas as pd
 
     path = folder / "cubes.parquet"
@@ -127,29 +130,29 @@ def score_cubes(experiment: Experiment, store: CubeStore, folder: Path) -> tuple
     return CubeScores(*columns), seconds
 
 
-def _model_scores(experiment: Experiment, store: CubeStore, folder: Path) -> dict[str, tuple[Floats, Floats]]:
+def _model_scores(experiment: Experiment, store: CubeStore, folder: Path) -> dict[Split, tuple[Floats, Floats]]:
     from bench import train
     from bench.scoring import Feed, device_of, score
 
     if not train.is_trained(folder):
         raise RunError(
-            f"{experiment.recipe} on {experiment.dataset}, seed {experiment.seed} is not trained ({folder} has no weights). "
-            f"Run `amsrc-bench train` with the same options first; it goes on from the last checkpoint."
+            f"{experiment.recipe} on {experiment.dataset}, seed {experiment.seed} is not trained "
+            f"({folder} has no weights). Run `amsrc-bench train` with the same options first; it goes on from the last checkpoint."
         )
     device = device_of()
     network = train.load_model(experiment, folder, device)
-    found = {}
+    found: dict[Split, tuple[Floats, Floats]] = {}
     for split in SPLITS:
         cubes: Cubes = getattr(store, split)
         found[split] = score(network, Feed(cubes, experiment.model, device), np.arange(len(cubes)), experiment.train)
     return found
 
 
-def _null_scores(experiment: Experiment, store: CubeStore) -> dict[str, tuple[Floats, Floats]]:
+def _null_scores(experiment: Experiment, store: CubeStore) -> dict[Split, tuple[Floats, Floats]]:
     """A null's score stands where S_p does; there is no S_f."""
     if experiment.method not in NULLS:
         raise ConfigError(unknown("method", experiment.method, ["amsrc", *NULLS]))
-    found = {}
+    found: dict[Split, tuple[Floats, Floats]] = {}
     for split in SPLITS:
         s_p = NULLS[experiment.method](getattr(store, split))
         found[split] = (np.full_like(s_p, np.nan), s_p)
@@ -263,7 +266,7 @@ def origin(experiment: Experiment, store: CubeStore | None) -> dict[str, Any]:
     }
 
 
-def per_video(frames: Mapping[str, Sequence[float]], labels: Labels) -> pd.DataFrame:
+def per_video(frames: Mapping[str, npt.NDArray[np.floating]], labels: Labels) -> pd.DataFrame:
     """One row a test video: frames, abnormal frames, its AUROC, mean and largest score."""
     import pandas as pd
 

@@ -163,6 +163,16 @@ def providers(dataset: Dataset, split: Split, cube: CubeConfig, sources: Sources
     return boxes_of, flow.provider(cube.flow, source=sources.flow, split=split)
 
 
+def draw(experiment: Experiment, sources: Sources, path: Path, *, partial: bool = False) -> None:
+    """A picture of some frames of the first test video, their boxes, flow and cubes; nothing is stored."""
+    from bench.preview import preview
+
+    dataset = datasets.find(experiment.dataset, sources.root, partial)
+    boxes_of, flow_of = providers(dataset, "test", experiment.cube, sources)
+    video = dataset.test[0]
+    preview(video.name, video.read(), boxes_of, flow_of, experiment.cube, path)
+
+
 def _cut_all(
     store: Path, dataset: Dataset, cube: CubeConfig, sources: Sources, todo: list[tuple[Split, Video]]
 ) -> Iterator[str]:
@@ -228,9 +238,9 @@ def find_store(home: Path, experiment: Experiment, fixed: set[str]) -> tuple[Cub
         if all(flatten(theirs)[name] == value for name, value in wanted.items()):
             fitting.append((manifest.parent, theirs))
     if not fitting:
-        named = ", ".join(f"{name}={value}" for name, value in wanted.items())
+        named = "".join(f" with {name}={value}" for name, value in wanted.items())
         raise DataError(
-            f"no finished cube store of {experiment.dataset}{f' with {named}' if named else ''} under {home / 'stores'}. "
+            f"no finished cube store of {experiment.dataset}{named} under {home / 'stores'}. "
             f"Run `amsrc-bench prepare --dataset {experiment.dataset} --root DIR --home {home}` first."
         )
     if len(fitting) > 1:

@@ -9,11 +9,12 @@ Axes: T time, C channels, H W pixels. Pictures are uint8 (H, W, 3), RGB.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -21,7 +22,8 @@ import numpy.typing as npt
 
 from amsrc.config import CubeConfig
 from amsrc.cubes import Boxes, BoxesOf, Flow, FlowOf, Frame, FrameCubes, Moment, cut
-from amsrc.errors import ConfigError, DataError
+from amsrc.errors import DataError
+from bench.records import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +62,7 @@ def preview(
 
     Raises:
         DataError: the video is empty, or its boxes or flow are bad.
-        ConfigError: the picture cannot be written.
+        RunError: the picture cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -75,7 +77,9 @@ def preview(
         _draw_boxes(row[0], pick)
         _draw_flow(row[1], pick, scale)
         _draw_cubes(row[2], pick, config, scale)
-    _save(figure, path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
+    write_file(path, picture.getvalue())
 
 
 def _look(
@@ -106,7 +110,7 @@ def _look(
 def _draw_boxes(axes: Axes, pick: Pick) -> None:
     from matplotlib.patches import Rectangle
 
-    _show(axes, _rgb(pick.frame), f"frame {pick.index}: {len(pick.boxes)} boxes")
+    _show(axes, _rgb(pick.frame), f"frame {pick.index} · boxes: {len(pick.boxes)}")
     for number, (x0, y0, x1, y1) in reversed(list(enumerate(pick.boxes.tolist(), 1))):
         colour = SHOWN if number <= CUBES else OTHER
         # Pixel 0 is drawn from -0.5 to 0.5.
@@ -133,11 +137,8 @@ def _draw_cubes(axes: Axes, pick: Pick, config: CubeConfig, scale: float) -> Non
         axes.set_title("no cubes", fontsize=12)
         return
     count = min(CUBES, len(pick.cubes.boxes))
-    _show(
-        axes,
-        _mosaic(pick.cubes, count, scale),
-        f"cubes 1 to {count}: {config.frames} frames, {config.frames - 1} flows",
-    )
+    title = f"first cubes: {config.frames} frames, {config.frames - 1} flows"
+    _show(axes, _mosaic(pick.cubes, count, scale), title)
     step, middle = config.size + GAP_PX, config.size / 2
     axes.set_yticks([row * step + middle for row in range(count)], [str(row + 1) for row in range(count)])
     ago = [*range(config.frames - 1, -1, -1), *range(config.frames - 2, -1, -1)]
@@ -181,14 +182,3 @@ def _show(axes: Axes, picture: Picture, title: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_anchor("N")
-
-
-def _save(figure: Any, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary, format="png", dpi=100)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ConfigError(f"--preview: cannot write {path}: {error.strerror}. Choose another file.") from error

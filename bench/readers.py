@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -254,7 +255,7 @@ def _only_numbers(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: missing. Copy it from the data set's archive.") from None
     except (OSError, EOFError, ArithmeticError, LookupError, MemoryError) as error:
         raise DataError(f"{path}: {_not_plain(error)}") from None
-    except (ValueError, TypeError, NotImplementedError, MatReadError, zlib.error) as error:
+    except (ValueError, TypeError, NotImplementedError, TokenError, MatReadError, zlib.error) as error:
         raise DataError(f"{path}: {_not_plain(error)}") from None
 
 

@@ -91,15 +91,17 @@ def background(scene: Scene) -> Image:
     for feature in scene.backdrop:
         BACKDROPS[feature](image, scene, rng)
     _box(image, (0, horizon - 1), (width, horizon + 0.7), _dark(scene.ground, 0.62))
-    texture = sum(_speckle(image, cell, level, rng) for cell, level in ((1, 3.0), (3, 3.0), (24, 6.0)))
-    return np.clip(image + texture, 0, 255).astype(np.uint8)
+    texture = sum(_speckle(image, cell, level, rng) for cell, level in ((1, 2.0), (3, 3.0), (24, 6.0)))
+    textured: Image = np.clip(image + texture, 0, 255).astype(np.uint8)
+    return textured
 
 
 def _speckle(image: Image, cell: int, level: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Noise in patches of `cell` pixels, `level` its standard deviation in grey levels; (H, W, 1)."""
     height, width = image.shape[:2]
     grid = rng.normal(0, level, (height // (cell * SCALE) + 2, width // (cell * SCALE) + 2)).astype(np.float32)
-    return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
+    speckle = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+    return speckle[..., None].astype(np.float32)
 
 
 def _box(image: Image, corner: Point, opposite: Point, colour: Colour) -> None:
@@ -261,7 +263,8 @@ class Pen:
     def _fixed(self, points: Sequence[Point]) -> npt.NDArray[np.int32]:
         """Body heights to fixed-point pixels of the large picture."""
         places = [(self.at[0] + x * self.height * self.facing, self.at[1] - y * self.height) for x, y in points]
-        return np.rint(np.array(places) * (SCALE * 2**SHIFT)).astype(np.int32)
+        fixed: npt.NDArray[np.int32] = np.rint(np.array(places) * (SCALE * 2**SHIFT)).astype(np.int32)
+        return fixed
 
 
 def _draw(picture: Image, mask: Image, scene: Scene, actor: Actor, frame: int) -> None:

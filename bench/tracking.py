@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "AMSRC Bench"
 TABLE = "per_video.json"
-SETTINGS = {
+SETTINGS = {  # environment of this process, unless the user has set it
     # A dead server shows in seconds; by default MLflow goes on trying for minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -103,7 +103,7 @@ class Tracker:
             model: the trained network; logged as a `pt2` program that takes and gives plain tensors.
             example: one input of the network each, at least 2 cubes: a batch of 1 would be built into the program.
             weights: the same network as `.safetensors`.
-            scores_table: one row a test video.
+            scores_table: one row a test video, named in the first column; MLflow compares runs by the second.
             artifacts: further files.
         """
         evidence = Evidence(model, example, weights, scores_table, artifacts or [])
@@ -115,20 +115,19 @@ class Tracker:
         """Close the parent run and keep the tables in it.
 
         Args:
-            parent: the sweep's run; None when it could not be logged.
+            parent: the sweep's run; None, when it could not be logged, does nothing.
             tables: text by file name; those in Markdown (`.md`) also become the run's description.
         """
-        if parent is None:
-            self.missed.append("the sweep's tables")
-            return
-        self._attempt("the sweep's tables", lambda store: _finish_sweep(store, parent, status, tables))
+        if parent is not None:
+            self._attempt("the sweep's tables", lambda store: _finish_sweep(store, parent, status, tables))
 
-    def where(self) -> str:
-        """How to look at what was logged, in one or two lines for the user."""
-        experiment = self._attempt("anything", lambda store: store.experiment)
+    def where(self, run_id: str | None = None) -> str:
+        """How to look at a run, or else at the list of all, in one or two lines for the user."""
+        experiment = None if self.off else self._attempt("anything", lambda store: store.experiment)
         if experiment is None:
             return f"MLflow: not logged: {', '.join(self.missed)}. Run the same command again to log it."
-        page = f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
+        # Without the last part the page opens in its mode for language models, which hides half of a run.
+        page = f"/#/experiments/{experiment}/runs{f'/{run_id}' if run_id else ''}?workflowType=machine_learning"
         if self.uri.startswith("http"):
             return f"MLflow: {_shown(self.uri).rstrip('/')}{page}"
         command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", _shown(self.uri), "--host", "127.0.0.1"]
@@ -145,12 +144,12 @@ class Tracker:
             except _failures() as error:
                 self.off = True
                 log.warning(
-                    "MLflow: could not log %s, and this run goes on without it (%s at %s). No result is lost: the "
-                    "records are in results/. Run the same command again when the store can be reached and written, "
-                    "and what is missing gets logged.",
+                    "MLflow: could not log %s to %s, and this run goes on without it (%s). No result is lost: every "
+                    "record is written. Run the same command again when the store can be reached and written, and "
+                    "what is missing gets logged.",
                     what,
-                    _first_line(error),
                     _shown(self.uri),
+                    _shown(_first_line(error)),
                 )
         self.missed.append(what)
         return None
@@ -195,8 +194,8 @@ def _failures() -> tuple[type[Exception], ...]:
 def _open(uri: str, home: Path) -> Store:
     from mlflow import MlflowClient
 
-    for chatty in ("alembic", "mlflow.store.db.utils"):  # fifty lines of migrations for a new store
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for chatty in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):  # migrations, retries
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     local = not uri.startswith("http")
     if uri.startswith("sqlite:///"):
         _check_sqlite(Path(uri.removeprefix("sqlite:///")))
@@ -260,9 +259,9 @@ def _log_cell(store: Store, parent: str | None, record: RunRecord, evidence: Evi
     for path in [evidence.weights, *evidence.artifacts]:
         if path is not None:
             client.log_artifact(run_id, str(path))
-    client.set_tag(run_id, "finished", record.finished)  # last: says that everything above is there
     status = "FINISHED" if record.status == "done" else "FAILED"
     client.set_terminated(run_id, status, _milliseconds(record.finished))
+    client.set_tag(run_id, "finished", record.finished)  # last: says that everything above is there
     return run_id
 
 
@@ -300,14 +299,16 @@ def _metrics(record: RunRecord, run_id: str, model_id: str | None) -> Iterator[M
     from mlflow.entities import Metric
 
     time = _milliseconds(record.finished)
-    points = [(name, value, 0, model_id) for name, value in record.metrics.items()]
-    points += [("peak_memory_gib", record.peak_memory_gib, 0, None)]
+    final: dict[str, float | str | None] = {**record.metrics, "peak_memory_gib": record.peak_memory_gib}
     for group in ("timings_s", "throughput"):
-        points += [(f"{group}/{name}", value, 0, None) for name, value in getattr(record, group).items()]
-    for number, epoch in enumerate(record.epochs, start=1):
-        points += [(f"epoch/{name}", value, number, None) for name, value in epoch.items() if name != "epoch"]
-    for name, value, step, of_model in points:
-        if value is not None and math.isfinite(value):
+        final |= {f"{group}/{name}": value for name, value in getattr(record, group).items()}
+    points = [(name, value, 0) for name, value in final.items()]
+    for epoch in record.epochs:
+        step = int(epoch["epoch"] or 0)
+        points += [(f"epoch/{name}", value, step) for name, value in epoch.items() if name != "epoch"]
+    for name, value, step in points:
+        if isinstance(value, int | float) and math.isfinite(value):
+            of_model = model_id if name in record.metrics else None
             yield Metric(name, float(value), time, step, model_id=of_model, run_id=run_id)
 
 
@@ -399,9 +400,9 @@ def _milliseconds(moment: str) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}" if str(error) else type(error).__name__
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.200}"
 
 
-def _shown(uri: str) -> str:
-    """The address without a user's password."""
-    return re.sub(r"://[^/@]+@", "://***@", uri)
+def _shown(text: str) -> str:
+    """An address, or a text with addresses, without a user's password."""
+    return re.sub(r"://[^/@\s]+@", "://***@", text)

@@ -114,7 +114,7 @@ def worker_loop(job: Job, report: Report) -> None:
             if not torch.isfinite(loss):
                 raise RunError(_not_finite(found, epoch, e))
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             for name, value in {**found, "loss": loss}.items():
                 sums[name] = sums.get(name, 0) + value.detach() * len(rows)
@@ -238,7 +238,8 @@ def _mean(sums: Mapping[str, Tensor], seen: int) -> dict[str, float]:
 def _not_finite(found: Mapping[str, Tensor], epoch: int, e: Experiment) -> str:
     bad = [name for name, value in found.items() if not math.isfinite(float(value))] or ["the weighted sum"]
     return (
-        f"{e.recipe} on {e.dataset}, seed {e.seed}: {', '.join(bad)} became non-finite in epoch {epoch}; nothing was updated. "
+        f"{e.recipe} on {e.dataset}, seed {e.seed}: {', '.join(bad)} became non-finite in epoch {epoch}; "
+        "that step was not taken. "
         f"Lower train.learning_rate (now {e.train.learning_rate}) or the term's weight, or try train.precision=fp32. "
         "The last checkpoint is kept."
     )
@@ -267,7 +268,7 @@ def _begin(job: Job, store: CubeStore) -> None:
 def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
     """Gradients averaged over workers; BatchNorm over the whole batch on GPUs, per worker on CPU (no support there)."""
     if device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return nn.parallel.DistributedDataParallel(network, device_ids=[device.index])
     return nn.parallel.DistributedDataParallel(network)
 
@@ -301,7 +302,8 @@ def _fit_on_ray(job: Job, workers: int) -> None:
         run_config=RunConfig(
             name=job.folder.name,
             storage_path=str((job.folder / "ray").absolute()),
-            failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),
+            # mypy sees the signature of Train V1
+            failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),  # type: ignore[call-arg]
         ),
     )
     trainer.fit()

@@ -1,0 +1,31 @@
+# Two commands do everything on a fresh machine with Python 3.11+: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint tables clean
+
+demo: .venv/ready  ## the main job on the embedded data sets: Table 1 and Table 2 in minutes
+	$(BIN)/python bench/sweep.py --toy --home .demo --results .demo/results --name demo
+
+test: lint  ## lint, types, import contracts and all tests
+	$(BIN)/pytest
+
+lint: .venv/ready  ## style, types, who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+tables: .venv/ready  ## Table 1 and Table 2 from results/, and the copy in the README
+	$(BIN)/amsrc-bench tables --readme README.md
+
+clean:
+	rm -rf .venv .demo
+
+# torch goes first and pinned, so that no other package picks another build of it.
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.lock)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@

@@ -1,0 +1,126 @@
+"""What there is to look at: records, recipes, stores, this machine. Text for the terminal; changes nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from bench import provenance
+from bench.config import Experiment, flatten
+from bench.recipes import RECIPES
+from bench.records import RunRecord, read_all
+
+NEEDED = ("torch", "ray", "optuna", "mlflow", "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "matplotlib")
+OPTIONAL = {"onnxruntime": "--boxes onnx:FILE", "torchvision": "--boxes torchvision and --flow raft"}
+
+
+def records(results: Path, home: Path) -> str:
+    """One line a record, and how to see them in MLflow."""
+    from bench.tracking import open_tracker
+
+    found = read_all(results)
+    if not found:
+        return f"no records under {results}. `amsrc-bench sweep --toy` makes some in minutes."
+    head = ["recipe", "data set", "seed", "AUROC", "S_f", "S_p", "epochs", "width", "status", "fingerprint"]
+    return f"{grid(head, [_record_row(record) for record in found])}\n\n{open_tracker(home).where()}"
+
+
+def grid(head: list[str], rows: list[list[str]]) -> str:
+    from tabulate import tabulate
+
+    return tabulate(rows, headers=head, disable_numparse=True)
+
+
+def _record_row(record: RunRecord) -> list[str]:
+    percents = [record.metrics.get(name) for name in ("auroc", "auroc_f", "auroc_p")]
+    trained = record.experiment.get("method") == "amsrc"
+    return [
+        record.recipe,
+        record.dataset + (" (partial)" if record.partial else ""),
+        str(record.seed),
+        *("-" if value is None else f"{100 * value:.2f}" for value in percents),
+        str(record.experiment["train"]["epochs"]) if trained else "-",
+        str(record.experiment["model"]["width"]) if trained else "-",
+        record.status,
+        record.fingerprint,
+    ]
+
+
+def recipes(experiment: Experiment) -> str:
+    """All recipes, and every field of one on one data set, as they are written on the command line."""
+    rows = [[name, (function.__doc__ or "").splitlines()[0]] for name, function in RECIPES.items()]
+    fields = [[f"--{name}", _plain(value)] for name, value in flatten(experiment).items() if "." in name]
+    of = f"{experiment.recipe} on {experiment.dataset}"
+    return f"{grid(['recipe', 'what it is'], rows)}\n\n{grid(['field', of], fields)}"
+
+
+def _plain(value: object) -> str:
+    return ",".join(f"{part:.6g}" for part in value) if isinstance(value, list) else str(value)
+
+
+def stores(home: Path) -> str:
+    """One line a sealed cube store."""
+    rows = []
+    for path in sorted((home / "stores").glob("*/manifest.json")):
+        about = json.loads(path.read_text())
+        cubes = [sum(shard["cubes"] for shard in about["splits"][split]) for split in ("train", "test")]
+        boxes, flow = about["cube"]["boxes"]["provider"], about["cube"]["flow"]["provider"]
+        partial = "partial" if about["partial"] else "whole"
+        rows.append([path.parent.name, *(f"{n:,}" for n in cubes), boxes, flow, partial, about["sha256"][:12]])
+    head = ["store", "train cubes", "test cubes", "boxes", "flow", "videos", "sha256"]
+    return grid(head, rows) if rows else f"no finished stores under {home / 'stores'}. Run `amsrc-bench prepare`."
+
+
+def doctor(home: Path, root: str | None) -> tuple[str, bool]:
+    """This machine in lines, and whether everything that is needed is there."""
+    import torch
+
+    machine = provenance.hardware()
+    lines = [
+        f"cpu      {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB",
+        f"gpu      {_gpus(torch.cuda.is_available(), machine['gpus'])}",
+    ]
+    missing = [name for name in NEEDED if _version(name) is None]
+    lines.append("packages " + ", ".join(f"{name} {_version(name)}" for name in NEEDED if name not in missing))
+    lines += [f"missing  {name}: run `make` or `pip install -r requirements.lock`" for name in missing]
+    for name, use in OPTIONAL.items():
+        there = importlib.util.find_spec(name) is not None
+        lines.append(f"optional {name}: {'there' if there else f'absent, needed for {use}'}")
+    writable, note = _home_note(home)
+    lines.append(f"home     {home}: {note}")
+    data_fine = _data_lines(root, lines)
+    fine = not missing and writable and data_fine
+    return "\n".join([*lines, "all is well" if fine else "something needs attention, see above"]), fine
+
+
+def _gpus(available: bool, names: object) -> str:
+    return ", ".join(map(str, names)) if available and isinstance(names, list) else "none: training runs on the CPU"
+
+
+def _home_note(home: Path) -> tuple[bool, str]:
+    standing = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not os.access(standing, os.W_OK):
+        return False, f"not writable ({standing}); choose another --home"
+    return True, f"writable, {shutil.disk_usage(standing).free / 2**30:.0f} GiB free"
+
+
+def _data_lines(root: str | None, lines: list[str]) -> bool:
+    from bench import datasets
+
+    if root is None:
+        lines.append("data     AMSRC_DATA is not set: the sweep runs on the embedded toy data")
+        return True
+    found = datasets.present(Path(root).expanduser())
+    lines.append(f"data     {root}: {', '.join(found) or 'none of ped2, avenue, shanghaitech'}")
+    return bool(found)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

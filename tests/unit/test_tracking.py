@@ -1,0 +1,284 @@
+"""MLflow: what is logged where, that nothing is logged twice, and that a dead store costs no result."""
+
+import json
+import logging
+import os
+import socket
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from amsrc.config import ModelConfig
+from amsrc.model import AMSRC
+from bench.config import dump, fingerprint, run_key
+from bench.recipes import build
+from bench.records import RunRecord
+from bench.tracking import Tracker, open_tracker
+
+EXAMPLE = (torch.rand(2, 12, 32, 32), torch.rand(2, 8, 32, 32))
+PER_VIDEO = pd.DataFrame({"video": ["01", "02"], "auroc": [None, 0.75]})
+
+
+def a_record(recipe: str = "amsrc", dataset: str = "ped2", seed: int = 0, **changes: object) -> RunRecord:
+    e = build(recipe, dataset, seed)
+    facts = {
+        "recipe": recipe,
+        "dataset": dataset,
+        "seed": seed,
+        "fingerprint": fingerprint(e),
+        "run": run_key(e),
+        "status": "done",
+        "metrics": {"auroc": 0.9, "auroc_f": None},
+        "epochs": [
+            {"epoch": 1, "loss": 0.5, "precision": "fp32", "auroc": None},
+            {"epoch": 2, "loss": 0.25, "precision": "fp32", "auroc": 0.8},
+        ],
+        "timings_s": {"train": 12.5, "prepare": None},
+        "git": {"sha": "07fe496", "dirty": False},
+        "boxes": "motion",
+        "flow": "dis",
+        "started": "2025-01-01T00:00:00+00:00",
+        "finished": "2025-01-01T01:00:00+00:00",
+        "experiment": dump(e),
+    }
+    return RunRecord(**(facts | changes))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("a home")  # the space is on purpose
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each test runs in an empty folder and leaves no MLflow setting behind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+
+
+@pytest.fixture
+def tracker(home: Path) -> Tracker:
+    return open_tracker(home)
+
+
+def run_of(tracker: Tracker, run_id: str | None):  # type: ignore[no-untyped-def]
+    assert run_id is not None, tracker.missed
+    return tracker._store.client.get_run(run_id)
+
+
+def test_a_cell_is_a_child_of_its_sweep_with_parameters_metrics_and_tags(tracker: Tracker) -> None:
+    parent = tracker.start_sweep("first", {"seeds": "0 1"})
+    record = a_record()
+    run = run_of(tracker, tracker.log_cell(parent, record))
+
+    assert run_of(tracker, parent).data.tags["seeds"] == "0 1"
+    assert run.info.run_name == "amsrc ped2 seed 0"
+    assert (run.info.status, run.info.end_time - run.info.start_time) == ("FINISHED", 3_600_000)
+    expected = {"mlflow.parentRunId": parent, "recipe": "amsrc", "dataset": "ped2", "seed": "0", "status": "done"}
+    expected |= {"fingerprint": record.fingerprint, "git_sha": "07fe496", "git_dirty": "False"}
+    assert run.data.tags.items() >= expected.items()
+    assert run.data.params.items() >= {"train.batch": "128", "model.fusion": "gate"}.items()
+    assert run.data.metrics == {"auroc": 0.9, "timings_s/train": 12.5, "epoch/loss": 0.25, "epoch/auroc": 0.8}
+    history = tracker._store.client.get_metric_history(run.info.run_id, "epoch/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.25)]
+
+
+def test_all_files_land_under_the_home_and_none_in_the_current_directory(
+    tracker: Tracker, home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    weights = tmp_path_factory.mktemp("run") / "model.safetensors"
+    weights.write_bytes(b"weights")
+    parent = tracker.start_sweep("files", {})
+    run_id = tracker.log_cell(parent, a_record(seed=1), weights=weights, scores_table=PER_VIDEO)
+    tracker.finish_sweep(parent, "FINISHED", {"table1.md": "| a |\n|---|\n| 1 |", "table1.csv": "a\n1\n"})
+
+    files = home / "mlartifacts" / str(run_id) / "artifacts"
+    assert {path.name for path in files.iterdir()} == {"model.safetensors", "record.json", "per_video.json"}
+    assert (home / "mlartifacts" / str(parent) / "artifacts" / "tables" / "table1.csv").read_text() == "a\n1\n"
+    assert run_of(tracker, parent).data.tags["mlflow.note.content"].startswith("| a |")
+    assert table_of(home, run_id) == {"columns": ["video", "auroc"], "data": [["01", None], ["02", 0.75]]}
+    shown = json.loads(run_of(tracker, run_id).data.tags["mlflow.loggedArtifacts"])
+    assert shown == [{"path": "per_video.json", "type": "table"}]
+    assert (home / "mlflow.db").is_file()
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(("fusion", "outputs"), [("gate", 3), ("none", 2)])
+def test_the_logged_model_gives_what_the_network_gives_for_any_number_of_cubes(
+    tracker: Tracker, fusion: str, outputs: int
+) -> None:
+    import mlflow
+
+    model = AMSRC(ModelConfig(width=2, fusion=fusion)).train()  # type: ignore[arg-type]
+    recipe = {"gate": "no-gate-add", "none": "baseline"}[fusion]
+    run = run_of(tracker, tracker.log_cell(None, a_record(recipe), model=model, example=EXAMPLE))
+
+    (output,) = run.outputs.model_outputs
+    logged = tracker._store.client.get_logged_model(output.model_id)
+    assert (str(logged.status), logged.source_run_id) == ("READY", run.info.run_id)
+    assert [(metric.key, metric.value) for metric in logged.metrics] == [("auroc", 0.9)]
+    program = mlflow.pytorch.load_model(logged.artifact_location)
+    cubes = torch.rand(5, 12, 32, 32), torch.rand(5, 8, 32, 32)
+    expected = [tensor for tensor in model.eval()(*cubes) if tensor is not None]
+    assert len(expected) == outputs
+    torch.testing.assert_close(list(program(*cubes)), expected)
+
+
+def test_logging_leaves_the_callers_network_in_training_mode_and_no_run_active(tracker: Tracker) -> None:
+    import mlflow
+
+    model = AMSRC(ModelConfig(width=2)).train()
+    tracker.log_cell(None, a_record(seed=2), model=model, example=EXAMPLE)
+    assert model.training
+    assert mlflow.active_run() is None
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_sweep_and_its_cells_are_opened_again_and_never_logged_twice(home: Path) -> None:
+    record = a_record("no-gate-concat")
+    model = AMSRC(ModelConfig(width=2))
+    seen = set()
+    for seeds in ("0", "0 1"):
+        tracker = open_tracker(home)
+        parent = tracker.start_sweep("again", {"seeds": seeds})
+        cell = tracker.log_cell(parent, record, model=model, example=EXAMPLE, scores_table=PER_VIDEO)
+        assert run_of(tracker, parent).info.status == "RUNNING"
+        tracker.finish_sweep(parent, "FINISHED", {})
+        seen.add((parent, cell))
+    assert len(seen) == 1
+    assert run_of(tracker, parent).data.tags["seeds"] == "0 1"
+    run = run_of(tracker, cell)
+    assert len(run.outputs.model_outputs) == 1
+    assert len(tracker._store.client.get_metric_history(cell, "epoch/loss")) == 2
+
+
+def table_of(home: Path, run_id: str | None):  # type: ignore[no-untyped-def]
+    return json.loads((home / "mlartifacts" / str(run_id) / "artifacts" / "per_video.json").read_text())
+
+
+def test_a_failed_cell_shows_its_error_until_a_later_run_succeeds(tracker: Tracker, home: Path) -> None:
+    failed = a_record(seed=3, status="failed", error="RunError: the loss is not finite", metrics={}, epochs=[])
+    run = run_of(tracker, tracker.log_cell(None, failed, scores_table=PER_VIDEO))
+    assert (run.info.status, run.data.tags["mlflow.note.content"]) == ("FAILED", "RunError: the loss is not finite")
+
+    done = a_record(seed=3, finished="2025-01-02T00:00:00+00:00")
+    again = run_of(tracker, tracker.log_cell(None, done, scores_table=PER_VIDEO))
+    assert again.info.run_id == run.info.run_id
+    assert (again.info.status, again.data.tags["mlflow.note.content"]) == ("FINISHED", "")
+    assert again.data.metrics["auroc"] == 0.9
+    assert len(table_of(home, run.info.run_id)["data"]) == len(PER_VIDEO), "the table is replaced, not added to"
+
+
+def test_a_cell_asked_for_by_another_sweep_moves_there(tracker: Tracker) -> None:
+    old, new = tracker.start_sweep("old", {}), tracker.start_sweep("new", {})
+    record = a_record(seed=4)
+    cell = tracker.log_cell(old, record)
+    assert tracker.log_cell(new, record) == tracker.log_cell(None, record) == cell
+    assert run_of(tracker, cell).data.tags["mlflow.parentRunId"] == new
+
+
+def test_the_user_is_told_the_command_and_the_page(tracker: Tracker, home: Path) -> None:
+    command, page = tracker.where("abc").splitlines()
+    assert f"mlflow ui --backend-store-uri 'sqlite:///{home}/mlflow.db' --host 127.0.0.1" in command
+    assert page.endswith("http://127.0.0.1:5000/#/experiments/1/runs/abc?workflowType=machine_learning")
+    assert tracker.where().endswith("/runs?workflowType=machine_learning")
+
+
+def test_the_users_own_settings_are_kept(home: Path) -> None:
+    os.environ |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "77", "MLFLOW_TRACKING_URI": "http://tracker.invalid"}
+    assert open_tracker(home).uri == "http://tracker.invalid"
+    assert open_tracker(home, "sqlite:///given.db").uri == "sqlite:///given.db"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def closed_port() -> int:
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def a_dead_server(folder: Path) -> Tracker:
+    return open_tracker(folder, f"http://user:secret@127.0.0.1:{closed_port()}")
+
+
+def an_unwritable_home(folder: Path) -> Tracker:
+    (folder / "file").write_text("")
+    return open_tracker(folder / "file" / "home")
+
+
+def a_damaged_database(folder: Path) -> Tracker:
+    (folder / "mlflow.db").write_bytes(b"this is not a database at all, and long enough to show it" * 100)
+    return open_tracker(folder)
+
+
+def a_folder_for_a_database(folder: Path) -> Tracker:
+    (folder / "mlflow.db").mkdir()
+    return open_tracker(folder)
+
+
+@pytest.mark.parametrize("broken", [a_dead_server, an_unwritable_home, a_damaged_database, a_folder_for_a_database])
+def test_a_store_that_fails_costs_one_warning_and_nothing_else(
+    broken,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tracker = broken(tmp_path)
+    before = time.monotonic()
+    with caplog.at_level(logging.WARNING, "bench"):
+        parent = tracker.start_sweep("lost", {})
+        cell = tracker.log_cell(parent, a_record(), model=AMSRC(ModelConfig(width=2)), example=EXAMPLE)
+        tracker.finish_sweep(parent, "FINISHED", {"table1.md": "x"})
+    assert (parent, cell) == (None, None)
+    assert time.monotonic() - before < 30
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "could not log sweep lost" in warning
+    assert "Run the same command again" in warning
+    assert "secret" not in warning
+    assert tracker.where() == "MLflow: not logged: sweep lost, amsrc ped2 seed 0. Run the same command again to log it."
+
+
+def test_a_store_that_dies_in_between_loses_only_the_rest_and_a_second_run_logs_it(
+    home: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [a_record("null-flow", seed=seed) for seed in range(3)]
+    tracker = open_tracker(home)
+    parent = tracker.start_sweep("interrupted", {})
+    assert tracker.log_cell(parent, records[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tracker._store.client), "log_dict", full_disk)
+        assert tracker.log_cell(parent, records[1]) is None
+    assert tracker.log_cell(parent, records[2]) is None
+    tracker.finish_sweep(parent, "FINISHED", {})
+    assert len([r for r in caplog.records if r.name == "bench.tracking"]) == 1
+    assert tracker.missed == ["null-flow ped2 seed 1", "null-flow ped2 seed 2", "the sweep's tables"]
+
+    again = open_tracker(home)
+    assert again.start_sweep("interrupted", {}) == parent
+    runs = [run_of(again, again.log_cell(parent, record)) for record in records]
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    children = again._store.client.search_runs([again._store.experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    assert {run.info.run_id for run in runs} == {run.info.run_id for run in children}
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_model_that_cannot_be_exported_is_named_and_does_not_end_the_sweep(
+    tracker: Tracker, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Untraceable(torch.nn.Module):
+        def forward(self, appearance: torch.Tensor, motion: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return (appearance[: int(appearance.sum() * 0 + 2)], motion.new_tensor(motion.sum().item()))
+
+    record = replace(a_record(seed=5), metrics={})
+    assert tracker.log_cell(None, record, model=Untraceable(), example=EXAMPLE) is None
+    assert "the model could not be exported" in caplog.text
