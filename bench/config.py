@@ -38,9 +38,10 @@ class Experiment:
     score: ScoreConfig = field(default_factory=ScoreConfig)
 
 
-def dump(value: object) -> dict[str, Any]:
+def dump(value: Experiment) -> dict[str, Any]:
     """A configuration as plain nested dicts, ready for JSON."""
-    return json.loads(json.dumps(asdict(value)))  # type: ignore[call-overload]
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(value)))
+    return plain
 
 
 def load(data: Mapping[str, Any]) -> Experiment:
@@ -66,7 +67,7 @@ def _adapter() -> Any:
         with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
         for f in fields(cls):
             if f.default_factory is not None and is_dataclass(f.default_factory):
-                strict(f.default_factory)  # type: ignore[arg-type]
+                strict(f.default_factory)
 
     strict(Experiment)
     return TypeAdapter(Experiment)

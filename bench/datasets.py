@@ -314,9 +314,8 @@ def _video_count(dataset: Dataset, split: Split, partial: bool) -> Check:
     missing = _missing(spec, split, videos)
     twice = sorted({name for name in names if names.count(name) > 1})
     extra = [name for name in names if spec.per_video[split] and name not in spec.per_video[split]]
-    remarks = (
-        [f"{len(missing)} missing" + (f": {readers.shorten(missing)}" if missing[0] != "?" else "")] if missing else []
-    )
+    unnamed = "?" in missing
+    remarks = [f"{len(missing)} missing" if unnamed else f"missing: {readers.shorten(missing)}"] if missing else []
     remarks += [f"{readers.shorten(twice)} twice"] if twice else []
     remarks += [f"unexpected: {readers.shorten(extra)}"] if extra else []
     whole = len(names) == spec.videos[split] and not missing

@@ -94,7 +94,7 @@ def evaluate(
         started=started,
         finished=now(),
     )
-    write_frame_scores(results, record, {video: s.astype(np.float32) for video, s in frames.items()}, labels)
+    write_frame_scores(results, record, frames, labels)
     write(record, results, replace=True)
     return record
 
@@ -137,7 +137,7 @@ def _model_scores(experiment: Experiment, store: CubeStore, folder: Path) -> dic
     if not train.is_trained(folder):
         raise RunError(
             f"{experiment.recipe} on {experiment.dataset}, seed {experiment.seed} is not trained "
-            f"({folder} has no weights). Run `amsrc-bench train` with the same options first; it goes on from the last checkpoint."
+            f"({folder} has no weights). Run `amsrc-bench train` with the same options; it goes on where it stopped."
         )
     device = device_of()
     network = train.load_model(experiment, folder, device)
@@ -170,13 +170,11 @@ def _table(split: str, cubes: Cubes, s_f: Floats, s_p: Floats) -> pd.DataFrame:
     )
 
 
-def fuse(
-    cubes: Cubes, s_f: Floats, s_p: Floats, known: Statistics, config: ScoreConfig
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Frame scores by test video, the first `skip_frames` dropped."""
+def fuse(cubes: Cubes, s_f: Floats, s_p: Floats, known: Statistics, config: ScoreConfig) -> dict[str, Floats]:
+    """Frame scores by test video, the first `skip_frames` dropped; in float32, as they are kept and measured."""
     counts = [shard.video_frames for shard in cubes.shards]
     scores = frame_scores(s_f, s_p, cubes.video, cubes.frame, counts, known, config)
-    return {shard.video: score for shard, score in zip(cubes.shards, scores, strict=True)}
+    return {shard.video: score.astype(np.float32) for shard, score in zip(cubes.shards, scores, strict=True)}
 
 
 def scored_labels(labels: Labels, skip: int) -> dict[str, npt.NDArray[np.uint8]]:
@@ -185,7 +183,7 @@ def scored_labels(labels: Labels, skip: int) -> dict[str, npt.NDArray[np.uint8]]
 
 
 def measure(
-    cubes: Cubes, scores: CubeScores, frames: Mapping[str, npt.NDArray[np.float64]], labels: Labels, config: ScoreConfig
+    cubes: Cubes, scores: CubeScores, frames: Mapping[str, Floats], labels: Labels, config: ScoreConfig
 ) -> dict[str, float | None]:
     """Metrics of the fused scores, and the AUROC of each score alone. Fractions; None where undefined."""
     macro, videos = metrics.macro_auroc(frames, labels)
@@ -266,16 +264,16 @@ def origin(experiment: Experiment, store: CubeStore | None) -> dict[str, Any]:
     }
 
 
-def per_video(frames: Mapping[str, npt.NDArray[np.floating]], labels: Labels) -> pd.DataFrame:
+def per_video(frames: Mapping[str, Floats], labels: Labels) -> pd.DataFrame:
     """One row a test video: frames, abnormal frames, its AUROC, mean and largest score."""
     import pandas as pd
 
     return pd.DataFrame(
         {
             "video": video,
+            "auroc": metrics.auroc(score, labels[video]) if len(score) else None,
             "frames": len(score),
             "abnormal": int(labels[video].sum()),
-            "auroc": metrics.auroc(score, labels[video]) if len(score) else None,
             "mean_score": float(np.mean(score)) if len(score) else None,
             "max_score": float(np.max(score)) if len(score) else None,
         }

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
     for record in broken:
         say(f"failed: {outcome(record)}")
     say(f"{len(records) - len(broken)} of {len(cells)} cells done in {time.perf_counter() - started:.0f} s")
-    say(f"records: {places.results / 'records'}\ntables:  {places.results / 'tables'}\n{tracker.where()}")
+    say(f"records: {places.results / 'records'}\ntables:  {places.results / 'tables'}\n{tracker.where(parent)}")
     return 1 if broken else 0
 
 
@@ -191,7 +191,8 @@ def run_cell(cell: Cell, places: Places, workers: int) -> RunRecord:
 def log_cell(tracker: Tracker, parent: str | None, record: RunRecord, cell: Cell, places: Places) -> None:
     """One child run: the record, and for a trained cell its network, weights and per-video scores."""
     folder = places.home / "runs" / str(record.run)
-    if record.status == "failed" or cell.experiment.method != "amsrc":
+    weights = folder / "model.safetensors"
+    if record.status == "failed" or not weights.is_file():  # a null, or a record whose run folder is elsewhere
         tracker.log_cell(parent, record)
         return
     import torch
@@ -210,7 +211,7 @@ def log_cell(tracker: Tracker, parent: str | None, record: RunRecord, cell: Cell
         record,
         model=load_model(e, folder, torch.device("cpu")),
         example=example,
-        weights=folder / "model.safetensors",
+        weights=weights,
         scores_table=per_video(scores, labels),
         artifacts=[folder / "cubes.parquet"],
     )

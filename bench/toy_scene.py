@@ -128,10 +128,8 @@ def _hedge(image: Image, scene: Scene, rng: np.random.Generator) -> None:
     width, horizon = scene.size[0], scene.row(0)
     for _ in range(width * 3):
         x, y = rng.uniform(0, width), horizon - min(abs(rng.normal(0, 5)), 9)
-        colour = _dark((62.0, 118.0, 84.0), rng.uniform(0.55, 1.15))
-        cv2.circle(
-            image, (round(x * SCALE), round(y * SCALE)), round(rng.uniform(1, 3) * SCALE), colour, -1, cv2.LINE_AA
-        )
+        colour, radius = _dark((62.0, 118.0, 84.0), rng.uniform(0.55, 1.15)), round(rng.uniform(1, 3) * SCALE)
+        cv2.circle(image, (round(x * SCALE), round(y * SCALE)), radius, colour, cv2.FILLED, cv2.LINE_AA)
 
 
 def _lawn(image: Image, scene: Scene, rng: np.random.Generator) -> None:
@@ -217,6 +215,7 @@ class Pen:
     at: Point
     """The feet."""
     height: float
+    """Of the body, in pixels, where it is."""
     part: float
     """Of the actor's path."""
 
@@ -255,9 +254,8 @@ class Pen:
         top, left = max(0, y - r // 3), max(0, x - r)
         patch = self.picture[top : max(0, y + r // 3), left : max(0, x + r)]
         if patch.size:
-            dark = cv2.ellipse(
-                patch.copy(), (x - left, y - top), (r, r // 4), 0, 0, 360, BLACK, cv2.FILLED, cv2.LINE_AA
-            )
+            dark, centre, axes = patch.copy(), (x - left, y - top), (r, r // 4)
+            cv2.ellipse(dark, centre, axes, 0, 0, 360, BLACK, cv2.FILLED, cv2.LINE_AA)
             cv2.addWeighted(patch, 0.65, dark, 0.35, 0, dst=patch)
 
     def _fixed(self, points: Sequence[Point]) -> npt.NDArray[np.int32]:
@@ -308,7 +306,7 @@ def _walk(
 ) -> None:
     """Someone on foot, the far leg and arm darker and behind the body; angles in radians, lengths in body heights."""
     turn = pen.actor.phase + 2 * np.pi * pen.gone / stride
-    broad = 0.12 * (1.2 - abs(pen.facing)) / max(abs(pen.facing), 0.2)
+    broad = 0.12 * (1.2 - abs(pen.facing)) / max(abs(pen.facing), 0.2)  # undoes the shortening of x
     hip = 0.47 + 0.015 * float(np.cos(2 * turn))
     pen.shadow(0.34)
     for side, shade in ((1, 0.7), (-1, 1.0)):
@@ -394,11 +392,8 @@ def _drive(pen: Pen) -> None:
     pen.line([(0.02, 0.55), (0.0, 0.85)], 0.24, pen.actor.shirt)
     pen.line([(0.04, 0.85), (0.3, 0.72), (0.46, 0.78)], 0.08, _dark(pen.actor.shirt, 0.7))
     _head(pen, 0.05, 1.05)
-    hood, seat = (
-        [(0.4, 0.5), (0.5, 0.75), (0.85, 0.6), (1.0, 0.2)],
-        [(-1.0, 0.2), (-1.0, 0.66), (-0.3, 0.66), (-0.2, 0.5)],
-    )
-    pen.fill([*seat, *hood], white)
+    seat = [(-1.0, 0.2), (-1.0, 0.66), (-0.3, 0.66), (-0.2, 0.5)]
+    pen.fill([*seat, (0.4, 0.5), (0.5, 0.75), (0.85, 0.6), (1.0, 0.2)], white)
     pen.line([(-0.98, 0.32), (0.95, 0.32)], 0.09, trim)
     for foot, top in ((-0.85, -0.8), (-0.25, -0.25), (0.62, 0.5)):
         pen.line([(foot, 0.6), (top, 1.36)], 0.05, BLACK)
