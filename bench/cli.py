@@ -17,6 +17,9 @@ from typing import NoReturn
 from amsrc.errors import BenchError, ConfigError
 from bench.config import Experiment, override, unknown
 
+ABOUT = """AMSRC, video anomaly detection by appearance-motion consistency, measured on UCSD Ped2, CUHK Avenue
+and ShanghaiTech. Every stage reads what the one before wrote; running a command again goes on where it stopped."""
+
 EXAMPLES = """examples:
   amsrc-bench data verify --dataset ped2 --root ~/data
   amsrc-bench prepare  --dataset ped2 --root ~/data --boxes motion --preview cubes.png
@@ -27,6 +30,7 @@ EXAMPLES = """examples:
   amsrc-bench tables   --check
 
 Any configuration field is an option by its dotted name; `amsrc-bench ls recipes` lists them with their values.
+Exit codes: 0 done, 1 something failed while running, 2 wrong usage or data before anything ran, 130 interrupted.
 """
 
 
@@ -57,6 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def run_stage(command: str) -> NoReturn:
+    """What `python bench/<command>.py ...` does: the command of that name, then exit."""
+    raise SystemExit(main([command, *sys.argv[1:]]))
+
+
 def _no_shadowing() -> None:
     """Run as `python bench/x.py`, Python puts bench/ first on the path, where `datasets` would hide others' modules."""
     here = Path(__file__).resolve().parent
@@ -64,7 +73,7 @@ def _no_shadowing() -> None:
 
 
 def _dispatch(argv: list[str]) -> int:
-    parser = Parser(prog="amsrc-bench", description=__doc__, epilog=EXAMPLES, formatter_class=_Raw)
+    parser = Parser(prog="amsrc-bench", description=ABOUT, epilog=EXAMPLES, formatter_class=_Raw)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     handlers: dict[str, Callable[[argparse.Namespace, dict[str, str]], int]] = {}
     for name, (add, run, help_text) in COMMANDS.items():
@@ -126,6 +135,8 @@ def experiment_of(args: argparse.Namespace, changes: dict[str, str]) -> tuple[Ex
     for option in ("boxes", "flow"):
         if given := getattr(args, option, None):
             changes[f"cube.{option}.provider"] = given.partition(":")[0]
+    if labels := getattr(args, "labels", None):
+        changes["label_set"] = labels
     experiment = override(build(getattr(args, "recipe", "amsrc"), args.dataset, getattr(args, "seed", 0)), changes)
     return experiment, set(changes)
 
@@ -153,6 +164,10 @@ def _results_option(p: argparse.ArgumentParser) -> None:
     )
 
 
+def _labels_option(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--labels", metavar="SET", help="label set: official (default) or intervals (avenue)")
+
+
 def _cell_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--recipe", default="amsrc", help="row of the tables (default: amsrc; `amsrc-bench ls recipes`)")
     p.add_argument("--dataset", required=True, help="ped2, avenue, shanghaitech, or toy-ped2 and so on")
@@ -177,7 +192,11 @@ def data(args: argparse.Namespace, changes: dict[str, str]) -> int:
         return 0
     checks = datasets.verify(args.dataset, root_of(args), args.partial)
     print(datasets.table(checks))
-    return 0 if all(check.ok for check in checks) else 2
+    failed = sum(not check.ok for check in checks)
+    if failed:
+        hint = "" if args.partial else " A subset of the videos is accepted with --partial."
+        print(f"error: {args.dataset}: {failed} of {len(checks)} checks failed.{hint}", file=sys.stderr)
+    return 2 if failed else 0
 
 
 def _prepare_arguments(p: argparse.ArgumentParser) -> None:
@@ -226,6 +245,7 @@ def train(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
     _cell_options(p)
+    _labels_option(p)
     _results_option(p)
 
 
@@ -313,8 +333,9 @@ def _sweep_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--mlflow", metavar="URI", help="tracking server (default: $MLFLOW_TRACKING_URI or <home>/mlflow.db)"
     )
+    p.add_argument("--results", metavar="DIR", type=Path, help="records and tables (default: results; toy: under home)")
     _home_option(p)
-    _results_option(p)
+    _labels_option(p)
     _provider_options(p)
 
 

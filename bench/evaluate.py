@@ -55,7 +55,6 @@ def evaluate(
     Raises:
         RunError: there are no trained weights, or a score is not finite.
     """
-    began = time.perf_counter()
     started = started or now()
     folder = home / "runs" / run_key(experiment)
     scores, score_s = score_cubes(experiment, store, folder)
@@ -82,14 +81,14 @@ def evaluate(
             "train": sum(line["seconds"] or 0.0 for line in log) if log else None,
             "score": score_s,
             "evaluate": time.perf_counter() - fused_at,
-            "cell": time.perf_counter() - began,
         },
         throughput={
             "train": float(np.median([line["cubes_per_s"] for line in log])) if log else None,
             "score": (len(store.train) + len(store.test)) / score_s if score_s else None,
         },
         peak_memory_gib=max((line["peak_memory_gib"] or 0.0 for line in log), default=None),
-        workers=int(log[-1]["workers"] or 1) if log else 1,
+        workers=log[-1]["workers"] if log else 1,
+        restarts=log[-1]["restarts"] if log else 0,
         **origin(experiment, store),
         started=started,
         finished=now(),
@@ -284,3 +283,9 @@ def per_video(frames: Mapping[str, Floats], labels: Labels) -> pd.DataFrame:
 def now() -> str:
     """The time, ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+if __name__ == "__main__":
+    from bench.cli import run_stage
+
+    run_stage("evaluate")

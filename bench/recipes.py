@@ -66,7 +66,7 @@ def _toy(experiment: Experiment) -> Experiment:
         experiment,
         cube={"boxes": replace(experiment.cube.boxes, min_side_px=8.0)},
         model={"width": 8, "flow_scale": (1.0, 1.0)},
-        train={"epochs": 6, "batch": 64, "learning_rate": 1e-3},
+        train={"epochs": 6, "batch": 64, "learning_rate": 1e-3, "score_every": 2},
         score={"weight_f": 0.5, "weight_p": 0.5},
     )
 

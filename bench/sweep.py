@@ -64,8 +64,10 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Plan, prepare, run every cell that has no record yet, make the tables. Returns the exit code."""
     started = time.perf_counter()
     names, places = locate(args)
+    if args.labels:
+        changes = {**changes, "label_set": args.labels}
     experiments = plan(names, args.recipes.split(","), args.seeds, changes)
-    stores = {name: _prepared(name, places, args) for name in names}
+    stores = {name: _prepared(name, places, args, changes) for name in names}
     cells = [cell_of(experiment, stores[experiment.dataset]) for experiment in experiments]
     cached = [record for cell in cells if (record := finished(cell, places.results))]
     done = {record.fingerprint for record in cached}
@@ -127,8 +129,11 @@ def plan(names: Sequence[str], recipes: Sequence[str], seeds: int, changes: dict
     ]
 
 
-def _prepared(name: str, places: Places, args: argparse.Namespace) -> CubeStore:
-    experiment, sources = with_providers(build("amsrc", name), Sources(places.root), args.boxes, args.flow)
+def _prepared(name: str, places: Places, args: argparse.Namespace, changes: dict[str, str]) -> CubeStore:
+    wanted = override(
+        build("amsrc", name), {field: text for field, text in changes.items() if field.startswith("cube.")}
+    )
+    experiment, sources = with_providers(wanted, Sources(places.root), args.boxes, args.flow)
     say(f"{name}: preparing cubes")
     return prepare(experiment, sources, places.home, partial=args.partial, progress=progress_line())
 
@@ -223,7 +228,7 @@ def outcome(record: RunRecord) -> str:
     if record.status == "failed":
         return f"{name}: FAILED: {record.error}"
     parts = [f"{label} {record.metrics[key]:.4f}" for key, label in SHOWN if record.metrics.get(key) is not None]
-    return f"{name}: {', '.join(parts)} ({record.timings_s['cell']:.0f} s)"
+    return f"{name}: {', '.join(parts)} ({sum(filter(None, record.timings_s.values())):.0f} s)"
 
 
 def say(text: str) -> None:

@@ -296,3 +296,9 @@ def _gaps(records: list[RunRecord]) -> list[str]:
         elif record.metrics.get("auroc") is None:
             lines.append(f"Undefined: {where}: the scored frames are of one class.")
     return lines
+
+
+if __name__ == "__main__":
+    from bench.cli import run_stage
+
+    run_stage("tables")

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from amsrc.errors import ConfigError, DataError, RunError
 from bench.config import unknown
-from bench.toy_scene import Actor, Image, Point, Scene, background, shoot
+from bench.toy_scene import Actor, Colour, Image, Point, Scene, background, shoot
 
 VERSION = 1
 """Raise it with every change of the pixels: data sets of another version are rendered anew."""
@@ -40,15 +40,8 @@ LANES = 8
 """Walkers of a clip; about half of them are in the picture at a time."""
 NOISE = 0.8
 """Standard deviation of the sensor noise in grey levels."""
-SHIRTS = [
-    (40.0, 40.0, 46.0),
-    (120.0, 60.0, 30.0),
-    (46.0, 46.0, 150.0),
-    (60.0, 90.0, 40.0),
-    (90.0, 40.0, 90.0),
-    (30.0, 70.0, 110.0),
-]
-TROUSERS = [(34.0, 34.0, 38.0), (84.0, 56.0, 40.0), (52.0, 60.0, 70.0), (30.0, 40.0, 56.0)]
+SHIRTS: list[Colour] = [(86, 82, 80), (150, 96, 62), (76, 76, 172), (84, 124, 76), (124, 80, 124), (70, 106, 140)]
+TROUSERS: list[Colour] = [(70, 70, 74), (112, 86, 70), (82, 90, 98), (64, 74, 90)]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import re
 import shlex
 import sqlite3
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from copy import deepcopy
@@ -358,15 +359,17 @@ def _export(model: torch.nn.Module, example: tuple[torch.Tensor, ...], path: Pat
     plain = Plain()
     inputs = tuple(tensor.detach().cpu() for tensor in example)
     try:
-        mlflow.pytorch.save_model(
-            plain,
-            str(path),
-            mlflow_model=about,
-            signature=_signature(plain, inputs),
-            input_example=inputs,
-            serialization_format="pt2",
-            pip_requirements=[f"torch=={torch.__version__}"],  # else MLflow loads the model again to find out
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)  # weights on the CPU are fine
+            mlflow.pytorch.save_model(
+                plain,
+                str(path),
+                mlflow_model=about,
+                signature=_signature(plain, inputs),
+                input_example=inputs,
+                serialization_format="pt2",
+                pip_requirements=[f"torch=={torch.__version__}"],  # else MLflow loads the model again to find out
+            )
     except RuntimeError as error:
         raise RunError(f"the model could not be exported: {error}") from error
 

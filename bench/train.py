@@ -95,7 +95,7 @@ def worker_loop(job: Job, report: Report) -> None:
     network = AMSRC(e.model, e.cube).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = _parallel(network, device) if world > 1 else network
     optimiser = torch.optim.Adam(network.parameters(), lr=e.train.learning_rate, fused=True)
-    log = resume(job.folder, network, optimiser, device)
+    log, restarts = resume(job.folder, network, optimiser, device)
     store = CubeStore(job.store)
     train, test = Feed(store.train, e.model, device), Feed(store.test, e.model, device)
 
@@ -130,6 +130,7 @@ def worker_loop(job: Job, report: Report) -> None:
             "peak_memory_gib": peak_memory_gib(device),
             "precision": precision,
             "workers": world,
+            "restarts": restarts,
         }
         log.append(line)
         if rank == 0:
@@ -154,15 +155,15 @@ def batches(cubes: int, batch: int, seed: int, epoch: int, rank: int = 0, world:
 
 def resume(
     folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
-) -> list[dict[str, Any]]:
-    """Load the last checkpoint, if there is one, and return the log up to it."""
+) -> tuple[list[dict[str, Any]], int]:
+    """Load the last checkpoint, if there is one; returns the log up to it and how often training went on so far."""
     path = folder / "checkpoint.pt"
     if not path.is_file():
-        return []
+        return [], 0
     state = torch.load(path, map_location=device, weights_only=True)
     network.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
-    return list(state["log"])
+    return state["log"], state["log"][-1]["restarts"] + 1
 
 
 def save(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, log: list[dict[str, Any]]) -> None:
@@ -307,3 +308,9 @@ def _fit_on_ray(job: Job, workers: int) -> None:
         ),
     )
     trainer.fit()
+
+
+if __name__ == "__main__":
+    from bench.cli import run_stage
+
+    run_stage("train")
