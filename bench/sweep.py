@@ -14,7 +14,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -32,7 +32,7 @@ from amsrc.store import CubeStore
 from bench import datasets, tables
 from bench.cli import home_of, progress_line
 from bench.cluster import connect, resources
-from bench.config import Experiment, dump, fingerprint, load, override
+from bench.config import Experiment, dump, fingerprint, load, override, run_key
 from bench.evaluate import evaluate, failed, now, per_video
 from bench.prepare import Sources, prepare, with_providers
 from bench.recipes import DATASETS, TOY, build
@@ -40,6 +40,7 @@ from bench.records import RunRecord, read, read_frame_scores, write
 from bench.toy import render
 from bench.tracking import Tracker, open_tracker
 
+LOOK_EVERY_S = 15.0
 SHOWN = (("auroc", "AUROC"), ("auroc_f", "S_f alone"), ("auroc_p", "S_p alone"))
 
 
@@ -166,8 +167,12 @@ def run_cells(cells: Sequence[Cell], places: Places, workers: int) -> Iterator[R
     gpus = min(1, resources()["GPU"])
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)(run_cell)
     waiting = {task.remote(cell, places, 1): cell for cell in cells}
+    seen: dict[str, int] = {}
     while waiting:
-        ready, _ = ray.wait(list(waiting), num_returns=1)
+        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK_EVERY_S)
+        if not ready:
+            _show_epochs(waiting.values(), places.home, seen)
+            continue
         cell = waiting.pop(ready[0])
         try:
             yield ray.get(ready[0])
@@ -175,6 +180,62 @@ def run_cells(cells: Sequence[Cell], places: Places, workers: int) -> Iterator[R
             record = failed(cell.experiment, CubeStore(cell.store), RunError(f"its worker died: {error}"), now())
             write(record, places.results)
             yield record
+
+
+def _show_epochs(cells: Iterable[Cell], home: Path, seen: dict[str, int]) -> None:
+    """A line for each running cell that finished an epoch since the last look."""
+    from bench.train import history
+
+    for cell in cells:
+        e = cell.experiment
+        lines = history(home / "runs" / run_key(e))
+        if len(lines) > seen.get(fingerprint(e), 0):
+            seen[fingerprint(e)] = len(lines)
+            last, speed = lines[-1], f"{lines[-1]['cubes_per_s']:.0f} cubes/s"
+            say(f"    {title(e)}: epoch {last['epoch']} of {e.train.epochs}, loss {last['loss']:.5f}, {speed}")
+
+
+def run_cells(cells: Sequence[Cell], places: Places, workers: int) -> Iterator[RunRecord]:
+    """Run cells, several at a time where they need one worker each; yields each record as it is written."""
+    if not cells:
+        return
+    connect()
+    if workers > 1:  # Ray Train places the workers itself, one cell after the other
+        yield from (run_cell(cell, places, workers) for cell in cells)
+        return
+    import ray
+
+    gpus = min(1, resources()["GPU"])
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)(run_cell)
+    waiting = {task.remote(cell, places, 1): cell for cell in cells}
+    seen: dict[str, int] = {}
+    while waiting:
+        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK_EVERY_S)
+        if not ready:
+            _show_epochs(waiting.values(), places.home, seen)
+            continue
+        cell = waiting.pop(ready[0])
+        try:
+            yield ray.get(ready[0])
+        except ray.exceptions.RayError as error:  # the worker died more often than it may
+            record = failed(cell.experiment, CubeStore(cell.store), RunError(f"its worker died: {error}"), now())
+            write(record, places.results)
+            yield record
+
+
+def _show_epochs(cells: Iterable[Cell], home: Path, seen: dict[str, int]) -> None:
+    """A line for each running cell that finished an epoch since the last look."""
+    from bench.train import history
+
+    for cell in cells:
+        e = cell.experiment
+        lines = history(home / "runs" / run_key(e))
+        if len(lines) > seen.get(fingerprint(e), 0):
+            seen[fingerprint(e)] = len(lines)
+            last = lines[-1]
+            say(
+                f"    {title(e)}: epoch {last['epoch']} of {e.train.epochs}, loss {last['loss']:.5f}, {last['cubes_per_s']:.0f} cubes/s"
+            )
 
 
 def run_cell(cell: Cell, places: Places, workers: int) -> RunRecord:
@@ -222,9 +283,13 @@ def log_cell(tracker: Tracker, parent: str | None, record: RunRecord, cell: Cell
     )
 
 
+def title(cell: Experiment | RunRecord) -> str:
+    return f"{cell.recipe} on {cell.dataset}, seed {cell.seed}"
+
+
 def outcome(record: RunRecord) -> str:
     """A cell's result in a line."""
-    name = f"{record.recipe} on {record.dataset}, seed {record.seed}"
+    name = title(record)
     if record.status == "failed":
         return f"{name}: FAILED: {record.error}"
     parts = [f"{label} {record.metrics[key]:.4f}" for key, label in SHOWN if record.metrics.get(key) is not None]

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from amsrc.errors import ConfigError, DataError, RunError
 from bench.config import unknown
-from bench.toy_scene import Actor, Colour, Image, Point, Scene, background, shoot
+from bench.toy_scene import BLACK, Actor, Colour, Image, Point, Scene, background, shoot
 
 VERSION = 1
 """Raise it with every change of the pixels: data sets of another version are rendered anew."""
@@ -42,6 +42,8 @@ NOISE = 0.8
 """Standard deviation of the sensor noise in grey levels."""
 SHIRTS: list[Colour] = [(86, 82, 80), (150, 96, 62), (76, 76, 172), (84, 124, 76), (124, 80, 124), (70, 106, 140)]
 TROUSERS: list[Colour] = [(70, 70, 74), (112, 86, 70), (82, 90, 98), (64, 74, 90)]
+SPORTSWEAR: list[Colour] = [(40, 40, 46), (120, 56, 24), (40, 40, 150)]
+"""What cyclists, skaters and runners wear over black."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ TEST = {
     ],
     "toy-shanghaitech": [
         Clip("01_0014", COURT, 76, (Planted("cyclist", 16, 0.6, True), Planted("cyclist", 26, 0.7, True))),
-        Clip("01_0027", COURT, 76, (Planted("skater", -8, 0.5), Planted("skater", 2, 0.6))),
+        Clip("01_0027", COURT, 76, (Planted("skater", 26, 0.5), Planted("skater", 38, 0.6))),
         Clip("02_0003", STREET, 80, (Planted("cart", 32, 0.6),)),
         Clip("02_0011", STREET, 76, (Planted("runner", -8, 0.75), Planted("runner", -2, 0.65))),
     ],
@@ -154,7 +156,7 @@ def _plant(scene: Scene, plan: Planted, rng: np.random.Generator) -> list[Actor]
     margin = 1.2 * scene.height(row)
     ends = (-margin, row), (width + margin, row + rng.uniform(-3, 3))
     actor = _actor(scene, plan.kind, ends[::-1] if plan.leftwards else ends, plan.enters, plan.pace, rng)
-    return [replace(actor, planted=True)]
+    return [replace(actor, planted=True, shirt=SPORTSWEAR[rng.integers(len(SPORTSWEAR))], trousers=BLACK)]
 
 
 def _actor(

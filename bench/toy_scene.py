@@ -367,7 +367,7 @@ def _cycle(pen: Pen) -> None:
         dx, dy = _round(0.1 * side, turn / 2)
         foot = crank[0] + dx, crank[1] + dy
         knee = (saddle[0] + foot[0]) / 2 + 0.17, (saddle[1] + foot[1]) / 2 + 0.06
-        pen.line([saddle, knee, foot], 0.105, _dark(BLACK, shade))
+        pen.line([saddle, knee, foot], 0.105, _dark(pen.actor.trousers, shade))
     pen.line([(-0.12, 0.58), (0.08, 0.88)], 0.2, pen.actor.shirt)
     pen.line([(0.09, 0.9), (0.16, 0.7), bar], 0.075, _dark(pen.actor.shirt, 0.8))
     _head(pen, 0.15, 1.06)
