@@ -195,49 +195,6 @@ def _show_epochs(cells: Iterable[Cell], home: Path, seen: dict[str, int]) -> Non
             say(f"    {title(e)}: epoch {last['epoch']} of {e.train.epochs}, loss {last['loss']:.5f}, {speed}")
 
 
-def run_cells(cells: Sequence[Cell], places: Places, workers: int) -> Iterator[RunRecord]:
-    """Run cells, several at a time where they need one worker each; yields each record as it is written."""
-    if not cells:
-        return
-    connect()
-    if workers > 1:  # Ray Train places the workers itself, one cell after the other
-        yield from (run_cell(cell, places, workers) for cell in cells)
-        return
-    import ray
-
-    gpus = min(1, resources()["GPU"])
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)(run_cell)
-    waiting = {task.remote(cell, places, 1): cell for cell in cells}
-    seen: dict[str, int] = {}
-    while waiting:
-        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK_EVERY_S)
-        if not ready:
-            _show_epochs(waiting.values(), places.home, seen)
-            continue
-        cell = waiting.pop(ready[0])
-        try:
-            yield ray.get(ready[0])
-        except ray.exceptions.RayError as error:  # the worker died more often than it may
-            record = failed(cell.experiment, CubeStore(cell.store), RunError(f"its worker died: {error}"), now())
-            write(record, places.results)
-            yield record
-
-
-def _show_epochs(cells: Iterable[Cell], home: Path, seen: dict[str, int]) -> None:
-    """A line for each running cell that finished an epoch since the last look."""
-    from bench.train import history
-
-    for cell in cells:
-        e = cell.experiment
-        lines = history(home / "runs" / run_key(e))
-        if len(lines) > seen.get(fingerprint(e), 0):
-            seen[fingerprint(e)] = len(lines)
-            last = lines[-1]
-            say(
-                f"    {title(e)}: epoch {last['epoch']} of {e.train.epochs}, loss {last['loss']:.5f}, {last['cubes_per_s']:.0f} cubes/s"
-            )
-
-
 def run_cell(cell: Cell, places: Places, workers: int) -> RunRecord:
     """Train and evaluate one cell. The boundary at which an error becomes a record instead of an end."""
     started = now()
