@@ -20,7 +20,7 @@ from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, RunError
 from amsrc.fuse import Statistics, frame_scores, statistics
 from amsrc.store import SPLITS, Cubes, CubeStore, Split
-from bench import metrics, provenance
+from bench import metrics, provenance, runs
 from bench.config import Experiment, dump, fingerprint, run_key, unknown
 from bench.nulls import NULLS
 from bench.prepare import summary
@@ -56,7 +56,7 @@ def evaluate(
         RunError: there are no trained weights, or a score is not finite.
     """
     started = started or now()
-    folder = home / "runs" / run_key(experiment)
+    folder = runs.claim(experiment, store, home)
     scores, score_s = score_cubes(experiment, store, folder)
     fused_at = time.perf_counter()
     labels = scored_labels(store.labels(experiment.label_set), experiment.score.skip_frames)
@@ -89,7 +89,7 @@ def evaluate(
         peak_memory_gib=max((line["peak_memory_gib"] or 0.0 for line in log), default=None),
         workers=log[-1]["workers"] if log else 1,
         restarts=log[-1]["restarts"] if log else 0,
-        **origin(experiment, store),
+        **origin(experiment, store, folder),
         started=started,
         finished=now(),
     )
@@ -133,7 +133,7 @@ def _model_scores(experiment: Experiment, store: CubeStore, folder: Path) -> dic
     from bench import train
     from bench.scoring import Feed, device_of, score
 
-    if not train.is_trained(folder):
+    if not runs.is_trained(folder):
         raise RunError(
             f"{experiment.recipe} on {experiment.dataset}, seed {experiment.seed} is not trained "
             f"({folder} has no weights). Run `amsrc-bench train` with the same options; it goes on where it stopped."
@@ -214,9 +214,7 @@ def epoch_log(
 
     Between, the statistics come from a sample of training cubes (`bench.train.STATISTICS_CUBES`).
     """
-    from bench.train import history
-
-    log = history(folder) if experiment.method == "amsrc" else []
+    log = runs.history(folder)
     for line in log:
         path = folder / "epochs" / f"{line['epoch']:03d}.npz"
         if line is log[-1]:
@@ -239,20 +237,20 @@ def failed(experiment: Experiment, store: CubeStore | None, error: Exception, st
         run=run_key(experiment),
         status="failed",
         error=f"{type(error).__name__}: {error}",
-        **origin(experiment, store),
+        **origin(experiment, store, None),
         started=started,
         finished=now(),
     )
 
 
-def origin(experiment: Experiment, store: CubeStore | None) -> dict[str, Any]:
-    """The keys of a record that say where its numbers come from."""
+def origin(experiment: Experiment, store: CubeStore | None, folder: Path | None) -> dict[str, Any]:
+    """The keys of a record that say where its numbers come from; machine and code are those that began the run."""
     digests = "-".join(sha[:12] for sha in store.manifest["boxes_sha256"].values()) if store else ""
-    cube = experiment.cube
+    cube, begun, code = experiment.cube, runs.about(folder) if folder else None, provenance.git()
     return {
-        "hardware": provenance.hardware(),
-        "versions": provenance.versions(),
-        "git": provenance.git(),
+        "hardware": begun["hardware"] if begun else provenance.hardware(),
+        "versions": begun["versions"] if begun else provenance.versions(),
+        "git": {**(begun["git"] if begun else code), "evaluated_sha": code["sha"], "evaluated_dirty": code["dirty"]},
         "store": store.sha256 if store else None,
         "boxes": f"{cube.boxes.provider}:{digests}" if digests else cube.boxes.provider,
         "flow": cube.flow.provider,

@@ -23,11 +23,9 @@ SCORING_BATCH = 512
 RESIDENT_PART = 0.4  # of the free GPU memory that cubes may take, so that the network fits beside them
 
 
-def device_of(worker: int = 0) -> torch.device:
-    """The GPU of this worker where there is one, else the CPU."""
-    return (
-        torch.device("cuda", worker % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
-    )
+def device_of() -> torch.device:
+    """The first GPU that this process may use, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def arithmetic(precision: str, device: torch.device) -> tuple[str, AbstractContextManager[object]]:

@@ -29,7 +29,7 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
 
 from amsrc.errors import ConfigError, RunError
 from amsrc.store import CubeStore
-from bench import datasets, tables
+from bench import datasets, runs, tables
 from bench.cli import home_of, progress_line
 from bench.cluster import connect, resources
 from bench.config import Experiment, dump, fingerprint, load, override, run_key
@@ -184,11 +184,9 @@ def run_cells(cells: Sequence[Cell], places: Places, workers: int) -> Iterator[R
 
 def _show_epochs(cells: Iterable[Cell], home: Path, seen: dict[str, int]) -> None:
     """A line for each running cell that finished an epoch since the last look."""
-    from bench.train import history
-
     for cell in cells:
         e = cell.experiment
-        lines = history(home / "runs" / run_key(e))
+        lines = runs.history(home / "runs" / run_key(e))
         if len(lines) > seen.get(fingerprint(e), 0):
             seen[fingerprint(e)] = len(lines)
             last, speed = lines[-1], f"{lines[-1]['cubes_per_s']:.0f} cubes/s"
@@ -214,8 +212,7 @@ def run_cell(cell: Cell, places: Places, workers: int) -> RunRecord:
 def log_cell(tracker: Tracker, parent: str | None, record: RunRecord, cell: Cell, places: Places) -> None:
     """One child run: the record, and for a trained cell its network, weights and per-video scores."""
     folder = places.home / "runs" / str(record.run)
-    weights = folder / "model.safetensors"
-    if record.status == "failed" or not weights.is_file():  # a null, or a record whose run folder is elsewhere
+    if record.status == "failed" or not runs.is_trained(folder):  # a null, or a record whose run folder is elsewhere
         tracker.log_cell(parent, record)
         return
     import torch
@@ -234,7 +231,7 @@ def log_cell(tracker: Tracker, parent: str | None, record: RunRecord, cell: Cell
         record,
         model=load_model(e, folder, torch.device("cpu")),
         example=example,
-        weights=weights,
+        weights=runs.weights(folder),
         scores_table=per_video(scores, labels),
         artifacts=[folder / "cubes.parquet"],
     )

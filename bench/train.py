@@ -1,14 +1,7 @@
 """Training on one worker in this process or on several through Ray Train; the same visible loop.
 
-Reads a sealed cube store; writes `<home>/runs/<run key>/`:
-
-    experiment.json       what is trained and the digest of the store it is trained on
-    checkpoint.pt         the state to go on from, after every epoch; gone when training is done
-    epochs/NNN.npz        scores of the test cubes after an epoch (no label is read here)
-    log.jsonl             one line an epoch: loss terms, seconds, cubes/s, peak memory
-    model.safetensors     the trained weights; written last, so its presence means done
-
-The same command goes on from the last checkpoint, whatever was killed.
+Reads a sealed cube store; writes log, checkpoint, epochs' scores and at last the weights into the run's folder
+(`bench.runs`). The same command goes on from the last checkpoint, whatever was killed.
 """
 
 from __future__ import annotations
@@ -16,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,9 +25,10 @@ from amsrc import losses
 from amsrc.errors import ConfigError, RunError
 from amsrc.fuse import statistics
 from amsrc.model import AMSRC
-from amsrc.store import CubeStore, write_json
-from bench.config import Experiment, dump, run_key
+from amsrc.store import CubeStore
+from bench.config import Experiment
 from bench.records import write_file
+from bench.runs import claim, is_trained, weights
 from bench.scoring import Feed, Rows, arithmetic, chunks, device_of, score
 
 STATISTICS_CUBES = 2048  # training cubes behind the statistics of an epoch that is not the last
@@ -64,32 +57,21 @@ def fit(
         RunError: a loss became non-finite, or the folder cannot be written.
         ConfigError: the folder belongs to cubes of other content.
     """
-    job = Job(experiment, store.path, home / "runs" / run_key(experiment))
-    _begin(job, store)
+    job = Job(experiment, store.path, claim(experiment, store, home))
     if not is_trained(job.folder):
         if workers == 1:
-            worker_loop(job, report or (lambda line: None))
+            worker_loop(job, device_of(), report or (lambda line: None))
         else:
             _fit_on_ray(job, workers)
     return job.folder
 
 
-def is_trained(folder: Path) -> bool:
-    """Whether training is done there."""
-    return (folder / "model.safetensors").is_file()
-
-
-def history(folder: Path) -> list[dict[str, Any]]:
-    """The log of a run: one dict an epoch."""
-    path = folder / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def worker_loop(job: Job, report: Report) -> None:
+def worker_loop(job: Job, device: torch.device, report: Report) -> None:
     """One worker's whole training; with several, each runs this on its own part of every batch."""
     e = job.experiment
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    device = device_of(int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     precision, cast = arithmetic(e.train.precision, device)
     torch.manual_seed(e.seed)
     network = AMSRC(e.model, e.cube).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -179,7 +161,7 @@ def finish(folder: Path, network: nn.Module) -> None:
     from safetensors.torch import save as to_bytes
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_file(folder / "model.safetensors", to_bytes(state))
+    write_file(weights(folder), to_bytes(state))
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
@@ -188,7 +170,7 @@ def load_model(experiment: Experiment, folder: Path, device: torch.device) -> AM
     from safetensors.torch import load_file
 
     network = AMSRC(experiment.model, experiment.cube)
-    network.load_state_dict(load_file(folder / "model.safetensors"))
+    network.load_state_dict(load_file(weights(folder)))
     return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
 
 
@@ -246,26 +228,6 @@ def _not_finite(found: Mapping[str, Tensor], epoch: int, e: Experiment) -> str:
     )
 
 
-def _begin(job: Job, store: CubeStore) -> None:
-    """Claim the run's folder for this store, or make sure that it was trained on the same cubes."""
-    path = job.folder / "experiment.json"
-    if path.is_file():
-        before = json.loads(path.read_text())["store"]
-        if before != store.sha256:
-            raise ConfigError(
-                f"{job.folder} was trained on cubes {before[:12]}, {store.path} holds {store.sha256[:12]}. "
-                "Delete that folder to train anew, or choose another --home."
-            )
-        return
-    try:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"experiment": dump(job.experiment), "store": store.sha256})
-    except OSError as error:
-        raise ConfigError(
-            f"--home: cannot write to {job.folder}: {error.strerror}. Choose a folder you may write to."
-        ) from None
-
-
 def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
     """Gradients averaged over workers; BatchNorm over the whole batch on GPUs, per worker on CPU (no support there)."""
     if device.type == "cuda":
@@ -292,8 +254,9 @@ def _fit_on_ray(job: Job, workers: int) -> None:
 
     def loop(config: dict[str, Job]) -> None:
         import ray.train
+        from ray.train.torch import get_device
 
-        worker_loop(config["job"], lambda line: ray.train.report(dict(line)))
+        worker_loop(config["job"], get_device(), lambda line: ray.train.report(dict(line)))
 
     trainer = TorchTrainer(
         loop,

@@ -1,0 +1,91 @@
+"""Tiny made-up cube stores: textures that drift at their flow's speed, abnormal ones several times as fast.
+
+A few dozen cubes of 16 pixels, so that a training takes a second and still has something to learn.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from amsrc.cubes import FrameCubes
+from amsrc.store import CubeStore, Split, seal, write_shard
+from bench.config import Experiment, cube_key, derive, dump
+from bench.prepare import store_path
+from bench.recipes import build
+
+SIZE = 16
+FRAMES = 40
+TRAIN = ("01", "02")
+TEST = ("03", "04", "05")
+ABNORMAL = range(18, 32)
+"""Abnormal frames of the test videos; the last test video is normal throughout."""
+
+
+def an_experiment(recipe: str = "amsrc", seed: int = 0, **parts: dict[str, Any]) -> Experiment:
+    """A recipe on `toy-ped2`, shrunk to a second; `parts` as for `bench.config.derive`."""
+    small: dict[str, dict[str, Any]] = {
+        "cube": {"size": SIZE},
+        "model": {"width": 2},
+        "train": {"epochs": 4, "batch": 16, "score_every": 1},
+    }
+    return derive(derive(build(recipe, "toy-ped2", seed), **small), **parts)
+
+
+def write_store(home: Path, experiment: Experiment, *, content: int = 0, train_cubes: int = 40) -> CubeStore:
+    """A sealed store where `prepare` would have put it.
+
+    Args:
+        content: another number, other pixels.
+        train_cubes: cubes of each training video, one a frame.
+    """
+    path = store_path(home, experiment)
+    shape = (experiment.cube.frames, 3, SIZE, SIZE)
+    random = np.random.default_rng(content)
+
+    def shard(split: Split, video: str) -> Any:
+        return write_shard(path, split, video, _cubes(random, split, video, train_cubes), FRAMES, shape)
+
+    shards: dict[Split, Any] = {"train": [shard("train", v) for v in TRAIN], "test": [shard("test", v) for v in TEST]}
+    np.savez_compressed(path / "labels-official.npz", allow_pickle=False, **labels())
+    about = {
+        "dataset": experiment.dataset,
+        "partial": experiment.partial,
+        "cube_key": cube_key(experiment),
+        "cube": dump(experiment)["cube"],
+        "boxes_sha256": {},
+    }
+    seal(path, shards, about)
+    return CubeStore(path)
+
+
+def labels() -> dict[str, np.ndarray]:
+    """Labels by test video, uint8 (FRAMES,)."""
+    found = {video: np.zeros(FRAMES, np.uint8) for video in TEST}
+    for video in TEST[:-1]:
+        found[video][ABNORMAL] = 1
+    return found
+
+
+def _cubes(random: np.random.Generator, split: Split, video: str, train_cubes: int) -> Iterator[FrameCubes]:
+    """One cube a frame in training, two in testing; every seventh test frame has none."""
+    for index in range(train_cubes if split == "train" else FRAMES):
+        abnormal = split == "test" and bool(labels()[video][index])
+        speeds = [random.uniform(2.5, 3.5) if abnormal else random.uniform(0.3, 1.0)]
+        speeds += [random.uniform(0.3, 1.0)] if split == "test" else []
+        if split == "test" and index % 7 == 3:
+            continue
+        made = [_cube(random, speed) for speed in speeds]
+        boxes = random.uniform(0, 50, (len(made), 4)).astype(np.float32)
+        yield FrameCubes(index, boxes, np.stack([m[0] for m in made]), np.stack([m[1] for m in made]))
+
+
+def _cube(random: np.random.Generator, speed: float) -> tuple[np.ndarray, np.ndarray]:
+    """Five frames (T, C, H, W) of a texture that moves to the right, and its four flows."""
+    texture = ndimage.gaussian_filter(random.uniform(0, 255, (3, SIZE, 2 * SIZE)), (0, 1.5, 1.5), mode="wrap")
+    frames = np.stack([ndimage.shift(texture, (0, 0, t * speed), order=1, mode="grid-wrap") for t in range(5)])
+    flows = np.zeros((4, 2, SIZE, SIZE), np.float16)
+    flows[:, 0] = speed + random.normal(0, 0.05, (4, SIZE, SIZE))
+    return frames[..., :SIZE].astype(np.uint8), flows

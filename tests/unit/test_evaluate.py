@@ -1,0 +1,382 @@
+"""From trained weights to the record: what is written, and that it agrees with itself and with a slow restatement."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from amsrc.errors import BenchError, ConfigError, DataError, RunError
+from amsrc.store import CubeStore
+from bench import scoring
+from bench.config import Experiment, derive, run_key
+from bench.evaluate import evaluate, failed, per_video, scored_labels
+from bench.records import RunRecord, frame_scores_path, path_of, read, read_frame_scores
+from bench.train import fit, history
+from tests.cubes_made import FRAMES, TEST, an_experiment, labels, write_store
+from tests.parity import reference
+
+SKIP = 4
+
+
+class Cell:
+    """A trained and evaluated cell, and where everything of it lies."""
+
+    def __init__(self, home: Path, experiment: Experiment) -> None:
+        torch.set_num_threads(1)
+        self.home, self.results, self.experiment = home, home / "results", experiment
+        self.store = write_store(home, experiment)
+        self.folder = home / "runs" / run_key(experiment)
+        if experiment.method == "amsrc":
+            fit(experiment, self.store, home)
+        self.record = self.evaluate()
+
+    def evaluate(self) -> RunRecord:
+        return evaluate(self.experiment, self.store, self.home, self.results)
+
+    @property
+    def cubes(self) -> pd.DataFrame:
+        return pd.read_parquet(self.folder / "cubes.parquet")
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
+    """The whole method; read by many tests, changed by none."""
+    return Cell(tmp_path_factory.mktemp("amsrc"), an_experiment())
+
+
+@pytest.fixture(scope="module")
+def null(tmp_path_factory: pytest.TempPathFactory) -> Cell:
+    return Cell(tmp_path_factory.mktemp("null"), an_experiment("null-flow"))
+
+
+def test_everything_is_written(cell: Cell) -> None:
+    assert path_of(cell.results, cell.record).is_file()
+    assert frame_scores_path(cell.results, cell.record).is_file()
+    assert read(path_of(cell.results, cell.record)) == cell.record
+    table = cell.cubes
+    assert list(table.columns) == ["split", "video", "frame", "x0", "y0", "x1", "y1", "s_f", "s_p"]
+    assert table.groupby("split").size().to_dict() == {"train": 80, "test": len(cell.store.test)}
+    test = table[table["split"] == "test"]
+    np.testing.assert_array_equal(test["frame"], cell.store.test.frame)
+    np.testing.assert_array_equal(test[["x0", "y0", "x1", "y1"]], cell.store.test.boxes)
+    assert test["video"].tolist() == [cell.store.test.shards[v].video for v in cell.store.test.video]
+    left = [path.name for path in cell.home.rglob("*") if path.name.startswith(".")]
+    assert left == []
+
+
+def test_the_record_says_what_was_done(cell: Cell) -> None:
+    r = cell.record
+    assert (r.status, r.error, r.rule, r.workers, r.restarts) == ("done", None, "paper", 1, 0)
+    assert (r.run, r.store) == (run_key(cell.experiment), cell.store.sha256)
+    assert (r.boxes, r.flow, r.label_set, r.partial, r.videos) == ("motion", "dis", "official", False, [])
+    assert r.counts["train_cubes"] == 80
+    assert r.counts["test_cubes"] == len(cell.store.test)
+    assert r.counts["test_frames"] == 3 * FRAMES
+    assert r.counts["scored_frames"] == 3 * (FRAMES - SKIP)
+    assert r.counts["anomalous_frames"] == 2 * 14
+    assert r.timings_s["train"] == pytest.approx(sum(line["seconds"] for line in history(cell.folder)))
+    assert r.timings_s["score"] > 0
+    assert r.throughput["score"] == pytest.approx((80 + len(cell.store.test)) / r.timings_s["score"])
+    assert r.peak_memory_gib > 0
+
+
+def test_the_metrics_are_those_of_the_scores_that_are_kept(cell: Cell) -> None:
+    scores, truth = read_frame_scores(cell.results, cell.record)
+    assert sorted(scores) == list(TEST)
+    for video, label in labels().items():
+        np.testing.assert_array_equal(truth[video], label[SKIP:])
+    values, flags = (np.concatenate([found[video] for video in TEST]) for found in (scores, truth))
+    both = [video for video in TEST if truth[video].any()]
+    expected = {
+        "auroc": roc_auc_score(flags, values),
+        "average_precision": average_precision_score(flags, values),
+        "macro_auroc": np.mean([roc_auc_score(truth[video], scores[video]) for video in both]),
+        "macro_videos": 2,
+    }
+    for name, value in expected.items():
+        assert cell.record.metrics[name] == pytest.approx(value, abs=1e-12), name
+
+
+Standard = tuple[float, float]
+
+
+def standards(table: pd.DataFrame) -> tuple[Standard, Standard]:
+    """Mean and deviation of S_f and S_p over the training cubes."""
+    train = table[table["split"] == "train"]
+    return tuple(reference.mean_and_sd(train[name].astype(float).tolist()) for name in ("s_f", "s_p"))
+
+
+def slow_auroc(table: pd.DataFrame, known: tuple[Standard, Standard], weight_f: float, weight_p: float) -> float:
+    """The pooled AUROC of the test cubes' scores, by the slow restatement of fusion and smoothing."""
+    test = table[table["split"] == "test"]
+    cubes = test.assign(video=test["video"].map(TEST.index))[["video", "frame", "s_f", "s_p"]]
+    scores = reference.frame_scores(
+        cubes.itertuples(index=False, name=None),
+        [FRAMES] * len(TEST),
+        *known,
+        weight_f=weight_f,
+        weight_p=weight_p,
+        skip=SKIP,
+        median=17,
+        padding="reflect",
+        empty="zero-error",
+    )
+    flags = np.concatenate([labels()[video][SKIP:] for video in TEST])
+    return float(roc_auc_score(flags, np.concatenate(scores).astype(np.float32)))
+
+
+ALONE_AND_TOGETHER = [("auroc", (0.5, 0.5)), ("auroc_f", (1, 0)), ("auroc_p", (0, 1))]
+
+
+@pytest.mark.parametrize(("metric", "weights"), ALONE_AND_TOGETHER)
+def test_the_metrics_follow_from_the_scores_of_cubes(cell: Cell, metric: str, weights: tuple[float, float]) -> None:
+    table = cell.cubes
+    assert cell.record.metrics[metric] == pytest.approx(slow_auroc(table, standards(table), *weights), abs=1e-6)
+
+
+def test_every_scored_epoch_has_its_three_aurocs(cell: Cell) -> None:
+    lines = cell.record.epochs
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    for line in lines:
+        assert {"loss", "intensity", "gradient", "consistency", "seconds", "auroc", "auroc_f", "auroc_p"} <= set(line)
+        assert all(0 <= line[name] <= 1 for name in ("auroc", "auroc_f", "auroc_p"))
+    last = {name: lines[-1][name] for name in ("auroc", "auroc_f", "auroc_p")}
+    assert last == {name: cell.record.metrics[name] for name in last}
+    assert len({line["auroc_p"] for line in lines}) > 1
+
+
+@pytest.mark.parametrize(("metric", "weights"), ALONE_AND_TOGETHER)
+def test_an_epochs_auroc_follows_from_its_scores(cell: Cell, metric: str, weights: tuple[float, float]) -> None:
+    table = cell.cubes
+    with np.load(cell.folder / "epochs" / "002.npz", allow_pickle=False) as kept:
+        test = table[table["split"] == "test"].assign(s_f=kept["s_f"], s_p=kept["s_p"])
+        mean_f, sd_f, mean_p, sd_p = kept["statistics"].tolist()
+    expected = slow_auroc(test, ((mean_f, sd_f), (mean_p, sd_p)), *weights)
+    assert cell.record.epochs[1][metric] == pytest.approx(expected, abs=1e-6)
+
+
+def test_epochs_that_were_not_scored_have_no_auroc(tmp_path: Path) -> None:
+    record = Cell(tmp_path, an_experiment(train={"epochs": 3, "score_every": 2})).record
+    assert [sorted(set(line) & {"auroc", "auroc_f", "auroc_p"}) for line in record.epochs] == [
+        [],
+        ["auroc", "auroc_f", "auroc_p"],
+        ["auroc", "auroc_f", "auroc_p"],
+    ]
+
+
+def test_a_second_evaluation_scores_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell(tmp_path, an_experiment(train={"epochs": 1}))
+    before = (cell.folder / "cubes.parquet").stat().st_mtime_ns
+    monkeypatch.setattr(scoring, "score", lambda *_: pytest.fail("scored again"))
+    again = cell.evaluate()
+    assert (cell.folder / "cubes.parquet").stat().st_mtime_ns == before
+    assert again.metrics == cell.record.metrics
+    assert (again.timings_s["score"], again.throughput["score"]) == (None, None)
+
+
+def test_another_fusion_ratio_needs_no_network(tmp_path: Path) -> None:
+    cell = Cell(tmp_path, an_experiment(train={"epochs": 1}))
+    (cell.folder / "model.safetensors").unlink()
+    other = derive(cell.experiment, score={"weight_f": 0.0, "weight_p": 1.0})
+    record = evaluate(other, cell.store, cell.home, cell.results)
+    assert record.metrics["auroc"] == cell.record.metrics["auroc_p"]
+    assert record.fingerprint != cell.record.fingerprint
+    assert record.run == cell.record.run
+
+
+def test_a_network_without_motion_has_no_consistency_auroc(tmp_path: Path) -> None:
+    record = Cell(tmp_path, an_experiment("baseline", train={"epochs": 2})).record
+    assert record.metrics["auroc_f"] is None
+    assert record.metrics["auroc"] == record.metrics["auroc_p"]
+    assert [line["auroc_f"] for line in record.epochs] == [None, None]
+    text = json.loads(path_of(tmp_path / "results", record).read_text())
+    assert text["metrics"]["auroc_f"] is None
+
+
+def test_a_null_needs_no_training(null: Cell) -> None:
+    r = null.record
+    assert r.metrics["auroc_f"] is None
+    assert r.metrics["auroc"] == r.metrics["auroc_p"]
+    assert r.metrics["auroc"] > 0.95, "the abnormal cubes move several times as fast"
+    assert (r.epochs, r.peak_memory_gib, r.timings_s["train"], r.throughput["train"]) == ([], None, None, None)
+    assert r.metrics["auroc"] == pytest.approx(slow_auroc(null.cubes, standards(null.cubes), 0, 1), abs=1e-6)
+
+
+def test_how_often_training_went_on_is_recorded(tmp_path: Path) -> None:
+    e = an_experiment(train={"epochs": 3})
+    store = write_store(tmp_path, e)
+
+    def stop(line: Any) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fit(e, store, tmp_path, report=stop)
+    fit(e, store, tmp_path)
+    assert evaluate(e, store, tmp_path, tmp_path / "results").restarts == 2
+
+
+def test_without_weights_it_says_so(tmp_path: Path) -> None:
+    e = an_experiment()
+    store = write_store(tmp_path, e)
+    message = r"amsrc on toy-ped2, seed 0 is not trained \(.* has no weights\)\. Run `amsrc-bench train`"
+    with pytest.raises(RunError, match=message):
+        evaluate(e, store, tmp_path, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def relabel(store: CubeStore, change: Callable[[dict[str, Any]], None]) -> None:
+    found = labels()
+    change(found)
+    np.savez_compressed(store.path / "labels-official.npz", allow_pickle=False, **found)
+
+
+@pytest.mark.parametrize("length", [FRAMES - 1, FRAMES + 1, 0])
+def test_labels_of_the_wrong_length_are_refused(tmp_path: Path, length: int) -> None:
+    e = an_experiment("null-flow")
+    store = write_store(tmp_path, e)
+    relabel(store, lambda found: found.update({"04": np.zeros(length, np.uint8)}))
+    with pytest.raises(DataError, match="video 04"):
+        evaluate(e, store, tmp_path, tmp_path / "results")
+    assert not list(tmp_path.glob("results/records/**/*.json"))
+
+
+def test_labels_that_lack_a_video_are_refused(tmp_path: Path) -> None:
+    e = an_experiment("null-flow")
+    store = write_store(tmp_path, e)
+    relabel(store, lambda found: found.pop("04"))
+    with pytest.raises(DataError, match="04"):
+        evaluate(e, store, tmp_path, tmp_path / "results")
+
+
+def test_labels_with_a_pickle_inside_are_not_loaded(tmp_path: Path) -> None:
+    e = an_experiment("null-flow")
+    store = write_store(tmp_path, e)
+    np.savez(store.path / "labels-official.npz", **{video: np.array([{"a": 1}], dtype=object) for video in TEST})
+    with pytest.raises(DataError, match=r"labels-official\.npz"):
+        evaluate(e, store, tmp_path, tmp_path / "results")
+
+
+def test_a_label_set_that_was_not_prepared_is_named(tmp_path: Path) -> None:
+    e = replace(an_experiment("null-flow"), label_set="intervals")
+    store = write_store(tmp_path, e)
+    with pytest.raises(DataError, match=r"labels-intervals\.npz is missing: the store has the label sets official"):
+        evaluate(e, store, tmp_path, tmp_path / "results")
+
+
+def test_videos_of_one_class_have_no_auroc(tmp_path: Path) -> None:
+    e = an_experiment("null-flow")
+    store = write_store(tmp_path, e)
+    relabel(store, lambda found: [label.fill(0) for label in found.values()])
+    record = evaluate(e, store, tmp_path, tmp_path / "results")
+    assert [record.metrics[name] for name in ("auroc", "auroc_p", "macro_auroc", "macro_videos")] == [None] * 3 + [0]
+
+
+def test_scores_kept_from_other_cubes_are_not_used(tmp_path: Path) -> None:
+    """The store was prepared anew from changed data: as many cubes, other pixels and flows."""
+    cell = Cell(tmp_path / "home", an_experiment("null-flow"))
+    cell.store = write_store(cell.home, cell.experiment, content=1)
+    expected = Cell(tmp_path / "fresh", cell.experiment)
+    assert len(cell.store.test) == len(expected.store.test)
+    expected.store = write_store(expected.home, expected.experiment, content=1)
+    (expected.folder / "cubes.parquet").unlink()
+    expected.evaluate()
+    try:
+        cell.evaluate()
+    except BenchError as error:
+        assert "Delete" in str(error)
+    else:
+        pd.testing.assert_frame_equal(cell.cubes, expected.cubes)
+
+
+def test_weights_trained_on_other_cubes_are_not_used(tmp_path: Path) -> None:
+    cell = Cell(tmp_path, an_experiment(train={"epochs": 1}))
+    (cell.folder / "cubes.parquet").unlink()
+    cell.store = write_store(cell.home, cell.experiment, content=1)
+    with pytest.raises(BenchError, match="was trained on cubes"):
+        cell.evaluate()
+
+
+def test_scores_of_another_number_of_cubes_are_refused(tmp_path: Path) -> None:
+    cell = Cell(tmp_path, an_experiment("null-flow"))
+    cell.cubes.iloc[:-1].to_parquet(cell.folder / "cubes.parquet")
+    with pytest.raises(RunError, match=r"cubes\.parquet holds other cubes than .*Delete it and evaluate again"):
+        cell.evaluate()
+
+
+def test_a_score_that_is_not_finite_makes_no_record(tmp_path: Path) -> None:
+    cell = Cell(tmp_path, an_experiment("null-flow"))
+    path_of(cell.results, cell.record).unlink()
+    table = cell.cubes
+    table.loc[len(table) - 1, "s_p"] = np.nan
+    table.to_parquet(cell.folder / "cubes.parquet")
+    with pytest.raises(RunError, match="S_p cannot be fused"):
+        cell.evaluate()
+    assert not path_of(cell.results, cell.record).exists()
+
+
+def test_a_full_disk_leaves_no_half_written_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    e = an_experiment("null-flow")
+    store = write_store(tmp_path, e)
+
+    to_parquet = pd.DataFrame.to_parquet
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def only_in_memory(table: pd.DataFrame, path: Any = None, **options: Any) -> Any:
+        return full() if isinstance(path, str | Path) else to_parquet(table, path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        patch.setattr(pd.DataFrame, "to_parquet", only_in_memory)
+        with pytest.raises(RunError, match="No space left on device"):
+            evaluate(e, store, tmp_path, tmp_path / "results")
+    assert not list(tmp_path.rglob("cubes.parquet"))
+    assert not list(tmp_path.rglob("results/**/*.json"))
+    assert evaluate(e, store, tmp_path, tmp_path / "results").status == "done"
+
+
+def test_an_unknown_method_is_named(tmp_path: Path) -> None:
+    e = replace(an_experiment(), method="flow-magnitud")
+    store = write_store(tmp_path, e)
+    with pytest.raises(ConfigError, match=r"unknown method 'flow-magnitud'; did you mean: flow-magnitude\?"):
+        evaluate(e, store, tmp_path, tmp_path / "results")
+
+
+def test_a_part_of_a_data_set_is_recorded_as_such(tmp_path: Path) -> None:
+    record = Cell(tmp_path, replace(an_experiment("null-flow"), partial=True)).record
+    assert record.partial
+    assert record.videos == list(TEST)
+
+
+def test_a_failed_cell_has_a_record_with_its_error(cell: Cell) -> None:
+    record = failed(cell.experiment, cell.store, RunError("the loss became NaN"), "2025-01-01T00:00:00+00:00")
+    assert (record.status, record.error, record.metrics) == ("failed", "RunError: the loss became NaN", {})
+    assert record.fingerprint == cell.record.fingerprint
+    assert path_of(cell.results, record) == path_of(cell.results, cell.record)
+
+
+def test_videos_one_by_one(cell: Cell) -> None:
+    scores, truth = read_frame_scores(cell.results, cell.record)
+    table = per_video(scores, truth).set_index("video")
+    assert table.index.tolist() == list(TEST)
+    assert np.isnan(table.loc["05", "auroc"])
+    assert table.loc["03", "auroc"] == pytest.approx(roc_auc_score(truth["03"], scores["03"]))
+    assert table["frames"].tolist() == [FRAMES - SKIP] * 3
+    assert table["abnormal"].tolist() == [14, 14, 0]
+    assert table.loc["04", "max_score"] == pytest.approx(float(scores["04"].max()))
+
+
+def test_labels_lose_the_frames_without_a_score() -> None:
+    found = scored_labels({"a": np.array([1, 1, 0, 1], np.uint8), "b": np.array([1], np.uint8)}, 2)
+    assert {video: label.tolist() for video, label in found.items()} == {"a": [0, 1], "b": []}

@@ -1,0 +1,140 @@
+"""What `ls` and `doctor` show, and that looking changes nothing."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from amsrc.errors import DataError
+from amsrc.store import SPLITS, seal, write_shard
+from bench import listing
+from bench.config import dump, flatten, override
+from bench.recipes import RECIPES, build
+
+RECORD = Path(__file__).resolve().parents[1] / "data" / "records" / "schema2.json"
+
+
+def put_store(home: Path, name: str, partial: bool = False) -> Path:
+    """A sealed store of one empty video a split."""
+    path = home / "stores" / name
+    shards = {split: [write_shard(path, split, "01", [], 5, (5, 1, 8, 8))] for split in SPLITS}
+    seal(path, shards, {"dataset": "ped2", "partial": partial, "cube": dump(build("amsrc", "ped2"))["cube"]})
+    return path
+
+
+# Recipes
+
+
+def test_every_recipe_is_listed_with_what_it_is() -> None:
+    text = listing.recipes(build("amsrc", "ped2"))
+    for name, recipe in RECIPES.items():
+        assert recipe.__doc__
+        (line,) = [line for line in text.splitlines() if line.split()[:1] == [name]]
+        assert recipe.__doc__.splitlines()[0] in line
+
+
+@pytest.mark.parametrize(("recipe", "dataset"), [("amsrc", "ped2"), ("amsrc-paper-loss", "toy-shanghaitech")])
+def test_fields_are_listed_as_they_can_be_typed(recipe: str, dataset: str) -> None:
+    experiment = build(recipe, dataset)
+    lines = [line.split() for line in listing.recipes(experiment).splitlines() if line.startswith("--")]
+    typed = {name.removeprefix("--"): value for name, value in lines}
+    assert set(typed) == {name for name in flatten(experiment) if "." in name}
+    other = override(build("baseline", "avenue", 0), typed)
+    for name in typed:
+        value = flatten(experiment)[name]
+        assert flatten(other)[name] == (pytest.approx(value) if isinstance(value, list) else value)
+
+
+# Stores
+
+
+def test_without_stores_it_says_how_to_make_one(tmp_path: Path) -> None:
+    assert listing.stores(tmp_path) == f"no finished stores under {tmp_path}/stores. Run `amsrc-bench prepare`."
+
+
+def test_sealed_stores_are_listed_and_others_are_not(tmp_path: Path) -> None:
+    put_store(tmp_path, "ped2-aaa")
+    put_store(tmp_path, "ped2-bbb", partial=True)
+    (put_store(tmp_path, "ped2-ccc") / "manifest.json").unlink()
+    _, _, whole, part = listing.stores(tmp_path).splitlines()
+    assert whole.split()[:6] == ["ped2-aaa", "0", "0", "motion", "dis", "whole"]
+    assert part.split()[:6] == ["ped2-bbb", "0", "0", "motion", "dis", "partial"]
+
+
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    (put_store(tmp_path, "ped2-aaa") / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match=r"ped2-aaa/manifest.json"):
+        listing.stores(tmp_path)
+
+
+# Records
+
+
+def test_without_records_it_says_how_to_make_some(tmp_path: Path) -> None:
+    text = listing.records(tmp_path / "results", tmp_path)
+    assert text == f"no records under {tmp_path}/results. `amsrc-bench sweep --toy` makes some in minutes."
+
+
+def test_a_record_is_a_line_and_looking_changes_nothing(tmp_path: Path) -> None:
+    record = json.loads(RECORD.read_text())
+    folder = tmp_path / "results" / "records" / record["recipe"] / record["dataset"]
+    folder.mkdir(parents=True)
+    shutil.copy(RECORD, folder / f"seed{record['seed']}-{record['fingerprint']}.json")
+    before = sorted(tmp_path.rglob("*"))
+    text = listing.records(tmp_path / "results", tmp_path / "home")
+    _, _, line = text.split("\n\n")[0].splitlines()
+    assert line.split()[:6] == ["amsrc", "ped2", "0", "91.25", "64.25", "92.00"]
+    assert line.split()[-2:] == ["done", record["fingerprint"]]
+    assert "mlflow" in text.lower()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# This machine
+
+
+def test_doctor_finds_a_sound_machine_sound(tmp_path: Path) -> None:
+    text, fine = listing.doctor(tmp_path / "not" / "yet", None)
+    assert fine
+    assert "all is well" in text
+    assert f"home     {tmp_path}/not/yet: writable, " in text
+    assert "AMSRC_DATA is not set: the sweep runs on the embedded toy data" in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_names_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "NEEDED", (*listing.NEEDED, "no-such-package"))
+    text, fine = listing.doctor(tmp_path, None)
+    assert not fine
+    assert "missing  no-such-package: run `make` or `pip install -r requirements.lock`" in text
+
+
+def test_doctor_names_what_is_optional_and_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "OPTIONAL", {"no_such_module": "--flow magic"})
+    text, fine = listing.doctor(tmp_path, None)
+    assert fine
+    assert "optional no_such_module: absent, needed for --flow magic" in text
+
+
+def test_doctor_sees_a_home_that_cannot_be_written(tmp_path: Path) -> None:
+    """Below a regular file nobody may make a folder, not even root."""
+    (tmp_path / "file").write_text("")
+    text, fine = listing.doctor(tmp_path / "file" / "home", None)
+    assert not fine
+    assert "not writable" in text and "choose another --home" in text
+
+
+def test_doctor_sees_which_data_sets_there_are(tmp_path: Path) -> None:
+    text, fine = listing.doctor(tmp_path, str(tmp_path))
+    assert not fine
+    assert f"data     {tmp_path}: none of ped2, avenue, shanghaitech" in text
+    (tmp_path / "Avenue Dataset" / "testing_videos").mkdir(parents=True)
+    (tmp_path / "Avenue Dataset" / "testing_videos" / "01.avi").write_text("")
+    text, fine = listing.doctor(tmp_path, str(tmp_path))
+    assert fine
+    assert f"data     {tmp_path}: avenue" in text
+
+
+def test_doctor_refuses_a_data_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        listing.doctor(tmp_path, str(tmp_path / "nowhere"))

@@ -1,0 +1,179 @@
+"""Scores of cubes, from a network or from the flow alone: in order, the same however they are cut into batches."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from amsrc.config import TrainConfig
+from amsrc.model import AMSRC, Output
+from amsrc.store import CubeStore
+from bench import nulls, scoring
+from bench.config import Experiment
+from bench.nulls import flow_magnitude
+from bench.scoring import Feed, arithmetic, chunks, device_of, score
+from tests.cubes_made import SIZE, an_experiment, write_store
+
+CPU = torch.device("cpu")
+FP32 = TrainConfig(precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, CubeStore, AMSRC]:
+    """An experiment, its store and a network whose BatchNorm has seen something."""
+    e = an_experiment()
+    store = write_store(tmp_path_factory.mktemp("home"), e)
+    torch.manual_seed(0)
+    network = AMSRC(e.model, e.cube)
+    appearance, motion, _ = Feed(store.train, e.model, CPU).batch(np.arange(32))
+    network(appearance, motion)
+    return e, store, network
+
+
+def test_a_batch_is_the_stored_cubes_scaled(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
+    e, store, _ = made
+    rows = np.array([39, 0, 41, 40])  # out of order and over the border of two videos
+    appearance, motion, target = Feed(store.train, e.model, CPU).batch(rows)
+    frames, flows = store.train.frames(rows), store.train.flows(rows)
+    assert (appearance.dtype, motion.dtype, target.dtype) == (torch.float32,) * 3
+    assert appearance.shape == (4, 12, SIZE, SIZE)
+    assert motion.shape == (4, 8, SIZE, SIZE)
+    np.testing.assert_allclose(target, frames[:, 4] / 255, rtol=1e-6)
+    for cube in range(4):
+        for time in range(4):
+            shown = appearance[cube, 3 * time : 3 * time + 3]
+            np.testing.assert_allclose(shown, frames[cube, time] / 255, rtol=1e-6)
+            np.testing.assert_array_equal(motion[cube, 2 * time : 2 * time + 2], flows[cube, time])
+    assert appearance.is_contiguous(memory_format=torch.channels_last)
+    assert motion.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 203, 512])
+def test_batches_do_not_show_in_the_scores(
+    made: tuple[Experiment, CubeStore, AMSRC], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    e, store, network = made
+    feed, rows = Feed(store.test, e.model, CPU), np.arange(len(store.test))
+    whole = score(network, feed, rows, FP32)
+    monkeypatch.setattr(scoring, "SCORING_BATCH", size)
+    for found, expected in zip(score(network, feed, rows, FP32), whole, strict=True):
+        assert found.dtype == np.float32
+        assert found.shape == (len(store.test),)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert len(np.unique(whole[1])) > 0.9 * len(rows)  # else the order would not show
+
+
+def test_scores_come_in_the_order_that_was_asked_for(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
+    e, store, network = made
+    feed = Feed(store.test, e.model, CPU)
+    shuffled = np.random.default_rng(0).permutation(len(store.test))
+    in_order = score(network, feed, np.arange(len(store.test)), FP32)
+    for found, expected in zip(score(network, feed, shuffled, FP32), in_order, strict=True):
+        np.testing.assert_allclose(found, expected[shuffled], rtol=1e-4, atol=1e-6)
+
+
+def test_the_network_is_scored_in_evaluation_mode_and_learns_nothing(
+    made: tuple[Experiment, CubeStore, AMSRC],
+) -> None:
+    e, store, network = made
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    score(network, Feed(store.test, e.model, CPU), np.arange(32), FP32)
+    assert not network.training
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+class Halves(nn.Module):
+    """Predicts one half everywhere; its two features are at a right angle for every second cube."""
+
+    def forward(self, appearance: Tensor, motion: Tensor) -> Output:
+        n = len(appearance)
+        ones = torch.ones(n, 2, 1, 1)
+        other = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).repeat(n, 1)[:n].view(n, 2, 1, 1)
+        return Output(torch.full((n, 3, SIZE, SIZE), 0.5), ones, other)
+
+
+def test_scores_against_a_hand_computation(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
+    e, store, _ = made
+    rows = np.arange(10)
+    s_f, s_p = score(Halves(), Feed(store.test, e.model, CPU), rows, FP32)
+    np.testing.assert_allclose(s_f, [0, 1] * 5, atol=1e-6)
+    target = store.test.frames(rows)[:, -1].astype(np.float64) / 255
+    np.testing.assert_allclose(s_p, [((cube - 0.5) ** 2).sum() for cube in target], rtol=1e-5)
+
+
+def test_no_cubes_have_no_scores(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
+    e, store, network = made
+    for found in score(network, Feed(store.test, e.model, CPU), np.arange(0), FP32):
+        assert (found.shape, found.dtype) == ((0,), np.float32)
+
+
+def test_without_a_motion_stream_there_is_no_consistency_score(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
+    _, store, _ = made
+    e = an_experiment("baseline")
+    s_f, s_p = score(AMSRC(e.model, e.cube), Feed(store.test, e.model, CPU), np.arange(9), FP32)
+    assert np.isnan(s_f).all()
+    assert np.isfinite(s_p).all()
+
+
+def test_lower_precision_stays_close_and_gives_full_precision_scores(
+    made: tuple[Experiment, CubeStore, AMSRC],
+) -> None:
+    e, store, network = made
+    feed, rows = Feed(store.test, e.model, CPU), np.arange(64)
+    full, low = (score(network, feed, rows, TrainConfig(precision=p)) for p in ("fp32", "bf16"))
+    for a, b in zip(full, low, strict=True):
+        assert b.dtype == np.float32
+        np.testing.assert_allclose(b, a, rtol=0.05, atol=0.01)
+        assert (a != b).any()
+
+
+def test_automatic_precision_is_full_without_a_gpu() -> None:
+    name, cast = arithmetic("auto", CPU)
+    with cast:
+        assert name == "fp32"
+        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.float32
+    name, cast = arithmetic("bf16", CPU)
+    with cast:
+        assert name == "bf16"
+        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_the_device_is_the_cpu_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of(3) == CPU
+
+
+def test_more_workers_than_gpus_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [device_of(worker).index for worker in range(4)] == [0, 1, 0, 1]
+
+
+def test_chunks_are_consecutive() -> None:
+    assert [piece.tolist() for piece in chunks(np.arange(7), 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(chunks(np.arange(0), 3)) == []
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 2048])
+def test_flow_magnitude_against_a_hand_computation(
+    made: tuple[Experiment, CubeStore, AMSRC], monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(nulls, "CHUNK", chunk)
+    cubes = made[1].test
+    found = flow_magnitude(cubes)
+    assert (found.dtype, found.shape) == (np.float32, (len(cubes),))
+    for row in (0, 1, 79, len(cubes) - 1):
+        flows = cubes.flows(np.array([row]))[0].astype(np.float64)
+        vectors = [(flows[t, 0, y, x], flows[t, 1, y, x]) for t in range(4) for y in range(SIZE) for x in range(SIZE)]
+        expected = sum((dx * dx + dy * dy) ** 0.5 for dx, dy in vectors) / len(vectors)
+        assert found[row] == pytest.approx(expected, rel=1e-4)
+
+
+def test_flow_magnitude_of_no_cubes(tmp_path: Path) -> None:
+    store = write_store(tmp_path, an_experiment(), train_cubes=0)
+    assert flow_magnitude(store.train).shape == (0,)

@@ -1,0 +1,466 @@
+"""Training in this process: exact resumption, the guard against non-finite losses, and what is left on the disk."""
+
+import errno
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from amsrc.errors import BenchError, ConfigError, RunError
+from amsrc.store import CubeStore
+from bench import train
+from bench.config import Experiment, derive
+from bench.records import write_file
+from bench.scoring import Feed, score
+from bench.train import batches, fit, history, is_trained, load_model
+from tests.cubes_made import an_experiment, write_store
+
+OF_THE_CLOCK = ("seconds", "score_seconds", "cubes_per_s", "peak_memory_gib", "restarts")
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the program catches it."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums are made in one order, so that equal means equal in every bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> list[train.AMSRC]:
+    """Every network that a training makes, so that a test can look into the one in memory."""
+    made: list[train.AMSRC] = []
+
+    def make(*args: Any) -> train.AMSRC:
+        made.append(AMSRC(*args))
+        return made[-1]
+
+    AMSRC = train.AMSRC
+    monkeypatch.setattr(train, "AMSRC", make)
+    return made
+
+
+def killer(after: int) -> Callable[[Any], None]:
+    def report(line: dict[str, Any]) -> None:
+        if line["epoch"] == after:
+            raise Killed
+
+    return report
+
+
+def killed(e: Experiment, store: CubeStore, home: Path, after: int) -> Path:
+    """Train until the end of an epoch, then die. Returns the run's folder."""
+    with pytest.raises(Killed):
+        fit(e, store, home, report=killer(after))
+    (folder,) = (home / "runs").iterdir()
+    assert not is_trained(folder)
+    return folder
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    """The log without what the clock and the machine put into it."""
+    return [{name: value for name, value in line.items() if name not in OF_THE_CLOCK} for line in history(folder)]
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Weights and scores of epochs, bit by bit."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.suffix in (".npz", ".safetensors")
+    }
+
+
+def full_disk(_descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# -- resumption ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", ["amsrc", "baseline"])
+def test_two_epochs_a_kill_and_two_more_are_four_epochs(tmp_path: Path, recipe: str) -> None:
+    e = an_experiment(recipe, train={"decay_epochs": 1})
+    store = write_store(tmp_path, e)
+    straight = fit(e, store, tmp_path / "straight")
+    interrupted = killed(e, store, tmp_path / "killed", after=2)
+    assert [line["epoch"] for line in history(interrupted)] == [1, 2]
+    seen: list[int] = []
+    assert fit(e, store, tmp_path / "killed", report=lambda line: seen.append(line["epoch"])) == interrupted
+    assert seen == [3, 4]
+    assert sorted(written(straight)) == ["epochs/001.npz", "epochs/002.npz", "epochs/003.npz", "model.safetensors"]
+    assert written(interrupted) == written(straight)
+    assert log(interrupted) == log(straight)
+    assert [line["restarts"] for line in history(interrupted)] == [0, 0, 1, 1]
+
+
+def test_a_kill_after_every_epoch_changes_nothing(tmp_path: Path) -> None:
+    e = an_experiment()
+    store = write_store(tmp_path, e)
+    straight = fit(e, store, tmp_path / "straight")
+    for epoch in range(1, 5):
+        folder = killed(e, store, tmp_path / "killed", after=epoch)
+    assert (folder / "checkpoint.pt").is_file()
+    assert fit(e, store, tmp_path / "killed") == folder
+    assert not (folder / "checkpoint.pt").exists()
+    assert (written(folder), log(folder)) == (written(straight), log(straight))
+
+
+def test_an_epoch_without_its_checkpoint_is_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the scores of epoch 2 were written and before its checkpoint was."""
+    e = an_experiment()
+    store = write_store(tmp_path, e)
+    straight = fit(e, store, tmp_path / "straight")
+    save = train.save
+
+    def save_first(folder: Path, network: Any, optimiser: Any, lines: list[Any]) -> None:
+        if len(lines) == 2:
+            raise Killed
+        save(folder, network, optimiser, lines)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(train, "save", save_first)
+        fit(e, store, tmp_path / "killed")
+    folder = fit(e, store, tmp_path / "killed")
+    assert (written(folder), log(folder)) == (written(straight), log(straight))
+
+
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_a_kill_between_checkpoint_and_log_loses_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    e = an_experiment()
+    store = write_store(tmp_path, e)
+
+    def write_until(path: Path, content: bytes) -> None:
+        if path.name == "log.jsonl" and content.count(b"\n") == epoch:
+            raise Killed
+        write_file(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(train, "write_file", write_until)
+        fit(e, store, tmp_path)
+    folder = fit(e, store, tmp_path)
+    assert [line["epoch"] for line in history(folder)] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    e = an_experiment(train={"epochs": 1})
+    store = write_store(tmp_path, e)
+    folder = fit(e, store, tmp_path)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(train, "worker_loop", lambda *_: pytest.fail("trained again"))
+    assert fit(e, store, tmp_path, report=lambda _: pytest.fail("reported again")) == folder
+    assert fit(e, store, tmp_path, workers=2) == folder  # nor does it start Ray
+    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_what_does_not_touch_training_shares_a_run(tmp_path: Path) -> None:
+    e = an_experiment(train={"epochs": 1})
+    store = write_store(tmp_path, e)
+    folder = fit(e, store, tmp_path)
+    other = derive(replace(e, recipe="another-name"), score={"weight_f": 0.25})
+    assert fit(other, store, tmp_path, report=lambda _: pytest.fail("trained again")) == folder
+
+
+def test_the_seed_and_nothing_else_by_chance_decides(tmp_path: Path) -> None:
+    e = an_experiment(train={"epochs": 1, "score_every": 0})
+    store = write_store(tmp_path, e)
+    weights = [written(fit(replace(e, seed=seed), store, tmp_path / home)) for seed, home in enumerate("ab")]
+    torch.rand(7)  # another state of the process
+    np.random.seed(3)  # noqa: NPY002
+    again = written(fit(e, store, tmp_path / "again"))
+    assert weights[0] == again != weights[1]
+
+
+# -- batches -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cubes", "batch"), [(80, 16), (81, 16), (83, 16), (7, 16), (16, 16)])
+def test_an_epoch_shows_every_cube_once(cubes: int, batch: int) -> None:
+    shown = list(batches(cubes, batch, 0, 1))
+    rows = np.concatenate(shown)
+    lost = cubes % batch if cubes % batch == 1 else 0  # BatchNorm cannot work on one cube
+    assert len(np.unique(rows)) == len(rows) == cubes - lost
+    assert set(rows.tolist()) <= set(range(cubes))
+    assert {len(some) for some in shown[:-1]} <= {batch}
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        return np.concatenate(list(batches(64, 16, seed, epoch))).tolist()
+
+    orders = [order(seed, epoch) for seed in (0, 1, 2) for epoch in (1, 2, 3)]
+    assert orders == [order(seed, epoch) for seed in (0, 1, 2) for epoch in (1, 2, 3)]
+    assert len({tuple(one) for one in orders}) == 9
+    assert list(range(64)) not in orders
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("cubes", [64, 67, 71, 78])
+def test_workers_share_every_batch_evenly(cubes: int, world: int) -> None:
+    alone = list(batches(cubes, 16, 5, 2))
+    shares = [list(batches(cubes, 16, 5, 2, rank, world)) for rank in range(world)]
+    assert len({len(share) for share in shares}) == 1
+    for whole, *parts in zip(alone, *shares, strict=False):
+        together = np.concatenate(parts)
+        assert len({len(part) for part in parts}) == 1
+        assert len(parts[0]) > 1
+        assert set(together.tolist()) <= set(whole.tolist())
+        assert len(np.unique(together)) == len(together) > len(whole) - world
+    left = alone[len(shares[0]) :]
+    assert all(len(some) < 2 * world for some in left)
+
+
+# -- the guard -----------------------------------------------------------------------------------------------
+
+
+def poison(store: CubeStore, value: float) -> None:
+    """Spoil one flow of every training cube, behind the store's back."""
+    for path in (store.path / "train").glob("*/flows.npy"):
+        flows = np.load(path, "r+")
+        flows[:, 0, 0, 0, 0] = value
+        flows.flush()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("fusion", "terms"), [("appearance", "consistency"), ("gate", "intensity, gradient, consistency")]
+)
+def test_a_loss_that_is_not_finite_ends_training_before_the_weights_change(
+    tmp_path: Path, networks: list[train.AMSRC], value: float, fusion: str, terms: str
+) -> None:
+    e = an_experiment(model={"fusion": fusion})
+    store = write_store(tmp_path, e)
+    folder = killed(e, store, tmp_path, after=2)
+    checkpoint, lines = (folder / "checkpoint.pt").read_bytes(), history(folder)
+    poison(store, value)
+    message = (
+        rf"amsrc on toy-ped2, seed 0: {terms} became non-finite in epoch 3; that step was not taken\. "
+        r"Lower train\.learning_rate \(now 0\.001\) .* The last checkpoint is kept\."
+    )
+    with pytest.raises(RunError, match=message):
+        fit(e, CubeStore(store.path), tmp_path)
+    kept = torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+    for name, parameter in networks[-1].named_parameters():
+        torch.testing.assert_close(parameter.detach(), kept[name], rtol=0, atol=0)
+    assert (folder / "checkpoint.pt").read_bytes() == checkpoint
+    assert history(folder) == lines
+    assert not is_trained(folder)
+    poison(store, 0.5)
+    assert is_trained(fit(e, CubeStore(store.path), tmp_path))
+
+
+def test_a_weight_that_overflows_the_sum_is_named(tmp_path: Path) -> None:
+    e = an_experiment(loss={"intensity": 1e300})
+    with pytest.raises(RunError, match="the weighted sum became non-finite in epoch 1"):
+        fit(e, write_store(tmp_path, e), tmp_path)
+
+
+# -- what is wrong before it starts ---------------------------------------------------------------------------
+
+
+def test_a_run_is_bound_to_its_cubes(tmp_path: Path) -> None:
+    e = an_experiment(train={"epochs": 2})
+    one, other = write_store(tmp_path / "one", e), write_store(tmp_path / "other", e, content=1)
+    killed(e, one, tmp_path, after=1)
+    message = rf"was trained on cubes {one.sha256[:12]}, .* holds {other.sha256[:12]}\. Delete that folder"
+    with pytest.raises(ConfigError, match=message):
+        fit(e, other, tmp_path, report=lambda _: pytest.fail("trained"))
+    fit(e, one, tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        fit(e, other, tmp_path)
+
+
+def test_the_same_cubes_elsewhere_are_the_same(tmp_path: Path) -> None:
+    e = an_experiment(train={"epochs": 2})
+    one, copy = write_store(tmp_path / "one", e), write_store(tmp_path / "copy", e)
+    killed(e, one, tmp_path, after=1)
+    assert is_trained(fit(e, copy, tmp_path))
+
+
+def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    e = an_experiment()
+    store = write_store(tmp_path, e)
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ConfigError, match=r"--home: cannot write to .*file/.*Choose a folder you may write to"):
+        fit(e, store, tmp_path / "file")
+
+
+@pytest.mark.parametrize("cubes", [0, 1])
+def test_too_few_cubes_to_train_on_are_refused(tmp_path: Path, cubes: int) -> None:
+    e = an_experiment()
+    store = write_store(tmp_path, e, train_cubes=cubes)
+    if cubes:  # one in all
+        store.manifest["splits"]["train"] = store.manifest["splits"]["train"][:1]
+        (store.path / "manifest.json").write_text(json.dumps(store.manifest))
+    with pytest.raises(BenchError, match="cubes"):
+        fit(e, CubeStore(store.path), tmp_path)
+
+
+# -- settings ------------------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_follows_its_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    e = an_experiment(train={"epochs": 7, "learning_rate": 0.01, "decay": 0.5, "decay_epochs": 3, "score_every": 0})
+    steps: list[float] = []
+    step = torch.optim.Adam.step
+
+    def counted(self: torch.optim.Adam, *args: Any) -> Any:
+        steps.append(self.param_groups[0]["lr"])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", counted)
+    folder = fit(e, write_store(tmp_path, e), tmp_path)
+    rates = [0.01, 0.01, 0.01, 0.005, 0.005, 0.005, 0.0025]
+    assert [line["learning_rate"] for line in history(folder)] == pytest.approx(rates, rel=1e-12)
+    assert steps == pytest.approx(np.repeat(rates, 5), rel=1e-12)  # 80 cubes are 5 batches of 16
+
+
+def test_the_log_holds_the_mean_of_each_term(tmp_path: Path) -> None:
+    e = an_experiment(train={"epochs": 3}, loss={"intensity": 2.0, "gradient": 3.0, "consistency": 0.5})
+    lines = history(fit(e, write_store(tmp_path, e), tmp_path))
+    for line in lines:
+        total = 2 * line["intensity"] + 3 * line["gradient"] + 0.5 * line["consistency"]
+        assert line["loss"] == pytest.approx(total, rel=1e-5)
+        assert line["workers"] == 1
+        assert line["precision"] == "fp32" or torch.cuda.is_available()
+        assert line["cubes_per_s"] == pytest.approx(80 / line["seconds"])
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(0, []), (1, [1, 2, 3]), (2, [2]), (9, [])])
+def test_epochs_are_scored_when_asked_and_training_does_not_notice(
+    tmp_path: Path, every: int, epochs: list[int]
+) -> None:
+    e = an_experiment(train={"score_every": 0})
+    store = write_store(tmp_path, e)
+    plain = fit(e, store, tmp_path)
+    scored = fit(derive(e, train={"score_every": every}), store, tmp_path)
+    assert sorted(p.name for p in scored.glob("epochs/*.npz")) == [f"{epoch:03d}.npz" for epoch in epochs]
+    assert (scored / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+
+
+def test_the_scores_of_an_epoch_are_those_of_its_network(tmp_path: Path, networks: list[train.AMSRC]) -> None:
+    e = an_experiment(train={"epochs": 3})
+    store = write_store(tmp_path, e)
+    found: dict[str, Any] = {}
+
+    def look(line: Any) -> None:
+        if line["epoch"] == 2:
+            for split in ("train", "test"):
+                cubes = getattr(store, split)
+                feed = Feed(cubes, e.model, torch.device("cpu"))
+                found[split] = score(networks[-1], feed, np.arange(len(cubes)), e.train)
+
+    folder = fit(e, store, tmp_path, report=look)
+    with np.load(folder / "epochs" / "002.npz", allow_pickle=False) as kept:
+        np.testing.assert_allclose(kept["s_f"], found["test"][0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(kept["s_p"], found["test"][1], rtol=1e-5, atol=1e-6)
+        f, p = (scores.astype(np.float64) for scores in found["train"])
+        np.testing.assert_allclose(kept["statistics"], [f.mean(), f.std(), p.mean(), p.std()], rtol=1e-4)
+
+
+def test_training_reads_no_label(tmp_path: Path) -> None:
+    e = an_experiment(train={"epochs": 2})
+    store = write_store(tmp_path, e)
+    for path in store.path.glob("labels-*.npz"):
+        path.unlink()
+    assert is_trained(fit(e, store, tmp_path))
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    e = an_experiment()
+    store = write_store(tmp_path, e)
+    straight = fit(e, store, tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        fill = lambda line: patch.setattr(os, "fsync", full_disk) if line["epoch"] == 2 else None  # noqa: E731
+        with pytest.raises(RunError, match=r"cannot be written \(No space left on device\).*Free some space"):
+            fit(e, store, tmp_path / "full", report=fill)
+    (folder,) = (tmp_path / "full" / "runs").iterdir()
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {"checkpoint.pt", "epochs/001.npz", "epochs/002.npz", "experiment.json", "log.jsonl"}
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert [line["epoch"] for line in state["log"]] == [1, 2]
+    fit(e, store, tmp_path / "full")
+    assert (written(folder), log(folder)) == (written(straight), log(straight))
+
+
+def test_a_full_disk_at_the_end_does_not_look_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    e = an_experiment()
+    store = write_store(tmp_path, e)
+    with monkeypatch.context() as patch:
+        fill = lambda line: patch.setattr(os, "fsync", full_disk) if line["epoch"] == 4 else None  # noqa: E731
+        with pytest.raises(RunError, match=r"model\.safetensors: cannot be written \(No space left on device\)"):
+            fit(e, store, tmp_path, report=fill)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert not is_trained(folder)
+    assert is_trained(fit(e, store, tmp_path, report=lambda _: pytest.fail("an epoch was trained again")))
+
+
+def test_a_checkpoint_holds_no_foreign_objects(tmp_path: Path) -> None:
+    """What is not tensors, numbers and text in it is refused, and not run."""
+    e = an_experiment()
+    store = write_store(tmp_path, e)
+    folder = killed(e, store, tmp_path, after=1)
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert set(state) == {"model", "optimiser", "log"}
+    trap = tmp_path / "run"
+    torch.save({**state, "log": Trap(trap)}, folder / "checkpoint.pt")
+    with pytest.raises((pickle.UnpicklingError, BenchError)):
+        fit(e, store, tmp_path)
+    assert not trap.exists()
+
+
+class Trap:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("recipe", ["amsrc", "no-gate-concat", "baseline"])
+def test_the_weights_kept_score_as_the_network_in_memory(
+    tmp_path: Path, networks: list[train.AMSRC], recipe: str
+) -> None:
+    e = an_experiment(recipe, train={"epochs": 2})
+    store = write_store(tmp_path, e)
+    folder = fit(e, store, tmp_path)
+    cpu = torch.device("cpu")
+    feed, rows = Feed(store.test, e.model, cpu), np.arange(len(store.test))
+    trained = networks[0]
+    loaded = load_model(e, folder, cpu)
+    assert not loaded.training
+    for kept, held in zip(score(loaded, feed, rows, e.train), score(trained, feed, rows, e.train), strict=True):
+        np.testing.assert_array_equal(kept, held)
+    names = set(load_file(folder / "model.safetensors"))
+    assert names == set(trained.state_dict())
+    assert any(name.endswith("running_var") for name in names)  # what BatchNorm learned belongs to it
+
+
+def test_the_folder_says_what_was_trained(tmp_path: Path) -> None:
+    e = an_experiment(train={"epochs": 1})
+    store = write_store(tmp_path, e)
+    folder = fit(e, store, tmp_path)
+    about = json.loads((folder / "experiment.json").read_text())
+    assert about["store"] == store.sha256
+    assert about["experiment"]["train"]["batch"] == 16
+    assert (about["experiment"]["recipe"], about["experiment"]["seed"]) == ("amsrc", 0)
