@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from amsrc.cubes import FrameCubes
 from amsrc.errors import DataError, RunError
+from amsrc.files import digest, write_json
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, Split] = ("train", "test")
@@ -92,25 +93,6 @@ def _save(path: Path, array: npt.NDArray[Any]) -> str:
         file.flush()
         os.fsync(file.fileno())
     return digest(path)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write JSON under a temporary name, flush it to the disk, rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w") as file:
-            json.dump(data, file, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def finished_shard(store: Path, split: Split, video: str) -> Shard | None:

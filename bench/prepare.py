@@ -6,6 +6,7 @@ Running it again goes on where it stopped.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,10 +19,12 @@ from amsrc import boxes, flow
 from amsrc.config import CubeConfig
 from amsrc.cubes import BoxesOf, FlowOf, cut
 from amsrc.errors import ConfigError, DataError, RunError
-from amsrc.store import SPLITS, CubeStore, Shard, Split, digest, finished_shard, seal, write_json, write_shard
+from amsrc.files import digest, write_file, write_json
+from amsrc.store import SPLITS, CubeStore, Shard, Split, finished_shard, seal, write_shard
 from bench import datasets
-from bench.config import Experiment, cube_key, derive, dump
+from bench.config import Experiment, cube_key, derive, dump, flatten, load
 from bench.datasets import Dataset, Video
+from bench.runs import writable
 
 Progress = Callable[[int, int, str], None]  # (videos done, videos in all, the one just finished)
 
@@ -60,8 +63,6 @@ def with_providers(
         kind, _, path = flow_text.partition(":")
         experiment = derive(experiment, cube={"flow": replace(experiment.cube.flow, provider=kind)})  # type: ignore[arg-type]
         sources = replace(sources, flow=Path(path).expanduser().absolute() if path else None)
-    from bench.config import load
-
     return load(dump(experiment)), sources
 
 
@@ -124,13 +125,8 @@ def _begin(store: Path, about: dict[str, Any]) -> None:
                 "Delete that folder to prepare it anew, or choose another --home."
             )
         return
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        write_json(path, about)
-    except OSError as error:
-        raise ConfigError(
-            f"--home: cannot write to {store}: {error.strerror}. Choose a folder you may write to."
-        ) from None
+    writable(store)
+    write_json(path, about)
 
 
 def prepare_video(
@@ -213,10 +209,9 @@ def _finished(store: Path, split: Split, video: str) -> Shard:
 
 def _write_labels(store: Path, dataset: Dataset) -> None:
     for label_set in dataset.label_sets():
-        path = store / f"labels-{label_set}.npz"
-        temporary = path.with_name(f".{path.name}")
-        np.savez_compressed(temporary.with_suffix(".npz"), allow_pickle=False, **dataset.labels(label_set))
-        temporary.with_suffix(".npz").replace(path)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **dataset.labels(label_set))
+        write_file(store / f"labels-{label_set}.npz", buffer.getvalue())
 
 
 def find_store(home: Path, experiment: Experiment, fixed: set[str]) -> tuple[CubeStore, Experiment]:
@@ -228,8 +223,6 @@ def find_store(home: Path, experiment: Experiment, fixed: set[str]) -> tuple[Cub
     Raises:
         DataError: no store of this data set, or several that fit.
     """
-    from bench.config import flatten, load
-
     wanted = {name: value for name, value in flatten(experiment).items() if name in fixed and name.startswith("cube.")}
     fitting = []
     for manifest in sorted((home / "stores").glob(f"{experiment.dataset}-*/manifest.json")):

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from amsrc.config import CubeConfig
 from amsrc.cubes import Boxes, BoxesOf, Flow, FlowOf, Frame, FrameCubes, Moment, cut
 from amsrc.errors import DataError
-from bench.records import write_file
+from amsrc.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,10 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from zipfile import BadZipFile
 
 from amsrc.errors import DataError, RunError
+from amsrc.files import write_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +74,8 @@ class RunRecord:
     versions: dict[str, str | None] = field(default_factory=dict)
     """`provenance.versions()`; null for a package that is not installed."""
     git: dict[str, str | bool | None] = field(default_factory=dict)
-    """`provenance.git()`: `sha` and `dirty`; null outside a checkout."""
+    """`provenance.git()` when training began: `sha` and `dirty`, null outside a checkout; and `evaluated_sha` and
+    `evaluated_dirty` when this was measured."""
     store: str | None = None
     """SHA-256 of the sealed cube store's manifest."""
     boxes: str
@@ -136,28 +135,6 @@ def write(record: RunRecord, results: Path, *, replace: bool = False) -> Path:
     text = json.dumps(_plain(asdict(record)), indent=2, allow_nan=False, ensure_ascii=False)
     write_file(path, f"{text}\n".encode())
     return path
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Put a file in place whole: temporary name, fsync, rename. Whatever was there stays on failure.
-
-    Raises:
-        RunError: the file cannot be written, e.g. because the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror}). Free some space or choose another folder."
-        ) from error
 
 
 def read(path: Path) -> RunRecord:

@@ -12,11 +12,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from amsrc.errors import ConfigError
-from amsrc.store import CubeStore, write_json
+from amsrc.files import write_json
+from amsrc.store import CubeStore
 from bench import provenance
 from bench.config import Experiment, dump, run_key
 
@@ -38,14 +40,24 @@ def claim(experiment: Experiment, store: CubeStore, home: Path) -> Path:
             )
         return folder
     origin = {"git": provenance.git(), "hardware": provenance.hardware(), "versions": provenance.versions()}
+    writable(folder)
+    write_json(path, {"experiment": dump(experiment), "store": store.sha256, **origin})
+    return folder
+
+
+def writable(folder: Path) -> None:
+    """Make a folder under the home, or say that one cannot.
+
+    Raises:
+        ConfigError: it cannot be made or not be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"experiment": dump(experiment), "store": store.sha256, **origin})
+        reason = None if os.access(folder, os.W_OK) else "no permission"
     except OSError as error:
-        raise ConfigError(
-            f"--home: cannot write to {folder}: {error.strerror}. Choose a folder you may write to."
-        ) from None
-    return folder
+        reason = error.strerror
+    if reason:
+        raise ConfigError(f"--home: cannot write to {folder}: {reason}. Choose a folder you may write to.")
 
 
 def about(folder: Path) -> dict[str, Any]:

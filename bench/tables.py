@@ -15,9 +15,10 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple, TypeAlias
 
 from amsrc.errors import DataError
+from amsrc.files import write_file
 from bench import recipes
 from bench.config import dump
-from bench.records import RunRecord, read_all, write_file
+from bench.records import RunRecord, read_all
 from bench.typeset import Cell, Row, columns, footnotes, latex, markdown, raw
 
 PAPER_CSV = Path(__file__).resolve().parent.parent / "results" / "paper.csv"

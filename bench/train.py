@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from amsrc import losses
 from amsrc.errors import ConfigError, RunError
+from amsrc.files import write_file
 from amsrc.fuse import statistics
 from amsrc.model import AMSRC
 from amsrc.store import CubeStore
 from bench.config import Experiment
-from bench.records import write_file
 from bench.runs import claim, is_trained, weights
 from bench.scoring import Feed, Rows, arithmetic, chunks, device_of, score
 

@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from amsrc.errors import BenchError, ConfigError, RunError
+from amsrc.files import write_file
 from amsrc.store import CubeStore
 from bench import train
-from bench.config import Experiment, derive
-from bench.records import write_file
+from bench.config import Experiment, derive, load
+from bench.runs import about, history, is_trained
 from bench.scoring import Feed, score
-from bench.train import batches, fit, history, is_trained, load_model
+from bench.train import batches, fit, load_model
 from tests.cubes_made import an_experiment, write_store
 
 OF_THE_CLOCK = ("seconds", "score_seconds", "cubes_per_s", "peak_memory_gib", "restarts")
@@ -276,7 +277,7 @@ def test_a_run_is_bound_to_its_cubes(tmp_path: Path) -> None:
     e = an_experiment(train={"epochs": 2})
     one, other = write_store(tmp_path / "one", e), write_store(tmp_path / "other", e, content=1)
     killed(e, one, tmp_path, after=1)
-    message = rf"was trained on cubes {one.sha256[:12]}, .* holds {other.sha256[:12]}\. Delete that folder"
+    message = rf"belongs to the cubes {one.sha256[:12]}, .* holds {other.sha256[:12]}\. Delete that folder"
     with pytest.raises(ConfigError, match=message):
         fit(e, other, tmp_path, report=lambda _: pytest.fail("trained"))
     fit(e, one, tmp_path)
@@ -394,7 +395,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
             fit(e, store, tmp_path / "full", report=fill)
     (folder,) = (tmp_path / "full" / "runs").iterdir()
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert files == {"checkpoint.pt", "epochs/001.npz", "epochs/002.npz", "experiment.json", "log.jsonl"}
+    assert files == {"checkpoint.pt", "epochs/001.npz", "epochs/002.npz", "log.jsonl", "run.json"}
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     assert [line["epoch"] for line in state["log"]] == [1, 2]
     fit(e, store, tmp_path / "full")
@@ -459,8 +460,6 @@ def test_the_weights_kept_score_as_the_network_in_memory(
 def test_the_folder_says_what_was_trained(tmp_path: Path) -> None:
     e = an_experiment(train={"epochs": 1})
     store = write_store(tmp_path, e)
-    folder = fit(e, store, tmp_path)
-    about = json.loads((folder / "experiment.json").read_text())
-    assert about["store"] == store.sha256
-    assert about["experiment"]["train"]["batch"] == 16
-    assert (about["experiment"]["recipe"], about["experiment"]["seed"]) == ("amsrc", 0)
+    noted = about(fit(e, store, tmp_path))
+    assert noted["store"] == store.sha256
+    assert load(noted["experiment"]) == e

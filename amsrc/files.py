@@ -1,0 +1,45 @@
+"""Files put in place whole or not at all, and their digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from amsrc.errors import RunError
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Put a file in place: temporary name, fsync, rename. Whatever was there stays on failure.
+
+    Raises:
+        RunError: it cannot be written, e.g. because the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror}). Free some space or choose another folder."
+        ) from error
+
+
+def write_json(path: Path, data: object) -> None:
+    """Put plain data in place as JSON; NaN and infinity are refused with a ValueError. Raises as `write_file`."""
+    write_file(path, json.dumps(data, indent=1, allow_nan=False).encode())
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

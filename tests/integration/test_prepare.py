@@ -1,0 +1,426 @@
+"""Videos -> cube store on Ray: what it holds, what is cut again and what is not, and what is refused.
+
+The data set is the rendered `toy-ped2` with clips of a few frames. Test video 03 is the shortest of all, so it is
+cut last.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from amsrc import boxes, flow
+from amsrc.cubes import cut
+from amsrc.errors import ConfigError, DataError, RunError
+from amsrc.store import SPLITS, CubeStore, Split, finished_shard, seal, write_shard
+from bench import datasets, toy
+from bench.config import Experiment, derive, dump, override
+from bench.prepare import Sources, find_store, prepare, store_path, summary, with_providers
+from bench.recipes import build
+
+NAME = "toy-ped2"
+FRAMES: dict[Split, dict[str, int]] = {"train": {"01": 10, "02": 10}, "test": {"01": 10, "02": 9, "03": 8}}
+VIDEOS = sum(len(videos) for videos in FRAMES.values())
+EXPERIMENT = override(build("amsrc", NAME), {"cube.size": "8"})
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+class Progress:
+    """Notes which videos were cut; tasks run in other processes, where calls cannot be counted."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, int]] = []
+        self.cut: list[str] = []
+
+    def __call__(self, done: int, whole: int, name: str) -> None:
+        self.lines.append((done, whole))
+        self.cut.append(name)
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be damaged."""
+    root = tmp_path_factory.mktemp("rendered")
+    with pytest.MonkeyPatch.context() as short:
+        for split, clips in (("train", toy.TRAIN), ("test", toy.TEST)):
+            frames = FRAMES[split].items()
+            chosen = [replace(clip, frames=n) for clip, (_, n) in zip(clips[NAME], frames, strict=False)]
+            short.setitem(clips, NAME, chosen)
+        toy.render_one(NAME, root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def finished(ray_cluster: None, rendered: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Progress]:
+    """A home with the whole data set prepared, and what was said meanwhile. Not to be damaged."""
+    home, progress = tmp_path_factory.mktemp("prepared") / "home", Progress()
+    prepare(EXPERIMENT, Sources(rendered), home, progress=progress)
+    return home, progress
+
+
+@pytest.fixture
+def root(rendered: Path, tmp_path: Path) -> Path:
+    """A copy of the data to damage."""
+    return Path(shutil.copytree(rendered, tmp_path / "data"))
+
+
+@pytest.fixture
+def home(finished: tuple[Path, Progress], tmp_path: Path) -> Path:
+    """A copy of the prepared home to damage."""
+    return Path(shutil.copytree(finished[0], tmp_path / "home"))
+
+
+def changed_at(store: Path) -> dict[str, int]:
+    """When each file of the shards and the manifest was last written."""
+    files = [*store.glob("*/*/*"), store / "manifest.json", store / "about.json"]
+    return {str(path.relative_to(store)): path.stat().st_mtime_ns for path in files}
+
+
+def shards(store: Path) -> list[str]:
+    return [f"{split}/{name}" for split in SPLITS for name in FRAMES[split] if finished_shard(store, split, name)]
+
+
+def put_boxes(folder: Path, frames: dict[Split, int]) -> dict[Split, npt.NDArray[np.float32]]:
+    """A boxes file a split: one box in each frame, no two alike."""
+    folder.mkdir()
+    made: dict[Split, npt.NDArray[np.float32]] = {}
+    for split, count in frames.items():
+        x0 = np.arange(count, dtype=np.float32)
+        made[split] = np.stack([x0, 0 * x0 + 5, x0 + 20, 0 * x0 + 30], 1)
+        np.savez(folder / f"boxes_{split}.npz", boxes=made[split], offsets=np.arange(count + 1))
+    return made
+
+
+def from_files(root: Path, folder: Path) -> tuple[Experiment, Sources]:
+    return with_providers(EXPERIMENT, Sources(root), f"file:{folder}/boxes_{{split}}.npz", None)
+
+
+def total(split: Split) -> int:
+    return sum(FRAMES[split].values())
+
+
+# What it holds
+
+
+def test_the_store_holds_what_cutting_each_video_gives(rendered: Path, finished: tuple[Path, Progress]) -> None:
+    store = CubeStore(store_path(finished[0], EXPERIMENT))
+    store.verify()
+    dataset = datasets.find(NAME, rendered)
+    boxes_of, flow_of = boxes.moving(EXPERIMENT.cube.boxes), flow.dis(EXPERIMENT.cube.flow)
+    for split in SPLITS:
+        cubes = getattr(store, split)
+        alone = [list(cut(v.name, v.read(), boxes_of, flow_of, EXPERIMENT.cube)) for v in dataset.split(split)]
+        rows = [one for video in alone for one in video]
+        assert [shard.cubes for shard in cubes.shards] == [sum(len(one.boxes) for one in video) for video in alone]
+        assert len(cubes) > 0, "nothing moves in the rendered videos: this test shows nothing"
+        everything = np.arange(len(cubes))
+        np.testing.assert_array_equal(cubes.frames(everything), np.concatenate([r.frames_MTCHW for r in rows]))
+        np.testing.assert_array_equal(cubes.flows(everything), np.concatenate([r.flows_MTCHW for r in rows]))
+        np.testing.assert_array_equal(cubes.boxes, np.concatenate([r.boxes for r in rows]))
+        np.testing.assert_array_equal(cubes.frame, np.repeat([r.index for r in rows], [len(r.boxes) for r in rows]))
+
+
+def test_the_store_knows_its_videos_labels_and_origin(rendered: Path, finished: tuple[Path, Progress]) -> None:
+    store = CubeStore(store_path(finished[0], EXPERIMENT))
+    counts = summary(store)
+    assert (counts["train_videos"], counts["train_frames"]) == (2, 20)
+    assert (counts["test_videos"], counts["test_frames"]) == (3, 27)
+    assert counts["test_cubes"] == len(store.test)
+    labels, expected = store.labels("official"), datasets.find(NAME, rendered).labels()
+    assert list(labels) == list(expected) == ["01", "02", "03"]
+    assert all((labels[name] == expected[name]).all() for name in expected)
+    assert store.manifest["dataset"] == NAME
+    assert store.manifest["partial"] is False
+    assert store.manifest["cube"] == dump(EXPERIMENT)["cube"]
+    assert store.manifest["videos"] == FRAMES
+    assert str(rendered) not in (store.path / "manifest.json").read_text()
+
+
+def test_every_video_is_counted_once(finished: tuple[Path, Progress]) -> None:
+    progress = finished[1]
+    assert progress.lines == [(done, VIDEOS) for done in range(1, VIDEOS + 1)]
+    assert sorted(progress.cut) == sorted(f"{split}/{name}" for split in SPLITS for name in FRAMES[split])
+
+
+# Going on
+
+
+def test_a_second_call_cuts_nothing(rendered: Path, home: Path) -> None:
+    path, progress = store_path(home, EXPERIMENT), Progress()
+    before, sha256 = changed_at(path), CubeStore(path).sha256
+    again = prepare(EXPERIMENT, Sources(rendered), home, progress=progress)
+    assert (progress.cut, again.path, again.sha256) == ([], path, sha256)
+    assert changed_at(path) == before
+
+
+def lose(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def interrupt(folder: Path) -> None:
+    (folder / "shard.json").unlink()
+
+
+def cut_short(folder: Path) -> None:
+    (folder / "flows.npy").write_bytes((folder / "flows.npy").read_bytes()[:-10])
+
+
+@pytest.mark.parametrize("damage", [lose, interrupt, cut_short])
+def test_only_the_damaged_video_is_cut_again(rendered: Path, home: Path, damage: Any) -> None:
+    path, progress = store_path(home, EXPERIMENT), Progress()
+    before, sha256 = changed_at(path), CubeStore(path).sha256
+    damage(path / "test" / "02")
+    again = prepare(EXPERIMENT, Sources(rendered), home, progress=progress)
+    assert (progress.cut, progress.lines) == (["test/02"], [(VIDEOS, VIDEOS)])
+    assert again.sha256 == sha256
+    again.verify()
+    after = changed_at(path)
+    assert {name for name in after if after[name] == before.get(name)} == {
+        name for name in before if not name.startswith("test/02/") and name != "manifest.json"
+    }
+
+
+def test_an_unsealed_store_is_sealed_without_cutting(rendered: Path, home: Path) -> None:
+    path, progress = store_path(home, EXPERIMENT), Progress()
+    sha256 = CubeStore(path).sha256
+    (path / "manifest.json").unlink()
+    assert prepare(EXPERIMENT, Sources(rendered), home, progress=progress).sha256 == sha256
+    assert progress.cut == []
+
+
+# Refused
+
+
+def test_a_damaged_image_is_named_and_the_other_videos_are_kept(
+    root: Path, tmp_path: Path, finished: tuple[Path, Progress]
+) -> None:
+    image = root / NAME / "UCSDped2" / "Test" / "Test003" / "005.tif"
+    whole = image.read_bytes()
+    image.write_bytes(b"no image")
+    home, progress = tmp_path / "home", Progress()
+    path = store_path(home, EXPERIMENT)
+    with pytest.raises(DataError, match=r"Test003/005.tif: damaged or not an image \(8 bytes\)") as caught:
+        prepare(EXPERIMENT, Sources(root), home)
+    assert type(caught.value) is DataError, "not Ray's wrapper with the worker's traceback"
+    kept = shards(path)
+    assert "test/03" not in kept
+    assert len(kept) >= VIDEOS - 2, "one may have been under way beside it"
+    with pytest.raises(DataError, match="not a finished cube store"):
+        CubeStore(path)
+    image.write_bytes(whole)
+    repaired = prepare(EXPERIMENT, Sources(root), home, progress=progress)
+    assert "test/03" in progress.cut
+    assert not set(kept) & set(progress.cut)
+    assert repaired.sha256 == CubeStore(store_path(finished[0], EXPERIMENT)).sha256
+
+
+def test_boxes_come_from_the_files_that_are_named(root: Path, tmp_path: Path) -> None:
+    made = put_boxes(tmp_path / "boxes", {split: total(split) for split in SPLITS})
+    store = prepare(*from_files(root, tmp_path / "boxes"), tmp_path / "home")
+    for split in SPLITS:
+        np.testing.assert_array_equal(getattr(store, split).boxes, made[split])
+    assert set(store.manifest["boxes_sha256"]) == {"boxes_train.npz", "boxes_test.npz"}
+
+
+def test_a_store_begun_from_other_boxes_is_left_alone(root: Path, tmp_path: Path) -> None:
+    put_boxes(tmp_path / "boxes", {split: total(split) for split in SPLITS})
+    experiment, sources = from_files(root, tmp_path / "boxes")
+    store = prepare(experiment, sources, tmp_path / "home")
+    before = changed_at(store.path)
+    with np.load(tmp_path / "boxes" / "boxes_test.npz") as arrays:
+        np.savez(tmp_path / "boxes" / "boxes_test.npz", boxes=arrays["boxes"] + 1, offsets=arrays["offsets"])
+    with pytest.raises(ConfigError) as caught:
+        prepare(experiment, sources, tmp_path / "home")
+    message = str(caught.value)
+    assert f"{store.path} was begun from another input (boxes_sha256 differ)" in message
+    assert "Delete that folder to prepare it anew, or choose another --home." in message
+    assert changed_at(store.path) == before
+
+
+def test_boxes_for_another_number_of_frames_are_refused_before_anything_is_cut(root: Path, tmp_path: Path) -> None:
+    put_boxes(tmp_path / "boxes", {"train": total("train"), "test": total("test") - 1})
+    experiment, sources = from_files(root, tmp_path / "boxes")
+    with pytest.raises(
+        DataError, match=r"boxes_test.npz: boxes for another number of frames: it holds 26, this split has 27"
+    ):
+        prepare(experiment, sources, tmp_path / "home")
+    assert shards(store_path(tmp_path / "home", experiment)) == []
+
+
+def test_a_boxes_file_that_is_not_there_is_named_before_anything_is_written(root: Path, tmp_path: Path) -> None:
+    put_boxes(tmp_path / "boxes", {"train": total("train")})
+    with pytest.raises(ConfigError, match=r"--boxes: no such file: .*/boxes/boxes_test.npz"):
+        prepare(*from_files(root, tmp_path / "boxes"), tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("text", ["file", "onnx"])
+def test_a_provider_that_needs_a_file_says_so(text: str, root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"pass --boxes {text}:"):
+        prepare(*with_providers(EXPERIMENT, Sources(root), text, None), tmp_path / "home")
+
+
+@pytest.fixture
+def fewer(root: Path) -> Path:
+    """A copy without test video 02."""
+    for folder in ("Test002", "Test002_gt"):
+        shutil.rmtree(root / NAME / "UCSDped2" / "Test" / folder)
+    return root
+
+
+def test_a_partial_copy_is_refused_unless_asked_for(fewer: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"testing videos: expected 3, found 2; missing: 02\..*pass --partial"):
+        prepare(EXPERIMENT, Sources(fewer), tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_store_of_a_partial_copy_says_so_and_lies_apart(
+    fewer: Path, tmp_path: Path, finished: tuple[Path, Progress]
+) -> None:
+    made = put_boxes(tmp_path / "boxes", {split: total(split) for split in SPLITS})
+    experiment, sources = from_files(fewer, tmp_path / "boxes")
+    store = prepare(experiment, sources, tmp_path / "home", partial=True)
+    assert store.manifest["partial"] is True
+    assert [shard.video for shard in store.test.shards] == ["01", "03"]
+    assert list(store.labels("official")) == ["01", "03"]
+    assert store.path.name != store_path(tmp_path, experiment).name
+    # The boxes files are of the whole data set: video 03 has those after video 02's.
+    np.testing.assert_array_equal(store.test.boxes, np.concatenate([made["test"][:10], made["test"][19:]]))
+    assert find_store(tmp_path / "home", build("baseline", NAME), set())[1].partial
+
+
+def test_a_whole_copy_is_whole_though_partial_was_allowed(rendered: Path, home: Path) -> None:
+    progress = Progress()
+    store = prepare(EXPERIMENT, Sources(rendered), home, partial=True, progress=progress)
+    assert (store.manifest["partial"], progress.cut) == (False, [])
+
+
+def test_a_home_below_a_file_is_refused(rendered: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"--home: cannot write to .*: Not a directory. Choose a folder"):
+        prepare(EXPERIMENT, Sources(rendered), tmp_path / "file" / "home")
+
+
+def test_a_worker_that_cannot_write_says_why(rendered: Path, home: Path) -> None:
+    path = store_path(home, EXPERIMENT)
+    shutil.rmtree(path / "test")
+    (path / "test").write_text("a file where a folder must be")
+    with pytest.raises(RunError, match=r"cannot write cubes to .*/test/0\d: Not a directory") as caught:
+        prepare(EXPERIMENT, Sources(rendered), home)
+    assert type(caught.value) is RunError
+
+
+def test_a_full_disk_while_sealing_leaves_the_store_unsealed(
+    rendered: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, progress = store_path(home, EXPERIMENT), Progress()
+    sha256 = CubeStore(path).sha256
+    (path / "manifest.json").unlink()
+
+    def fsync(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", fsync)
+        with pytest.raises(RunError, match="No space left on device"):
+            prepare(EXPERIMENT, Sources(rendered), home)
+    assert not (path / "manifest.json").exists()
+    assert prepare(EXPERIMENT, Sources(rendered), home, progress=progress).sha256 == sha256
+    assert progress.cut == []
+
+
+# Which store a later stage takes
+
+
+def put_store(home: Path, **cube: Any) -> Experiment:
+    """A sealed store of empty videos, made with these settings."""
+    experiment = derive(EXPERIMENT, cube=cube)
+    path = store_path(home, experiment)
+    made = {split: [write_shard(path, split, "01", [], 5, (5, 1, 8, 8))] for split in SPLITS}
+    about = {"dataset": NAME, "partial": False, "cube": dump(experiment)["cube"]}
+    seal(path, made, about)
+    return experiment
+
+
+def with_boxes(provider: str) -> dict[str, Any]:
+    return {"boxes": replace(EXPERIMENT.cube.boxes, provider=provider)}
+
+
+def found(home: Path, experiment: Experiment, fixed: Sequence[str] = ()) -> tuple[Path, Experiment]:
+    store, theirs = find_store(home, experiment, set(fixed))
+    return store.path, theirs
+
+
+def test_without_a_store_it_says_how_to_make_one(tmp_path: Path) -> None:
+    message = rf"no finished cube store of {NAME} under .*Run `amsrc-bench prepare --dataset {NAME} --root DIR --home"
+    with pytest.raises(DataError, match=message):
+        find_store(tmp_path, EXPERIMENT, set())
+
+
+def test_a_single_store_is_adopted_with_its_settings(tmp_path: Path) -> None:
+    stored = put_store(tmp_path, **with_boxes("file"))
+    asked = override(build("baseline", NAME, seed=2), {"loss.gradient": "3"})
+    path, theirs = found(tmp_path, asked)
+    assert path == store_path(tmp_path, stored)
+    assert theirs == replace(asked, cube=stored.cube)
+
+
+def test_stores_of_other_data_sets_and_unsealed_ones_do_not_count(tmp_path: Path) -> None:
+    stored = put_store(tmp_path)
+    with pytest.raises(DataError, match="no finished cube store of toy-avenue"):
+        find_store(tmp_path, build("amsrc", "toy-avenue"), set())
+    (store_path(tmp_path, stored) / "manifest.json").unlink()
+    with pytest.raises(DataError, match=f"no finished cube store of {NAME}"):
+        find_store(tmp_path, EXPERIMENT, set())
+
+
+def test_of_two_stores_the_named_provider_picks(tmp_path: Path) -> None:
+    moving, file = put_store(tmp_path), put_store(tmp_path, **with_boxes("file"))
+    with pytest.raises(DataError) as caught:
+        find_store(tmp_path, EXPERIMENT, set())
+    message = str(caught.value)
+    assert message.startswith(f"2 cube stores of {NAME} fit: ")
+    assert "--boxes motion --flow dis" in message and "--boxes file --flow dis" in message
+    assert message.endswith("Name the one to use.")
+    for stored in (moving, file):
+        asked = derive(EXPERIMENT, cube={"boxes": stored.cube.boxes})
+        path, theirs = found(tmp_path, asked, ["cube.boxes.provider"])
+        assert (path, theirs.cube) == (store_path(tmp_path, stored), stored.cube)
+
+
+def test_a_setting_that_no_store_was_made_with_is_named(tmp_path: Path) -> None:
+    put_store(tmp_path)
+    with pytest.raises(DataError, match=rf"no finished cube store of {NAME} with cube.size=16 under"):
+        find_store(tmp_path, override(EXPERIMENT, {"cube.size": "16"}), {"cube.size"})
+
+
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    stored = put_store(tmp_path)
+    (store_path(tmp_path, stored) / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match=r"manifest.json"):
+        find_store(tmp_path, EXPERIMENT, set())
+
+
+# Providers on the command line
+
+
+def test_providers_are_read_with_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    experiment, sources = with_providers(EXPERIMENT, Sources(tmp_path), "file:b/boxes_{split}.npz", "file:flows")
+    assert (experiment.cube.boxes.provider, experiment.cube.flow.provider) == ("file", "file")
+    assert sources.boxes_file("test") == tmp_path / "b" / "boxes_test.npz"
+    assert sources.flow == tmp_path / "flows"
+    assert with_providers(EXPERIMENT, Sources(tmp_path), None, None) == (EXPERIMENT, Sources(tmp_path))
+
+
+def test_a_provider_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cube.boxes.provider: .*'motion', 'onnx', 'torchvision' or 'file'"):
+        with_providers(EXPERIMENT, Sources(tmp_path), "yolo:x.onnx", None)
