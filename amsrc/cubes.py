@@ -112,7 +112,7 @@ def cut(
 
 def _corners(boxes: Boxes, shape: tuple[int, ...], where: str) -> npt.NDArray[np.int64]:
     """Pixel corners of boxes: rounded up (released), then checked against the frame."""
-    corners = np.ceil(np.nan_to_num(boxes)).astype(np.int64)
+    corners = np.ceil(np.nan_to_num(boxes)).clip(-(2**31), 2**31).astype(np.int64)
     height, width = shape[:2]
     x0, y0, x1, y1 = corners.T
     bad = ~np.isfinite(boxes).all(1) | (x0 < 0) | (y0 < 0) | (x1 > width) | (y1 > height) | (x1 <= x0) | (y1 <= y0)

@@ -54,7 +54,9 @@ class AMSRC(nn.Module):
         *skips, appearance = self.appearance_encoder(appearance_BCHW)
         motion = None if self.motion_encoder is None else self.motion_encoder(motion_BCHW)
         decoded = self.decoder(self.fuse(appearance, motion), skips)
-        return Output(torch.sigmoid(self.head(decoded)), appearance, motion)
+        with torch.autocast(decoded.device.type, enabled=False):  # bf16 would round the picture to 1/256
+            prediction = torch.sigmoid(self.head(decoded.to(self.head.weight.dtype)))
+        return Output(prediction, appearance, motion)
 
     def fuse(self, appearance: Tensor, motion: Tensor | None) -> Tensor:
         """What the decoder starts from: the two features joined (paper section 3.2; ablations of Table 2)."""

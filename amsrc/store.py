@@ -21,18 +21,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from amsrc.cubes import FrameCubes
 from amsrc.errors import DataError, RunError
 from amsrc.files import digest, write_json
 
+if TYPE_CHECKING:
+    from amsrc.cubes import FrameCubes
+
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, Split] = ("train", "test")
-VERSION = 1
+VERSION = 2
 ARRAYS = ("frames", "flows", "boxes", "frame")
 
 
@@ -161,8 +164,18 @@ class CubeStore:
         if not path.is_file():
             have = [p.stem.removeprefix("labels-") for p in self.path.glob("labels-*.npz")]
             raise DataError(f"{path} is missing: the store has the label sets {', '.join(have)}. Prepare it again.")
-        with np.load(path, allow_pickle=False) as archive:
-            return {shard.video: archive[shard.video] for shard in self.test.shards}
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return {shard.video: archive[shard.video] for shard in self.test.shards}
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise DataError(
+                f"{path} cannot be read ({error}). Delete it and run `amsrc-bench prepare` again."
+            ) from None
+
+    def labels_sha256(self, label_set: str) -> str | None:
+        """Digest of a label set's file; None where the store was prepared without it."""
+        digests: dict[str, str] = self.manifest.get("labels", {})
+        return digests.get(label_set)
 
     def verify(self) -> None:
         """Read every byte and compare with the manifest.
@@ -177,6 +190,10 @@ class CubeStore:
                     path = self.path / split / entry["video"] / f"{name}.npy"
                     if not path.is_file() or digest(path) != expected:
                         bad.append(str(path))
+        for label_set, expected in self.manifest.get("labels", {}).items():
+            path = self.path / f"labels-{label_set}.npz"
+            if not path.is_file() or digest(path) != expected:
+                bad.append(str(path))
         if bad:
             raise DataError(
                 f"damaged or missing in the cube store: {', '.join(bad)}. Delete them and run `amsrc-bench prepare`."

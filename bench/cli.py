@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from amsrc.errors import BenchError, ConfigError
 from bench.config import Experiment, override, unknown
@@ -73,11 +73,13 @@ def _no_shadowing() -> None:
 
 
 def _dispatch(argv: list[str]) -> int:
-    parser = Parser(prog="amsrc-bench", description=ABOUT, epilog=EXAMPLES, formatter_class=_Raw)
+    parser = Parser(prog="amsrc-bench", description=ABOUT, epilog=EXAMPLES, formatter_class=_Raw, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     handlers: dict[str, Callable[[argparse.Namespace, dict[str, str]], int]] = {}
     for name, (add, run, help_text) in COMMANDS.items():
-        sub = commands.add_parser(name, help=help_text, description=run.__doc__, formatter_class=_Raw)
+        sub = commands.add_parser(
+            name, help=help_text, description=run.__doc__, formatter_class=_Raw, allow_abbrev=False
+        )
         add(sub)
         handlers[name] = run
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
@@ -112,7 +114,14 @@ def overrides(rest: Sequence[str], command: str) -> dict[str, str]:
 def home_of(args: argparse.Namespace) -> Path:
     """`--home`, or $AMSRC_HOME, or ~/.cache/amsrc-bench; absolute, because workers change their directory."""
     given = args.home or os.environ.get("AMSRC_HOME") or "~/.cache/amsrc-bench"
+    if "://" in given:
+        raise ConfigError(f"--home {given}: a folder is needed, local or on a mounted shared file system.")
     return Path(given).expanduser().absolute()
+
+
+def results_of(args: argparse.Namespace, toy: bool = False) -> Path:
+    """`--results`, else `results`; records of toy data never go there by themselves, but under the home."""
+    return Path(args.results or (home_of(args) / "toy-results" if toy else "results")).expanduser().absolute()
 
 
 def root_of(args: argparse.Namespace) -> Path:
@@ -144,6 +153,13 @@ def experiment_of(args: argparse.Namespace, changes: dict[str, str]) -> tuple[Ex
 # -- commands: (arguments, run) ------------------------------------------------------------------------------
 
 
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
 def _dataset_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--dataset", required=True, help="ped2, avenue, shanghaitech, or toy-ped2 and so on")
     p.add_argument("--root", metavar="DIR", help="folder of the data set, or one that holds it (default: $AMSRC_DATA)")
@@ -159,9 +175,7 @@ def _provider_options(p: argparse.ArgumentParser) -> None:
 
 
 def _results_option(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--results", metavar="DIR", type=Path, default=Path("results"), help="records and tables (default: results)"
-    )
+    p.add_argument("--results", metavar="DIR", help="records and tables (default: results; of toy data: under home)")
 
 
 def _labels_option(p: argparse.ArgumentParser) -> None:
@@ -228,12 +242,14 @@ def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 def _train_arguments(p: argparse.ArgumentParser) -> None:
     _cell_options(p)
-    p.add_argument("--workers", type=int, default=1, help="data-parallel workers; more than one through Ray Train")
+    p.add_argument("--workers", type=positive, default=1, help="data-parallel workers; more than one through Ray Train")
 
 
 def train(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Train one cell, or go on from its last checkpoint."""
     experiment, fixed = experiment_of(args, changes)
+    if experiment.method != "amsrc":
+        raise ConfigError(f"{experiment.recipe} trains nothing; run `amsrc-bench evaluate` with the same options.")
     from bench import prepare as stage
     from bench import train as training
 
@@ -257,10 +273,11 @@ def evaluate(args: argparse.Namespace, changes: dict[str, str]) -> int:
     from bench.records import path_of
 
     store, experiment = find_store(home_of(args), experiment, fixed)
-    record = stage.evaluate(experiment, store, home_of(args), args.results)
+    results = results_of(args, toy=args.dataset.startswith("toy-"))
+    record = stage.evaluate(experiment, store, home_of(args), results)
     for name, value in record.metrics.items():
         print(f"{name:>18}  {'-' if value is None else value if name.endswith('videos') else f'{value:.4f}'}")
-    print(f"record: {path_of(args.results, record)}")
+    print(f"record: {path_of(results, record)}")
     return 0
 
 
@@ -275,12 +292,16 @@ def tables(args: argparse.Namespace, changes: dict[str, str]) -> int:
     from bench import tables as stage
 
     _no_overrides(changes)
+    results = results_of(args)
     if args.check:
-        stale = stage.check(args.results, args.readme)
+        stale = stage.check(results, args.readme)
         for name in stale:
-            print(f"stale: {name}. Run `amsrc-bench tables --results {args.results}`.", file=sys.stderr)
+            print(f"stale: {name}", file=sys.stderr)
+        if stale:
+            again = f"amsrc-bench tables --results {results}{f' --readme {args.readme}' if args.readme else ''}"
+            print(f"Run `{again}` and commit what it writes.", file=sys.stderr)
         return 1 if stale else 0
-    for path in stage.write(args.results, args.readme):
+    for path in stage.write(results, args.readme):
         if path.suffix == ".md" and path.parent.name == "tables":
             print(path.read_text())
     return 0
@@ -302,7 +323,8 @@ def ls(args: argparse.Namespace, changes: dict[str, str]) -> int:
         print(listing.recipes(experiment_of(args, changes)[0]))
     else:
         _no_overrides(changes)
-        print(listing.stores(home_of(args)) if args.what == "stores" else listing.records(args.results, home_of(args)))
+        home = home_of(args)
+        print(listing.stores(home) if args.what == "stores" else listing.records(results_of(args), home))
     return 0
 
 
@@ -324,16 +346,16 @@ def doctor(args: argparse.Namespace, changes: dict[str, str]) -> int:
 def _sweep_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--recipes", default="amsrc,no-gate-add,baseline", help="comma-separated (default: Table 2's rows)")
     p.add_argument("--datasets", help="comma-separated (default: those that stand under --root)")
-    p.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 ... N-1 of every recipe (default: 1)")
+    p.add_argument("--seeds", type=positive, default=1, metavar="N", help="seeds 0 to N-1 of each recipe (default: 1)")
     p.add_argument("--toy", action="store_true", help="run on the embedded data sets")
     p.add_argument("--root", metavar="DIR", help="folder that holds the data sets (default: $AMSRC_DATA)")
     p.add_argument("--partial", action="store_true", help="accept a subset of the videos")
-    p.add_argument("--workers", type=int, default=1, help="data-parallel workers a cell (default: 1)")
+    p.add_argument("--workers", type=positive, default=1, help="data-parallel workers a cell (default: 1)")
     p.add_argument("--name", default="sweep", help="name of the parent run in MLflow (default: sweep)")
     p.add_argument(
         "--mlflow", metavar="URI", help="tracking server (default: $MLFLOW_TRACKING_URI or <home>/mlflow.db)"
     )
-    p.add_argument("--results", metavar="DIR", type=Path, help="records and tables (default: results; toy: under home)")
+    _results_option(p)
     _home_option(p)
     _labels_option(p)
     _provider_options(p)
@@ -361,9 +383,8 @@ def progress_line() -> Callable[[int, int, str], None]:
     return show
 
 
-def epoch_line(line: object) -> None:
+def epoch_line(line: Mapping[str, Any]) -> None:
     """Print one epoch of the training log."""
-    assert isinstance(line, dict)
     terms = "  ".join(f"{n} {line[n]:.5f}" for n in ("loss", "intensity", "gradient", "consistency") if n in line)
     print(f"epoch {line['epoch']:3d}  {terms}  {line['seconds']:.1f} s  {line['cubes_per_s']:.0f} cubes/s", flush=True)
 

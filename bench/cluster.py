@@ -12,6 +12,7 @@ def connect() -> None:
     The dashboard of a cluster started here stays off; a joined cluster keeps its own.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # the first error is raised; a second is no news
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep CUDA_VISIBLE_DEVICES for zero-GPU tasks
     import ray
 

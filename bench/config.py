@@ -17,6 +17,9 @@ from typing import Any
 from amsrc.config import CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
 from amsrc.errors import ConfigError
 
+TOY = "toy-"
+"""What the names of the rendered data sets begin with."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -113,14 +116,27 @@ def check(experiment: Experiment) -> None:
         ("train.epochs", e.train.epochs, e.train.epochs >= 1, "1 or more"),
         ("train.batch", e.train.batch, e.train.batch >= 2, "2 or more (BatchNorm)"),
         ("train.learning_rate", e.train.learning_rate, e.train.learning_rate > 0, "above 0"),
+        ("train.decay", e.train.decay, 0 < e.train.decay <= 1, "above 0, to 1"),
+        ("model.flow_scale", e.model.flow_scale, min(e.model.flow_scale) > 0, "above 0"),
+        ("cube.boxes.grow_px", e.cube.boxes.grow_px, e.cube.boxes.grow_px >= 0, "0 or more"),
+        ("cube.boxes.min_side_px", e.cube.boxes.min_side_px, e.cube.boxes.min_side_px >= 0, "0 or more"),
+        ("cube.boxes.max_aspect", e.cube.boxes.max_aspect, e.cube.boxes.max_aspect > 1, "above 1"),
+        (
+            "cube.boxes.motion_threshold",
+            e.cube.boxes.motion_threshold,
+            0 <= e.cube.boxes.motion_threshold <= 254,
+            "0 to 254",
+        ),
         ("train.decay_epochs", e.train.decay_epochs, e.train.decay_epochs >= 1, "1 or more"),
         ("train.score_every", e.train.score_every, e.train.score_every >= 0, "0 or more"),
         ("score.skip_frames", e.score.skip_frames, e.score.skip_frames >= 0, "0 or more"),
-        ("score.median_frames", e.score.median_frames, e.score.median_frames % 2 == 1, "odd"),
+        ("score.median_frames", e.score.median_frames, max(e.score.median_frames, 0) % 2 == 1, "odd"),
         *((f"loss.{n}", v, v >= 0, "0 or more") for n, v in asdict(e.loss).items() if n != "form"),
         *((f"score.{n}", getattr(e.score, n), getattr(e.score, n) >= 0, "0 or more") for n in ("weight_f", "weight_p")),
     ]
     wrong = [f"{name} is {value!r}; allowed: {allowed}" for name, value, good, allowed in rules if not good]
+    if e.model.fusion == "none" and e.score.weight_f:
+        wrong.append("score.weight_f must be 0 with model.fusion none: without a motion stream there is no S_f")
     if e.score.weight_f == e.score.weight_p == 0:
         wrong.append("score.weight_f and score.weight_p are both 0; at least one must count")
     if wrong:

@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from amsrc.errors import ConfigError, DataError
 from bench import readers
-from bench.config import unknown
+from bench.config import TOY, unknown
 from bench.layouts import SPECS as SPECS
-from bench.layouts import SPLITS, TOY, Spec, Split
+from bench.layouts import SPLITS, Spec, Split
 from bench.readers import Video as Video
 
 SHORTEST = 5
@@ -106,8 +106,8 @@ class Dataset:
         if path is None:
             return None
         masks = list(readers.read_masks(path))
-        if len({mask.shape for mask in masks}) != 1:
-            raise DataError(f"{path}: masks must all be of one size, and there must be some.")
+        if len({mask.shape for mask in masks}) != 1 or masks[0].ndim != 2:
+            raise DataError(f"{path}: masks must be pictures (H, W), all of one size, and there must be some.")
         self._check_length(next(v for v in self.test if v.name == video), len(masks), "pixel masks are")
         return np.stack(masks)
 
@@ -115,7 +115,10 @@ class Dataset:
         spans = readers.read_spans(path)
         if len(spans) != self.spec.videos["test"]:
             raise DataError(f"{path}: labels of {len(spans)} videos, expected {self.spec.videos['test']}.")
-        own = spans[int(video.name) - 1]
+        number = int(video.name)
+        if not 1 <= number <= len(spans):
+            raise DataError(f"{path}: no labels of video {video.name}; they are of 01 to {len(spans):02d}.")
+        own = spans[number - 1]
         if own.size and (own.min() < 1 or (own[0] > own[1]).any()):
             raise DataError(f"{path}: video {video.name}: spans must run forwards and count frames from 1.")
         self._check_length(video, max(video.frames, int(own.max(initial=0))), "labels run to")
@@ -280,7 +283,7 @@ def _toy_spec(base: Spec, path: Path) -> Spec:
             size=None,
             abnormal={"official": int(toy["anomalous"])},
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{path}: not what the renderer wrote ({error!r}). Delete the folder; it is rendered anew."
         ) from None

@@ -6,6 +6,7 @@ Reads a run's folder and the store's labels; writes `<run>/cubes.parquet` (score
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, RunError
+from amsrc.files import write_file
 from amsrc.fuse import Statistics, frame_scores, statistics
 from amsrc.store import SPLITS, Cubes, CubeStore, Split
 from bench import metrics, provenance, runs
@@ -57,7 +59,8 @@ def evaluate(
     """
     started = started or now()
     folder = runs.claim(experiment, store, home)
-    scores, score_s = score_cubes(experiment, store, folder)
+    with runs.locked(folder):
+        scores, score_s = score_cubes(experiment, store, folder)
     fused_at = time.perf_counter()
     labels = scored_labels(store.labels(experiment.label_set), experiment.score.skip_frames)
     frames = fuse(store.test, scores.test_f, scores.test_p, scores.statistics, experiment.score)
@@ -71,7 +74,7 @@ def evaluate(
         run=run_key(experiment),
         status="done",
         metrics=measured,
-        epochs=log,
+        epochs=[{name: value for name, value in line.items() if name not in ("code", "hardware")} for line in log],
         counts=summary(store)
         | {
             "scored_frames": sum(map(len, labels.values())),
@@ -89,7 +92,7 @@ def evaluate(
         peak_memory_gib=max((line["peak_memory_gib"] or 0.0 for line in log), default=None),
         workers=log[-1]["workers"] if log else 1,
         restarts=log[-1]["restarts"] if log else 0,
-        **origin(experiment, store, folder),
+        **origin(experiment, store, log),
         started=started,
         finished=now(),
     )
@@ -117,10 +120,9 @@ def score_cubes(experiment: Experiment, store: CubeStore, folder: Path) -> tuple
         )
         seconds = time.perf_counter() - started
         table = pd.concat([_table(split, getattr(store, split), *by_split[split]) for split in SPLITS])
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}")
-        table.to_parquet(temporary, index=False)
-        temporary.replace(path)
+        content = io.BytesIO()
+        table.to_parquet(content, index=False)
+        write_file(path, content.getvalue())
     found = {split: table[table["split"] == split] for split in SPLITS}
     for split in SPLITS:
         if len(found[split]) != len(getattr(store, split)):
@@ -237,28 +239,34 @@ def failed(experiment: Experiment, store: CubeStore | None, error: Exception, st
         run=run_key(experiment),
         status="failed",
         error=f"{type(error).__name__}: {error}",
-        **origin(experiment, store, None),
+        **origin(experiment, store, []),
         started=started,
         finished=now(),
     )
 
 
-def origin(experiment: Experiment, store: CubeStore | None, folder: Path | None) -> dict[str, Any]:
-    """The keys of a record that say where its numbers come from; machine and code are those that began the run."""
-    digests = "-".join(sha[:12] for sha in store.manifest["boxes_sha256"].values()) if store else ""
-    cube, begun, code = experiment.cube, runs.about(folder) if folder else None, provenance.git()
+def origin(experiment: Experiment, store: CubeStore | None, log: list[dict[str, Any]]) -> dict[str, Any]:
+    """The keys of a record that say where its numbers come from; hardware and code are also those that trained."""
+    sources = store.manifest["sources"] if store else {}
+    cube = experiment.cube
+    trained = ", ".join(dict.fromkeys(line["code"] for line in log)) or None
     return {
-        "hardware": begun["hardware"] if begun else provenance.hardware(),
-        "versions": begun["versions"] if begun else provenance.versions(),
-        "git": {**(begun["git"] if begun else code), "evaluated_sha": code["sha"], "evaluated_dirty": code["dirty"]},
+        "hardware": log[-1]["hardware"] if log else provenance.hardware(),
+        "versions": provenance.versions(),
+        "git": {**provenance.git(), "trained": trained},
         "store": store.sha256 if store else None,
-        "boxes": f"{cube.boxes.provider}:{digests}" if digests else cube.boxes.provider,
-        "flow": cube.flow.provider,
+        "labels": store.labels_sha256(experiment.label_set) if store else None,
+        "boxes": _named(cube.boxes.provider, sources.get("boxes")),
+        "flow": _named(cube.flow.provider, sources.get("flow")),
         "label_set": experiment.label_set,
         "partial": experiment.partial,
         "videos": [shard.video for shard in store.test.shards] if store and experiment.partial else [],
         "experiment": dump(experiment),
     }
+
+
+def _named(provider: str, digest: str | None) -> str:
+    return f"{provider}:{digest[:12]}" if digest else provider
 
 
 def per_video(frames: Mapping[str, Floats], labels: Labels) -> pd.DataFrame:

@@ -6,7 +6,6 @@ one rename at the end. An interrupted download goes on where it stopped when the
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import stat
 import tarfile
@@ -20,6 +19,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from amsrc.errors import ConfigError, DataError, RunError
+from amsrc.files import digest
 from bench import datasets
 from bench.config import unknown
 from bench.layouts import SPECS, Archive
@@ -117,8 +117,7 @@ def _transfer(url: str, part: Path) -> None:
         raise
     with response:
         start = start if _continues(response, start) else 0
-        length = response.headers["Content-Length"]
-        total = start + int(length) if length else None
+        total = None if response.length is None else start + response.length
         columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         with part.open("ab" if start else "wb") as file, Progress(*columns, console=Console(stderr=True)) as progress:
             task = progress.add_task(PurePosixPath(url).name, total=total, completed=start)
@@ -132,12 +131,11 @@ def _transfer(url: str, part: Path) -> None:
 
 def _continues(response: HTTPResponse, start: int) -> bool:
     """Whether the server sends the rest only; one that does not know ranges sends all."""
-    return response.status == 206 and response.headers["Content-Range"].startswith(f"bytes {start}-")
+    return response.status == 206 and response.getheader("Content-Range", "").startswith(f"bytes {start}-")
 
 
 def _check_hash(archive: Archive, path: Path) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = digest(path)
     if found != archive.sha256:
         path.unlink()
         raise DataError(

@@ -35,11 +35,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
-Split = Literal["train", "test"]
-SPLITS: tuple[Split, ...] = ("train", "test")
-TOY = "toy-"
+from amsrc.store import SPLITS as SPLITS
+from amsrc.store import Split as Split
 
 
 @dataclass(frozen=True)

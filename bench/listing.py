@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from amsrc.store import CubeStore
 from bench import provenance
 from bench.config import Experiment, flatten
 from bench.recipes import RECIPES
@@ -26,7 +26,10 @@ def records(results: Path, home: Path) -> str:
     if not found:
         return f"no records under {results}. `amsrc-bench sweep --toy` makes some in minutes."
     head = ["recipe", "data set", "seed", "AUROC", "S_f", "S_p", "epochs", "width", "status", "fingerprint"]
-    return f"{grid(head, [_record_row(record) for record in found])}\n\n{open_tracker(home).where()}"
+    text = grid(head, [_record_row(record) for record in found])
+    tracker = open_tracker(home)
+    where = tracker.where() if tracker.stands() else f"MLflow: nothing is logged under {home} yet."
+    return f"{text}\n\n{where}"
 
 
 def grid(head: list[str], rows: list[list[str]]) -> str:
@@ -59,14 +62,14 @@ def recipes(experiment: Experiment) -> str:
 
 
 def _plain(value: object) -> str:
-    return ",".join(f"{part:.6g}" for part in value) if isinstance(value, list) else str(value)
+    return ",".join(map(repr, value)) if isinstance(value, list) else str(value)
 
 
 def stores(home: Path) -> str:
     """One line a sealed cube store."""
     rows = []
     for path in sorted((home / "stores").glob("*/manifest.json")):
-        about = json.loads(path.read_text())
+        about = CubeStore(path.parent).manifest
         cubes = [sum(shard["cubes"] for shard in about["splits"][split]) for split in ("train", "test")]
         boxes, flow = about["cube"]["boxes"]["provider"], about["cube"]["flow"]["provider"]
         partial = "partial" if about["partial"] else "whole"
@@ -77,12 +80,14 @@ def stores(home: Path) -> str:
 
 def doctor(home: Path, root: str | None) -> tuple[str, bool]:
     """This machine in lines, and whether everything that is needed is there."""
-    import torch
+    there = _version("torch") is not None
+    if there:
+        import torch  # noqa: F401  so that `hardware` sees the GPUs
 
     machine = provenance.hardware()
     lines = [
         f"cpu      {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB",
-        f"gpu      {_gpus(torch.cuda.is_available(), machine['gpus'])}",
+        f"gpu      {_gpus(machine['gpus'])}",
     ]
     missing = [name for name in NEEDED if _version(name) is None]
     lines.append("packages " + ", ".join(f"{name} {_version(name)}" for name in NEEDED if name not in missing))
@@ -97,12 +102,14 @@ def doctor(home: Path, root: str | None) -> tuple[str, bool]:
     return "\n".join([*lines, "all is well" if fine else "something needs attention, see above"]), fine
 
 
-def _gpus(available: bool, names: object) -> str:
-    return ", ".join(map(str, names)) if available and isinstance(names, list) else "none: training runs on the CPU"
+def _gpus(names: object) -> str:
+    return ", ".join(map(str, names)) if isinstance(names, list) and names else "none: training runs on the CPU"
 
 
 def _home_note(home: Path) -> tuple[bool, str]:
     standing = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not standing.is_dir():
+        return False, f"not writable ({standing} is not a folder); choose another --home"
     if not os.access(standing, os.W_OK):
         return False, f"not writable ({standing}); choose another --home"
     return True, f"writable, {shutil.disk_usage(standing).free / 2**30:.0f} GiB free"

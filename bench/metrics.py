@@ -66,8 +66,7 @@ def macro_auroc(scores: Mapping[str, npt.ArrayLike], labels: Mapping[str, npt.Ar
     Raises:
         DataError: the videos differ, or as for `auroc`.
     """
-    _same_videos(scores, labels)
-    each = [auroc(scores[video], labels[video]) for video in sorted(scores)]
+    each = [auroc(values, truth) for values, truth in _by_video(scores, labels)]
     defined = [value for value in each if value is not None]
     return (float(np.mean(defined)) if defined else None), len(defined)
 
@@ -75,21 +74,24 @@ def macro_auroc(scores: Mapping[str, npt.ArrayLike], labels: Mapping[str, npt.Ar
 def pooled(
     scores: Mapping[str, npt.ArrayLike], labels: Mapping[str, npt.ArrayLike]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Scores and labels of all videos in the order of their names; checked video by video.
+    """Scores and labels of all videos laid end to end in the order of their names: (N,) each, checked.
 
     Raises:
         DataError: the videos differ, or as for `auroc`.
     """
-    _same_videos(scores, labels)
-    pairs = [_checked(scores[video], labels[video], f"video {video}: ") for video in sorted(scores)]
+    pairs = _by_video(scores, labels)
     values = [np.zeros(0, np.float64), *(pair[0] for pair in pairs)]
     truth = [np.zeros(0, np.int64), *(pair[1] for pair in pairs)]
     return np.concatenate(values), np.concatenate(truth)
 
 
-def _same_videos(scores: Mapping[str, npt.ArrayLike], labels: Mapping[str, npt.ArrayLike]) -> None:
+def _by_video(
+    scores: Mapping[str, npt.ArrayLike], labels: Mapping[str, npt.ArrayLike]
+) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]]:
+    """Scores and labels of each video in the order of their names, checked."""
     if different := sorted(set(scores) ^ set(labels)):
         raise DataError(f"scores and labels must cover the same videos; only one of them has: {', '.join(different)}.")
+    return [_checked(scores[video], labels[video], f"video {video}: ") for video in sorted(scores)]
 
 
 def _checked(

@@ -6,10 +6,12 @@ Running it again goes on where it stopped.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,13 @@ import numpy as np
 from amsrc import boxes, flow
 from amsrc.config import CubeConfig
 from amsrc.cubes import BoxesOf, FlowOf, cut
-from amsrc.errors import ConfigError, DataError, RunError
+from amsrc.errors import BenchError, ConfigError, DataError, RunError
 from amsrc.files import digest, write_file, write_json
 from amsrc.store import SPLITS, CubeStore, Shard, Split, finished_shard, seal, write_shard
 from bench import datasets
 from bench.config import Experiment, cube_key, derive, dump, flatten, load
 from bench.datasets import Dataset, Video
-from bench.runs import writable
+from bench.runs import locked, writable
 
 Progress = Callable[[int, int, str], None]  # (videos done, videos in all, the one just finished)
 
@@ -42,13 +44,25 @@ class Sources:
     def boxes_file(self, split: Split) -> Path | None:
         return Path(self.boxes.replace("{split}", split)) if self.boxes else None
 
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of the files that boxes come from, by their name."""
-        files = {path for split in SPLITS if (path := self.boxes_file(split))}
-        missing = [str(path) for path in files if not path.is_file()]
+    def digests(self) -> dict[str, str | None]:
+        """SHA-256 of what boxes and flow are read from, both splits together; None for what is computed.
+
+        Raises:
+            ConfigError: a file or folder is missing.
+        """
+        boxes = [path for split in SPLITS if (path := self.boxes_file(split))]
+        flows = sorted(self.flow.glob("*/*.npy")) if self.flow else []
+        missing = [str(path) for path in boxes if not path.is_file()]
         if missing:
-            raise ConfigError(f"--boxes: no such file: {', '.join(sorted(missing))}")
-        return {path.name: digest(path) for path in sorted(files)}
+            raise ConfigError(f"--boxes: no such file: {', '.join(sorted(set(missing)))}")
+        if self.flow and not flows:
+            raise ConfigError(f"--flow: {self.flow} holds no <split>/<video>.npy")
+        return {"boxes": _together(boxes), "flow": _together(flows)}
+
+
+def _together(paths: list[Path]) -> str | None:
+    """One digest of several files in their order."""
+    return hashlib.sha256("".join(map(digest, paths)).encode()).hexdigest() if paths else None
 
 
 def with_providers(
@@ -77,24 +91,43 @@ def prepare(
     """
     dataset = datasets.find(experiment.dataset, sources.root, partial)
     experiment = replace(experiment, partial=dataset.partial)
-    store = store_path(home, experiment)
+    for split in SPLITS:
+        providers(dataset, split, experiment.cube, sources)  # what is missing or wrong shows before anything is written
+    labels = {name: _label_bytes(dataset, name) for name in dataset.label_sets()}
     about = describe(dataset, experiment, sources)
-    _begin(store, about)
+    store = store_path(home, experiment)
+    writable(store)
+    with locked(store):
+        _begin(store, about)
+        _cut_missing(store, dataset, experiment.cube, sources, progress)
+        for name, content in labels.items():
+            write_file(store / f"labels-{name}.npz", content)
+        shards = {split: [_finished(store, split, video.name) for video in dataset.split(split)] for split in SPLITS}
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in labels.items()}
+        seal(store, shards, {**about, "labels": digests})
+    return CubeStore(store)
+
+
+def _cut_missing(store: Path, dataset: Dataset, cube: CubeConfig, sources: Sources, progress: Progress | None) -> None:
+    """Cut the videos that have no finished shard; while one is missing the store is not sealed."""
     todo: list[tuple[Split, Video]] = [
         (split, video)
         for split in SPLITS
         for video in dataset.split(split)
         if finished_shard(store, split, video.name) is None
     ]
+    if todo:
+        (store / "manifest.json").unlink(missing_ok=True)
     whole = sum(len(dataset.split(split)) for split in SPLITS)
-    for done, name in enumerate(_cut_all(store, dataset, experiment.cube, sources, todo), whole - len(todo) + 1):
+    for done, name in enumerate(_cut_all(store, dataset, cube, sources, todo), whole - len(todo) + 1):
         if progress:
             progress(done, whole, name)
-    shards = {split: [_finished(store, split, video.name) for video in dataset.split(split)] for split in SPLITS}
-    _write_labels(store, dataset)
-    if not (store / "manifest.json").is_file() or todo:
-        seal(store, shards, about)
-    return CubeStore(store)
+
+
+def _label_bytes(dataset: Dataset, label_set: str) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **dataset.labels(label_set))
+    return content.getvalue()
 
 
 def store_path(home: Path, experiment: Experiment) -> Path:
@@ -108,24 +141,32 @@ def describe(dataset: Dataset, experiment: Experiment, sources: Sources) -> dict
         "partial": dataset.partial,
         "cube_key": cube_key(experiment),
         "cube": dump(experiment)["cube"],
-        "boxes_sha256": sources.digests(),
-        "videos": {split: {video.name: video.frames for video in dataset.split(split)} for split in SPLITS},
+        "sources": sources.digests(),
+        "videos": {
+            split: {video.name: {"frames": video.frames, "content": video.content()} for video in dataset.split(split)}
+            for split in SPLITS
+        },
     }
 
 
 def _begin(store: Path, about: dict[str, Any]) -> None:
-    """Claim the store's folder for this input, or make sure that it was begun from the same."""
+    """Claim the store's folder for this input, or make sure that it was begun from the same.
+
+    A video whose files changed since, because it was repaired or copied again, is cut again.
+    """
     path = store / "about.json"
     if path.is_file():
         before = json.loads(path.read_text())
-        differs = [name for name in about if about[name] != before.get(name)]
-        if differs:
+        differs = [name for name in about if name != "videos" and about[name] != before.get(name)]
+        if differs and any(store.glob("*/*/shard.json")):
             raise ConfigError(
                 f"{store} was begun from another input ({', '.join(differs)} differ). "
                 "Delete that folder to prepare it anew, or choose another --home."
             )
-        return
-    writable(store)
+        for split, videos in about["videos"].items():
+            for name, video in videos.items():
+                if before["videos"].get(split, {}).get(name, video) != video:
+                    (store / split / name / "shard.json").unlink(missing_ok=True)
     write_json(path, about)
 
 
@@ -140,14 +181,9 @@ def prepare_video(
     first = next(frames, None)
     if first is None:
         raise DataError(f"{video.path} has no frames.")
-    found = cut(video.name, _chain(first, frames), boxes_of, flow_of, cube)
+    found = cut(video.name, chain([first], frames), boxes_of, flow_of, cube)
     shape = (cube.frames, first.shape[2], cube.size, cube.size)
     return write_shard(store, split, video.name, found, video.frames, shape)
-
-
-def _chain(first: np.ndarray[Any, Any], rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
 
 
 def providers(dataset: Dataset, split: Split, cube: CubeConfig, sources: Sources) -> tuple[BoxesOf, FlowOf]:
@@ -175,15 +211,14 @@ def _cut_all(
     """Cut videos as Ray tasks, longest first; yields each one's name when it is done."""
     if not todo:
         return
-    for split in {split for split, _ in todo}:
-        providers(dataset, split, cube, sources)  # fail here, before anything starts
     import ray
 
-    from bench.cluster import connect
+    from bench.cluster import connect, resources
 
     connect()
+    on_gpu = cube.boxes.provider == "torchvision" or cube.flow.provider == "raft"
 
-    @ray.remote(num_cpus=1, max_retries=2)
+    @ray.remote(num_cpus=1, num_gpus=min(1.0, resources()["GPU"]) if on_gpu else 0, max_retries=2)
     def task(split: Split, video: Video) -> str:
         prepare_video(store, split, video, cube, *providers(dataset, split, cube, sources))
         return f"{split}/{video.name}"
@@ -193,11 +228,13 @@ def _cut_all(
         ready, waiting = ray.wait(waiting, num_returns=1)
         try:
             yield ray.get(ready[0])
-        except ray.exceptions.RayTaskError as error:
+        except ray.exceptions.RayError as error:
             for left in waiting:
                 ray.cancel(left, force=True)
-            cause = error.cause
-            raise cause if isinstance(cause, (ConfigError, DataError, RunError)) else error from None
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, BenchError):
+                raise cause from error
+            raise RunError(f"a worker died while cutting cubes: {error}. Run the same command again.") from error
 
 
 def _finished(store: Path, split: Split, video: str) -> Shard:
@@ -207,18 +244,11 @@ def _finished(store: Path, split: Split, video: str) -> Shard:
     return shard
 
 
-def _write_labels(store: Path, dataset: Dataset) -> None:
-    for label_set in dataset.label_sets():
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **dataset.labels(label_set))
-        write_file(store / f"labels-{label_set}.npz", buffer.getvalue())
-
-
 def find_store(home: Path, experiment: Experiment, fixed: set[str]) -> tuple[CubeStore, Experiment]:
     """The sealed store an experiment is to use, and the experiment with that store's cube settings.
 
     Settings of the cubes that the user named (`fixed`, dotted) must agree; the others are taken from the
-    store, so that `train` need not repeat what `prepare` was told.
+    store, so that `train` need not repeat what `prepare` was told. A whole store goes before a partial one.
 
     Raises:
         DataError: no store of this data set, or several that fit.
@@ -226,10 +256,11 @@ def find_store(home: Path, experiment: Experiment, fixed: set[str]) -> tuple[Cub
     wanted = {name: value for name, value in flatten(experiment).items() if name in fixed and name.startswith("cube.")}
     fitting = []
     for manifest in sorted((home / "stores").glob(f"{experiment.dataset}-*/manifest.json")):
-        about = json.loads(manifest.read_text())
-        theirs = load({**dump(experiment), "partial": about["partial"], "cube": about["cube"]})
+        store = CubeStore(manifest.parent)
+        theirs = on_cubes_of(experiment, store)
         if all(flatten(theirs)[name] == value for name, value in wanted.items()):
-            fitting.append((manifest.parent, theirs))
+            fitting.append((store, theirs))
+    fitting = [found for found in fitting if not found[1].partial] or fitting
     if not fitting:
         named = "".join(f" with {name}={value}" for name, value in wanted.items())
         raise DataError(
@@ -238,11 +269,25 @@ def find_store(home: Path, experiment: Experiment, fixed: set[str]) -> tuple[Cub
         )
     if len(fitting) > 1:
         kinds = "; ".join(
-            f"--boxes {e.cube.boxes.provider} --flow {e.cube.flow.provider} ({p.name})" for p, e in fitting
+            f"--boxes {e.cube.boxes.provider} --flow {e.cube.flow.provider} ({store.path.name})" for store, e in fitting
         )
         raise DataError(f"{len(fitting)} cube stores of {experiment.dataset} fit: {kinds}. Name the one to use.")
-    path, theirs = fitting[0]
-    return CubeStore(path), theirs
+    return fitting[0]
+
+
+def on_cubes_of(experiment: Experiment, store: CubeStore) -> Experiment:
+    """The experiment with the cube settings of a store.
+
+    Raises:
+        DataError: the store has no such label set.
+    """
+    about = store.manifest
+    if store.labels_sha256(experiment.label_set) is None:
+        raise DataError(
+            f"{experiment.dataset} was prepared without the label set {experiment.label_set!r}; "
+            f"it has {', '.join(about['labels'])}. Choose one of these with --labels."
+        )
+    return load({**dump(experiment), "partial": about["partial"], "cube": about["cube"]})
 
 
 def summary(store: CubeStore) -> dict[str, int]:

@@ -34,6 +34,12 @@ def git(root: Path = ROOT) -> dict[str, str | bool | None]:
     return {"sha": sha, "dirty": changes != ""}
 
 
+def code(root: Path = ROOT) -> str:
+    """`git` in a word: the commit's hash, with `+changes` where the tree differs; `unknown` outside a checkout."""
+    found = git(root)
+    return f"{found['sha']}{'+changes' if found['dirty'] else ''}" if found["sha"] else "unknown"
+
+
 def _git(root: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)

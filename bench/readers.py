@@ -8,6 +8,7 @@ Axes: N frames of a video, H W pixels, C channels.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import zlib
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,10 @@ from amsrc.errors import DataError
 Image = npt.NDArray[np.uint8]
 IMAGE_FILES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
 VIDEO_FILES = {".avi", ".mp4"}
+NUMBERS = "buif"
+"""Kinds of NumPy dtypes that labels and masks may have."""
+MOST_SHOWN = 5
+"""Names listed in a message before it breaks off."""
 MOST_CELLS = 100_000
 """Far above the 1,439 frames of the longest video; a damaged size would keep SciPy busy for hours."""
 
@@ -38,9 +44,17 @@ class Video:
     path: Path
     """A folder of numbered images or a video file."""
     frames: int
-    """Images listed, or what the file's header says; `read` holds it to that."""
+    """As `count_frames` found them; `read` holds the video to that."""
     grey: bool = False
     """Read as one channel whatever the files hold."""
+
+    def content(self) -> str:
+        """12 hex digits that change with the video: names and sizes of its files, bytes of the first and last."""
+        files = frame_files(self.path) if self.path.is_dir() else [self.path]
+        digest = hashlib.sha256("".join(f"{file.name} {file.stat().st_size}\n" for file in files).encode())
+        for file in files[:1] + files[1:][-1:]:
+            digest.update(file.read_bytes())
+        return digest.hexdigest()[:12]
 
     def read(self) -> Iterator[Image]:
         """Every frame once, in order: uint8 (H, W, C), C = 1 if `grey`, else 3 (BGR).
@@ -156,11 +170,14 @@ def frame_files(folder: Path) -> list[Path]:
         if (number := int(digits[0])) in numbers:
             raise DataError(f"{folder}: frame {number} is there twice, {numbers[number].name} and {path.name}.")
         numbers[number] = path
-    first = min(numbers, default=0)
-    missing = [n for n in range(min(first, 1), max(numbers, default=0)) if n not in numbers]
-    if missing:
+    first = min(min(numbers, default=1), 1)
+    count = max(numbers, default=0) + 1 - first
+    if count > len(numbers):
+        # A number may be a time in microseconds: whatever the gap, only its start is walked through.
+        end = min(first + count, first + len(numbers) + MOST_SHOWN)
+        lacking = [str(n) for n in range(first, end) if n not in numbers]
         raise DataError(
-            f"{folder}: frames {shorten([str(n) for n in missing])} are missing; "
+            f"{folder}: {count - len(numbers):,} frames are missing, first {', '.join(lacking[:MOST_SHOWN])}; "
             "numbers run from 0 or 1 without a gap. Extract the archive again."
         )
     return [numbers[n] for n in sorted(numbers)]
@@ -179,7 +196,10 @@ def read_image(path: Path, grey: bool) -> Image:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}). Extract the archive again.") from None
     mode = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), mode) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode) if data else None
+    except cv2.error:  # a damaged header that announces an absurd size
+        image = None
     # OpenCV fills the rest of a JPEG that was cut off with grey and only warns; its end marker tells.
     cut_off = path.suffix.lower() in (".jpg", ".jpeg") and b"\xff\xd9" not in data[-1024:]
     if image is None or cut_off:
@@ -207,8 +227,8 @@ def read_array(path: Path) -> npt.NDArray[Any]:
     """
     with _only_numbers(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: {_not_plain('an archive of several arrays')}")
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in NUMBERS:
+        raise DataError(f"{path}: {_not_plain(getattr(array, 'dtype', 'an archive of several arrays'))}")
     return array
 
 
@@ -228,7 +248,7 @@ def read_cells(path: Path, field: str) -> list[npt.NDArray[Any]]:
         raise DataError(f"{path}: must hold a cell array {field!r}, holds {names}. Take the data set's own label file.")
     with _only_numbers(path):
         cells = loadmat(path, variable_names=[field])[field].ravel()
-    if not all(isinstance(cell, np.ndarray) and cell.dtype.kind in "buif" for cell in cells):
+    if not all(isinstance(cell, np.ndarray) and cell.dtype.kind in NUMBERS for cell in cells):
         raise DataError(f"{path}: {_not_plain(f'objects or text in {field!r}')}")
     return list(cells)
 
@@ -253,9 +273,9 @@ def _only_numbers(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path}: missing. Copy it from the data set's archive.") from None
-    except (OSError, EOFError, ArithmeticError, LookupError, MemoryError) as error:
+    except (OSError, EOFError, ArithmeticError, LookupError, MemoryError, ValueError, TypeError) as error:
         raise DataError(f"{path}: {_not_plain(error)}") from None
-    except (ValueError, TypeError, NotImplementedError, TokenError, MatReadError, zlib.error) as error:
+    except (NotImplementedError, TokenError, MatReadError, zlib.error, BadZipFile) as error:
         raise DataError(f"{path}: {_not_plain(error)}") from None
 
 
@@ -297,7 +317,7 @@ def _text(path: Path) -> str:
 
 
 def _parse_span(path: Path, text: str) -> npt.NDArray[np.int64]:
-    if not re.fullmatch(r"[\s,]*(\d+\s*:\s*\d+[\s,]*)*", text):
+    if not re.fullmatch(r"[\s,]*(\d+\s*:\s*\d+([\s,]+|$))*", text):
         raise DataError(f"{path}: gt_frame = [{text}] must be spans such as [61:180] or [5:90, 140:200].")
     return np.array(re.findall(r"(\d+)\s*:\s*(\d+)", text), np.int64).reshape(-1, 2).T
 
@@ -310,6 +330,6 @@ def spans_to_labels(spans: npt.NDArray[np.int64], frames: int) -> npt.NDArray[np
     return labels
 
 
-def shorten(names: list[str], most: int = 5) -> str:
-    """`a, b, c, ... (12)`."""
-    return ", ".join(names[:most]) + (f", ... ({len(names)})" if len(names) > most else "")
+def shorten(names: list[str]) -> str:
+    """`a, b, c, d, e, ... (12)`."""
+    return ", ".join(names[:MOST_SHOWN]) + (f", ... ({len(names)})" if len(names) > MOST_SHOWN else "")

@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 
 from amsrc.config import BoxConfig, CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
 from amsrc.errors import ConfigError
-from bench.config import Experiment, derive, unknown
-
-TOY = "toy-"
+from bench.config import TOY, Experiment, derive, unknown
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,9 @@ class Values:
 
 
 PAPER = {
-    "ped2": Values(0.5, 10, 0.6, 18, (1024 / 360, 768 / 240), 1, 128, 60, (1.0, 0.01)),
-    "avenue": Values(0.25, 40, 0.6, 18, (512 / 640, 384 / 360), 1, 128, 40, (0.2, 0.8)),
-    "shanghaitech": Values(0.5, 40, 0.65, 15, (1024 / 856, 640 / 480), 10, 256, 40, (0.4, 0.6)),
+    "ped2": Values(0.5, 10.0, 0.6, 18, (1024 / 360, 768 / 240), 1.0, 128, 60, (1.0, 0.01)),
+    "avenue": Values(0.25, 40.0, 0.6, 18, (512 / 640, 384 / 360), 1.0, 128, 40, (0.2, 0.8)),
+    "shanghaitech": Values(0.5, 40.0, 0.65, 15, (1024 / 856, 640 / 480), 10.0, 256, 40, (0.4, 0.6)),
 }
 DATASETS = [*PAPER, *(TOY + name for name in PAPER)]
 
@@ -66,7 +64,7 @@ def _toy(experiment: Experiment) -> Experiment:
         experiment,
         cube={"boxes": replace(experiment.cube.boxes, min_side_px=8.0)},
         model={"width": 8, "flow_scale": (1.0, 1.0)},
-        train={"epochs": 6, "batch": 64, "learning_rate": 1e-3, "score_every": 2},
+        train={"epochs": 6, "batch": 32, "learning_rate": 1e-3, "score_every": 2},
         score={"weight_f": 0.5, "weight_p": 0.5},
     )
 

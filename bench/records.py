@@ -74,8 +74,10 @@ class RunRecord:
     versions: dict[str, str | None] = field(default_factory=dict)
     """`provenance.versions()`; null for a package that is not installed."""
     git: dict[str, str | bool | None] = field(default_factory=dict)
-    """`provenance.git()` when training began: `sha` and `dirty`, null outside a checkout; and `evaluated_sha` and
-    `evaluated_dirty` when this was measured."""
+    """`provenance.git()` when this was measured: `sha` and `dirty`, null outside a checkout; and `trained`: the
+    commits that trained it, in order, null where nothing was trained."""
+    labels: str | None = None
+    """SHA-256 of the label file it was measured against."""
     store: str | None = None
     """SHA-256 of the sealed cube store's manifest."""
     boxes: str
@@ -125,9 +127,15 @@ def write(record: RunRecord, results: Path, *, replace: bool = False) -> Path:
     """
     path = path_of(results, record)
     _check(record, path)
-    if path.exists() and read(path).status == "done":
+    before = read(path) if path.exists() else None
+    if before and before.status == "done":
         if record.status == "failed":
             return path
+        if before.store != record.store:
+            raise RunError(
+                f"{path}: a record measured on other cubes ({str(before.store)[:12]}, not {str(record.store)[:12]}) "
+                "stands here. Choose another --results, or move it away."
+            )
         if not replace:
             raise RunError(
                 f"{path}: a finished record stands here already. Ask for the evaluation again, or remove it."

@@ -1,30 +1,33 @@
 """The folder of a run: what lies there, and whose cubes it belongs to. No torch.
 
 <home>/runs/<run key>/
-    run.json              the experiment, the store's digest, and the code and machine that began it
+    run.json              the experiment and the digest of the store it is trained on
     checkpoint.pt         the state to go on from, after every epoch; gone when training is done
     epochs/NNN.npz        scores of the test cubes after an epoch (no label is read for it)
-    log.jsonl             one line an epoch: loss terms, seconds, cubes/s, peak memory
+    log.jsonl             one line an epoch: loss terms, seconds, cubes/s, peak memory, code, hardware
     model.safetensors     the trained weights; written last, so its presence means done
     cubes.parquet         the scores of all cubes of both splits (evaluation)
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from amsrc.errors import ConfigError
 from amsrc.files import write_json
 from amsrc.store import CubeStore
-from bench import provenance
 from bench.config import Experiment, dump, run_key
 
 
 def claim(experiment: Experiment, store: CubeStore, home: Path) -> Path:
-    """The run's folder, taken for these cubes if nobody had it; code and machine are noted on the first claim.
+    """The run's folder, taken for these cubes if nobody had it.
 
     Raises:
         ConfigError: it belongs to cubes of other content, or cannot be written.
@@ -32,16 +35,15 @@ def claim(experiment: Experiment, store: CubeStore, home: Path) -> Path:
     folder = home / "runs" / run_key(experiment)
     path = folder / "run.json"
     if path.is_file():
-        before = about(folder)["store"]
+        before = json.loads(path.read_text())["store"]
         if before != store.sha256:
             raise ConfigError(
                 f"{folder} belongs to the cubes {before[:12]}, {store.path} holds {store.sha256[:12]}. "
                 "Delete that folder to start anew, or choose another --home."
             )
         return folder
-    origin = {"git": provenance.git(), "hardware": provenance.hardware(), "versions": provenance.versions()}
     writable(folder)
-    write_json(path, {"experiment": dump(experiment), "store": store.sha256, **origin})
+    write_json(path, {"experiment": dump(experiment), "store": store.sha256})
     return folder
 
 
@@ -60,10 +62,22 @@ def writable(folder: Path) -> None:
         raise ConfigError(f"--home: cannot write to {folder}: {reason}. Choose a folder you may write to.")
 
 
-def about(folder: Path) -> dict[str, Any]:
-    """What `claim` noted."""
-    noted: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return noted
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only process at work in a folder; waits for another one, whose death frees it too."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process at work in {folder}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def forget_scores(folder: Path) -> None:
+    """Drop scores of earlier weights, before the first epoch of new ones."""
+    (folder / "cubes.parquet").unlink(missing_ok=True)
+    shutil.rmtree(folder / "epochs", ignore_errors=True)
 
 
 def weights(folder: Path) -> Path:

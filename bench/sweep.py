@@ -30,13 +30,14 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
 from amsrc.errors import ConfigError, RunError
 from amsrc.store import CubeStore
 from bench import datasets, runs, tables
-from bench.cli import home_of, progress_line
+from bench.cli import home_of, progress_line, results_of
 from bench.cluster import connect, resources
-from bench.config import Experiment, dump, fingerprint, load, override, run_key
+from bench.config import TOY, Experiment, fingerprint, override, run_key
 from bench.evaluate import evaluate, failed, now, per_video
-from bench.prepare import Sources, prepare, with_providers
-from bench.recipes import DATASETS, TOY, build
+from bench.prepare import Sources, on_cubes_of, prepare, with_providers
+from bench.recipes import DATASETS, build
 from bench.records import RunRecord, read, read_frame_scores, write
+from bench.runs import writable
 from bench.toy import render
 from bench.tracking import Tracker, open_tracker
 
@@ -68,8 +69,12 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
     if args.labels:
         changes = {**changes, "label_set": args.labels}
     experiments = plan(names, args.recipes.split(","), args.seeds, changes)
+    writable(places.home)
+    if places.root == embedded(places.home):
+        say(f"embedded data: {places.root}")
+        render(places.root)
     stores = {name: _prepared(name, places, args, changes) for name in names}
-    cells = [cell_of(experiment, stores[experiment.dataset]) for experiment in experiments]
+    cells = [Cell(on_cubes_of(e, stores[e.dataset]), stores[e.dataset].path) for e in experiments]
     cached = [record for cell in cells if (record := finished(cell, places.results))]
     done = {record.fingerprint for record in cached}
     todo = [cell for cell in cells if fingerprint(cell.experiment) not in done]
@@ -103,10 +108,10 @@ def locate(args: argparse.Namespace) -> tuple[list[str], Places]:
     """
     home = home_of(args)
     given = args.root or os.environ.get("AMSRC_DATA")
-    root = Path(given).expanduser().absolute() if given else home / "toy"
+    root = Path(given).expanduser().absolute() if given else embedded(home)
     named = args.datasets.split(",") if args.datasets else []
     if args.toy:
-        names, root = named or [name for name in DATASETS if name.startswith(TOY)], home / "toy"
+        names, root = named or [name for name in DATASETS if name.startswith(TOY)], embedded(home)
     elif named and not given and not all(name.startswith(TOY) for name in named):
         raise ConfigError("where the data lies is not known: pass --root DIR or set AMSRC_DATA.")
     else:
@@ -114,20 +119,26 @@ def locate(args: argparse.Namespace) -> tuple[list[str], Places]:
         if not names:
             where = f"under {root}" if given else "(AMSRC_DATA is not set, no --root given)"
             say(f"*** NO REAL DATA SET FOUND {where}: RUNNING ON THE EMBEDDED TOY DATA. ***")
-            names, root = [name for name in DATASETS if name.startswith(TOY)], home / "toy"
+            names, root = [name for name in DATASETS if name.startswith(TOY)], embedded(home)
     toy = all(name.startswith(TOY) for name in names)
-    if root == home / "toy":
-        say(f"embedded data: {root}")
-        render(root)
-    results = args.results or (home / "toy-results" if toy else Path("results"))
-    return names, Places(root, home, results.absolute())
+    return names, Places(root, home, results_of(args, toy))
+
+
+def embedded(home: Path) -> Path:
+    """Where the embedded data sets are rendered."""
+    return home / "toy"
 
 
 def plan(names: Sequence[str], recipes: Sequence[str], seeds: int, changes: dict[str, str]) -> list[Experiment]:
     """Every cell's experiment, checked before anything starts."""
-    return [
+    found = [
         override(build(recipe, name, seed), changes) for name in names for recipe in recipes for seed in range(seeds)
     ]
+    keys = [run_key(experiment) for experiment in found]
+    twice = {f"{e.recipe} on {e.dataset}" for e, key in zip(found, keys, strict=True) if keys.count(key) > 1}
+    if twice:
+        raise ConfigError(f"the same network would be twice: {', '.join(sorted(twice))}. Leave all but one out.")
+    return found
 
 
 def _prepared(name: str, places: Places, args: argparse.Namespace, changes: dict[str, str]) -> CubeStore:
@@ -139,19 +150,15 @@ def _prepared(name: str, places: Places, args: argparse.Namespace, changes: dict
     return prepare(experiment, sources, places.home, partial=args.partial, progress=progress_line())
 
 
-def cell_of(experiment: Experiment, store: CubeStore) -> Cell:
-    """The experiment on this store's cubes."""
-    about = load({**dump(experiment), "partial": store.manifest["partial"], "cube": store.manifest["cube"]})
-    return Cell(about, store.path)
-
-
 def finished(cell: Cell, results: Path) -> RunRecord | None:
     """The record of a cell that was done on these very cubes, if there is one."""
     e = cell.experiment
     path = results / "records" / e.recipe / e.dataset / f"seed{e.seed}-{fingerprint(e)}.json"
     record = read(path) if path.is_file() else None
-    same = record and record.status == "done" and record.store == CubeStore(cell.store).sha256
-    return record if same else None
+    store = CubeStore(cell.store)
+    if record is None or record.status != "done" or record.store != store.sha256:
+        return None
+    return record if record.labels in (None, store.labels_sha256(e.label_set)) else None  # None: an older record
 
 
 def run_cells(cells: Sequence[Cell], places: Places, workers: int) -> Iterator[RunRecord]:
@@ -164,8 +171,9 @@ def run_cells(cells: Sequence[Cell], places: Places, workers: int) -> Iterator[R
         return
     import ray
 
-    gpus = min(1, resources()["GPU"])
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)(run_cell)
+    have = resources()
+    cpus = max(1, int(have["CPU"] // min(len(cells), have["CPU"])))
+    task = ray.remote(num_cpus=cpus, num_gpus=min(1, have["GPU"]), max_retries=2)(run_cell)
     waiting = {task.remote(cell, places, 1): cell for cell in cells}
     seen: dict[str, int] = {}
     while waiting:
@@ -177,7 +185,7 @@ def run_cells(cells: Sequence[Cell], places: Places, workers: int) -> Iterator[R
         try:
             yield ray.get(ready[0])
         except ray.exceptions.RayError as error:  # the worker died more often than it may
-            record = failed(cell.experiment, CubeStore(cell.store), RunError(f"its worker died: {error}"), now())
+            record = failed(cell.experiment, None, RunError(f"its worker died: {error}"), now())
             write(record, places.results)
             yield record
 
@@ -195,7 +203,7 @@ def _show_epochs(cells: Iterable[Cell], home: Path, seen: dict[str, int]) -> Non
 
 def run_cell(cell: Cell, places: Places, workers: int) -> RunRecord:
     """Train and evaluate one cell. The boundary at which an error becomes a record instead of an end."""
-    started = now()
+    started, store = now(), None
     try:
         store = CubeStore(cell.store)
         if cell.experiment.method == "amsrc":
@@ -204,7 +212,7 @@ def run_cell(cell: Cell, places: Places, workers: int) -> RunRecord:
             fit(cell.experiment, store, places.home, workers=workers)
         return evaluate(cell.experiment, store, places.home, places.results, started=started)
     except Exception as error:  # noqa: BLE001
-        record = failed(cell.experiment, CubeStore(cell.store), error, started)
+        record = failed(cell.experiment, store, error, started)
         write(record, places.results)
         return record
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 from amsrc.errors import DataError
 from amsrc.files import write_file
 from bench import recipes
-from bench.config import dump
+from bench.config import TOY, dump
 from bench.records import RunRecord, read_all
 from bench.typeset import Cell, Row, columns, footnotes, latex, markdown, raw
 
@@ -46,6 +46,7 @@ METHODS = {
 }
 # Settings that a row's name leaves out: they stand in its footnote, or they cannot change its number.
 UNNAMED = {"cube.boxes.provider", "cube.flow.provider", "label_set", "partial", "train.score_every"}
+UNTRAINED = ("model.", "loss.", "train.")  # settings that mean nothing to a row that learns nothing
 
 NULL_NOTE = "Null rows learn nothing and pass through the same protocol: what they reach is no evidence for a method."
 GATE_NOTE = "The paper does not say what takes the gate's place; adding the features is this project's first reading."
@@ -79,9 +80,9 @@ def build(results: Path) -> dict[str, str]:
         DataError: a record or `paper.csv` cannot be read.
     """
     quotes, records = _quotes(results), read_all(results)
-    toy = bool(records) and all(record.dataset.startswith(recipes.TOY) for record in records)
-    records = [record for record in records if record.dataset.startswith(recipes.TOY) == toy]
-    paper = [name for name in recipes.DATASETS if name.startswith(recipes.TOY) == toy]
+    toy = bool(records) and all(record.dataset.startswith(TOY) for record in records)
+    records = [record for record in records if record.dataset.startswith(TOY) == toy]
+    paper = [name for name in recipes.DATASETS if name.startswith(TOY) == toy]
     datasets = [*paper, *sorted({record.dataset for record in records}.difference(paper))]
     files = {}
     for table, caption in CAPTIONS.items():
@@ -227,7 +228,13 @@ def _changes(record: RunRecord) -> list[str]:
     if record.recipe not in recipes.RECIPES or record.dataset not in recipes.DATASETS:
         return []
     recipe = dump(recipes.build(record.recipe, record.dataset, record.seed))
-    return [f"{name}={value}" for name, value in _differences(record.experiment, recipe) if name not in UNNAMED]
+    idle = () if _is_trained(record) else UNTRAINED
+    differ = _differences(record.experiment, recipe)
+    return [f"{name}={value}" for name, value in differ if name not in UNNAMED and not name.startswith(idle)]
+
+
+def _is_trained(record: RunRecord) -> bool:
+    return bool(record.experiment.get("method", "amsrc") == "amsrc")
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -259,19 +266,24 @@ def _cell(runs: list[RunRecord], paper: float | None) -> list[Cell]:
 def _setting(runs: list[RunRecord]) -> str:
     """A footnote: what a reader must know of the runs behind a figure."""
     first = runs[0]
-    experiment = first.experiment
-    trained = experiment.get("method", "amsrc") == "amsrc"
+    model, train = first.experiment["model"], first.experiment["train"]
+    budget = f"width {model['width']}, {train['epochs']} epochs"
     facts = [
         f"seed{'s' if len(runs) > 1 else ''} {', '.join(str(run.seed) for run in runs)}",
         f"rule {first.rule}",
-        f"width {experiment['model']['width']}, {experiment['train']['epochs']} epochs" if trained else "no training",
+        budget if _is_trained(first) else "no training",
         f"boxes {first.boxes.partition(':')[0]}",
         f"flow {first.flow.partition(':')[0]}",
         f"labels {first.label_set}",
         f"PARTIAL DATA: test videos {', '.join(first.videos)}" if first.partial else "",
-        "code with uncommitted changes" if any(run.git.get("dirty") for run in runs) else "",
+        "code with uncommitted changes" if any(_is_changed(run) for run in runs) else "",
     ]
     return "; ".join(filter(None, facts)) + "."
+
+
+def _is_changed(record: RunRecord) -> bool:
+    """Whether the code that trained or that measured differed from its commit."""
+    return bool(record.git.get("dirty")) or "+changes" in str(record.git.get("trained"))
 
 
 def _notes(rows: list[Row], toy: bool) -> list[str]:

@@ -1,9 +1,9 @@
 """Renders three small data sets in the real on-disk layouts: what `make demo` runs on.
 
-Writes `toy-ped2`, `toy-avenue` and `toy-shanghaitech`, each laid out like the set it is named after (METHOD: data
-facts), with a `toy.json` that says what is in it. People walk over a square; in test videos a cyclist, a cart, a
-skater, a runner or a thrown bag joins them, and the renderer knows its pixels. Reads nothing; the same seed gives
-the same pixels. `bench.toy_scene` draws.
+Writes `toy-ped2`, `toy-avenue` and `toy-shanghaitech`, each laid out like the set it is named after (see
+`bench.layouts`), with a `toy.json` that says what is in it. People walk over a square; in test videos a cyclist, a
+cart, a skater, a runner or a thrown bag joins them, and the renderer knows its pixels. Reads nothing; the same seed
+gives the same pixels. `bench.toy_scene` draws.
 
 Axes: F frames of a video, H W pixels.
 """
@@ -25,7 +25,7 @@ from amsrc.errors import ConfigError, DataError, RunError
 from bench.config import unknown
 from bench.toy_scene import BLACK, Actor, Colour, Image, Point, Scene, background, shoot
 
-VERSION = 1
+VERSION = 2
 """Raise it with every change of the pixels: data sets of another version are rendered anew."""
 MARKER = "toy.json"
 FRAMES_PER_S = 12.0

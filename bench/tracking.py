@@ -122,6 +122,11 @@ class Tracker:
         if parent is not None:
             self._attempt("the sweep's tables", lambda store: _finish_sweep(store, parent, status, tables))
 
+    def stands(self) -> bool:
+        """Whether there is a store to look at; one on a server is taken to be there."""
+        path = self.uri.removeprefix("sqlite:///")
+        return path == self.uri or Path(path).is_file()
+
     def where(self, run_id: str | None = None) -> str:
         """How to look at a run, or else at the list of all, in one or two lines for the user."""
         experiment = None if self.off else self._attempt("anything", lambda store: store.experiment)
@@ -189,7 +194,7 @@ def _failures() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, RunError)
+    return (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
 
 
 def _open(uri: str, home: Path) -> Store:
@@ -267,7 +272,8 @@ def _log_cell(store: Store, parent: str | None, record: RunRecord, evidence: Evi
 
 
 def _find(store: Store, tag: str, value: str) -> Run | None:
-    runs = store.client.search_runs([store.experiment], f"tags.{tag} = '{value}'", max_results=1)
+    quote = '"' if "'" in value else "'"
+    runs = store.client.search_runs([store.experiment], f"tags.{tag} = {quote}{value}{quote}", max_results=1)
     return runs[0] if runs else None
 
 
@@ -317,7 +323,8 @@ def _log_model(store: Store, run_id: str, record: RunRecord, evidence: Evidence)
     """Log the network as a model of its own that belongs to the run; gives its id.
 
     MLflow serves programs of one tensor only, so this one has no `pyfunc` flavour:
-    `mlflow.pytorch.load_model("models:/<id>")(appearance, motion)` runs it.
+    `mlflow.pytorch.load_model("models:/<id>")(appearance, motion)` runs it. A network that cannot be exported
+    costs a warning and is left out; the run is logged without it.
     """
     if evidence.model is None or evidence.example is None:
         return None
@@ -330,7 +337,12 @@ def _log_model(store: Store, run_id: str, record: RunRecord, evidence: Evidence)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         about = Model(logged.artifact_location, run_id, model_uuid=logged.model_id, model_id=logged.model_id)
-        _export(evidence.model, evidence.example, path, about)
+        try:
+            _export(evidence.model, evidence.example, path, about)
+        except RunError as error:
+            log.warning("MLflow: %s is logged without its network: %s", _title(record), _first_line(error))
+            client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
+            return None
         client.log_model_artifacts(logged.model_id, str(path))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])

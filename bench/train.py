@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,14 +21,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from amsrc import losses
-from amsrc.errors import ConfigError, RunError
+from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.files import write_file
 from amsrc.fuse import statistics
 from amsrc.model import AMSRC
 from amsrc.store import CubeStore
+from bench import provenance
 from bench.config import Experiment
-from bench.runs import claim, is_trained, weights
+from bench.memory import peak_memory_gib, watch_memory
+from bench.runs import claim, forget_scores, is_trained, locked, weights
 from bench.scoring import Feed, Rows, arithmetic, chunks, device_of, score
+from bench.workers import fit_on_ray
 
 STATISTICS_CUBES = 2048  # training cubes behind the statistics of an epoch that is not the last
 Report = Callable[[Mapping[str, Any]], None]
@@ -42,6 +44,8 @@ class Job:
     experiment: Experiment
     store: Path
     folder: Path
+    code: str
+    """The code that trains, as `provenance.code` names it where training was started."""
 
 
 def fit(
@@ -51,33 +55,37 @@ def fit(
 
     Args:
         workers: data-parallel processes; one trains in this process, several through Ray Train.
-        report: called with each epoch's line of the log (one worker only; several print through Ray).
+        report: called with each epoch's line of the log.
 
     Raises:
-        RunError: a loss became non-finite, or the folder cannot be written.
-        ConfigError: the folder belongs to cubes of other content.
+        RunError: a loss became non-finite, a worker died too often, or the folder cannot be written.
+        ConfigError: the folder belongs to cubes of other content, or workers and batch do not fit the cubes.
     """
-    job = Job(experiment, store.path, claim(experiment, store, home))
-    if not is_trained(job.folder):
-        if workers == 1:
-            worker_loop(job, device_of(), report or (lambda line: None))
-        else:
-            _fit_on_ray(job, workers)
-    return job.folder
+    _check(experiment, store, workers)
+    folder = claim(experiment, store, home)
+    job = Job(experiment, store.path, folder, provenance.code())
+    with locked(folder):
+        if not is_trained(folder):
+            if workers == 1:
+                worker_loop(job, device_of(), report or (lambda line: None))
+            else:
+                fit_on_ray(job, workers, report or (lambda line: None))
+    return folder
 
 
 def worker_loop(job: Job, device: torch.device, report: Report) -> None:
     """One worker's whole training; with several, each runs this on its own part of every batch."""
     e = job.experiment
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    watch_memory(device)
     precision, cast = arithmetic(e.train.precision, device)
     torch.manual_seed(e.seed)
     network = AMSRC(e.model, e.cube).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = _parallel(network, device) if world > 1 else network
     optimiser = torch.optim.Adam(network.parameters(), lr=e.train.learning_rate, fused=True)
     log, restarts = resume(job.folder, network, optimiser, device)
+    if rank == 0 and not log:
+        forget_scores(job.folder)
     store = CubeStore(job.store)
     train, test = Feed(store.train, e.model, device), Feed(store.test, e.model, device)
 
@@ -112,7 +120,10 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
             "peak_memory_gib": peak_memory_gib(device),
             "precision": precision,
             "workers": world,
+            "threads": torch.get_num_threads(),
             "restarts": restarts,
+            "code": job.code,
+            "hardware": provenance.hardware(),
         }
         log.append(line)
         if rank == 0:
@@ -126,7 +137,7 @@ def batches(cubes: int, batch: int, seed: int, epoch: int, rank: int = 0, world:
     """This worker's rows of every batch of an epoch.
 
     The order depends on seed and epoch alone, so a resumed training sees what an uninterrupted one sees, and
-    two workers together see the batches that one sees. A last batch too small to be shared is left out.
+    two workers together see the batches that one sees. What of the last batch cannot be shared is left out.
     """
     order = np.random.default_rng([seed, epoch]).permutation(cubes)
     for rows in chunks(order, batch):
@@ -152,8 +163,9 @@ def save(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, log
     """Write the log and, whole or not at all, the state to go on from."""
     buffer = io.BytesIO()
     torch.save({"model": network.state_dict(), "optimiser": optimiser.state_dict(), "log": log}, buffer)
-    write_file(folder / "checkpoint.pt", buffer.getvalue())
+    # The log first: killed between the two, the epoch is trained again and its line written again.
     write_file(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in log).encode())
+    write_file(folder / "checkpoint.pt", buffer.getvalue())
 
 
 def finish(folder: Path, network: nn.Module) -> None:
@@ -166,32 +178,36 @@ def finish(folder: Path, network: nn.Module) -> None:
 
 
 def load_model(experiment: Experiment, folder: Path, device: torch.device) -> AMSRC:
-    """The trained network of a run, in evaluation mode."""
+    """The trained network of a run, in evaluation mode.
+
+    Raises:
+        DataError: the weights' file is damaged.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     network = AMSRC(experiment.model, experiment.cube)
-    network.load_state_dict(load_file(weights(folder)))
+    try:
+        network.load_state_dict(load_file(weights(folder)))
+    except SafetensorError as error:
+        raise DataError(f"{weights(folder)} is damaged ({error}). Delete it and train again.") from None
     return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Largest memory so far: the GPU's, or this process's resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _score_epoch(job: Job, epoch: int, network: nn.Module, train: Feed, test: Feed, rank: int, world: int) -> None:
     """Keep the scores of all test cubes and the statistics of a fixed sample of training cubes."""
+    for buffer in network.buffers():  # each worker has its own running statistics of BatchNorm on CPUs
+        if world > 1:
+            dist.broadcast(buffer, 0)
     sample = np.random.default_rng(0).permutation(len(train.cubes))[:STATISTICS_CUBES]
     s_f, s_p = _score_together(job, network, test, np.arange(len(test.cubes)), rank, world)
     f, p = _score_together(job, network, train, sample, rank, world)
     if rank == 0:
-        buffer = io.BytesIO()
+        content = io.BytesIO()
         known = statistics(f, p)
         numbers = np.array([known.mean_f, known.sd_f, known.mean_p, known.sd_p])
-        np.savez(buffer, s_f=s_f, s_p=s_p, statistics=numbers, allow_pickle=False)
-        write_file(job.folder / "epochs" / f"{epoch:03d}.npz", buffer.getvalue())
+        np.savez(content, s_f=s_f, s_p=s_p, statistics=numbers, allow_pickle=False)
+        write_file(job.folder / "epochs" / f"{epoch:03d}.npz", content.getvalue())
 
 
 def _score_together(
@@ -219,7 +235,7 @@ def _mean(sums: Mapping[str, Tensor], seen: int) -> dict[str, float]:
 
 
 def _not_finite(found: Mapping[str, Tensor], epoch: int, e: Experiment) -> str:
-    bad = [name for name, value in found.items() if not math.isfinite(float(value))] or ["the weighted sum"]
+    bad = [name for name, value in found.items() if not math.isfinite(value.item())] or ["the weighted sum"]
     return (
         f"{e.recipe} on {e.dataset}, seed {e.seed}: {', '.join(bad)} became non-finite in epoch {epoch}; "
         "that step was not taken. "
@@ -228,49 +244,24 @@ def _not_finite(found: Mapping[str, Tensor], epoch: int, e: Experiment) -> str:
     )
 
 
+def _check(e: Experiment, store: CubeStore, workers: int) -> None:
+    """Refuse what would fail or mislead only after training has started."""
+    share, left = divmod(e.train.batch, workers)
+    if left or share < 2:
+        raise ConfigError(f"train.batch {e.train.batch} must be a multiple of --workers {workers}, 2 or more for each.")
+    if len(store.train) < 2 * workers:
+        raise DataError(f"{store.path} has {len(store.train)} training cubes; {2 * workers} are the least to train on.")
+    stored = store.train.frames(np.arange(1)).shape[2]
+    if stored not in (1, e.model.channels):
+        raise ConfigError(f"model.channels is {e.model.channels}, the cubes have {stored}. Set it to {stored}.")
+
+
 def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
     """Gradients averaged over workers; BatchNorm over the whole batch on GPUs, per worker on CPU (no support there)."""
     if device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return nn.parallel.DistributedDataParallel(network, device_ids=[device.index])
     return nn.parallel.DistributedDataParallel(network)
-
-
-def _fit_on_ray(job: Job, workers: int) -> None:
-    """The same loop on several workers of the cluster; a killed worker costs at most one epoch."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    from bench.cluster import connect, resources
-
-    connect()
-    have = resources()
-    use_gpu = have["GPU"] > 0
-    kind = "GPU" if use_gpu else "CPU"
-    if have[kind] < workers:
-        raise ConfigError(
-            f"--workers {workers} needs {workers} {kind}s, the cluster has {have[kind]:g}. Ask for fewer."
-        )
-
-    def loop(config: dict[str, Job]) -> None:
-        import ray.train
-        from ray.train.torch import get_device
-
-        worker_loop(config["job"], get_device(), lambda line: ray.train.report(dict(line)))
-
-    trainer = TorchTrainer(
-        loop,
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        run_config=RunConfig(
-            name=job.folder.name,
-            storage_path=str((job.folder / "ray").absolute()),
-            # mypy sees the signature of Train V1
-            failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),  # type: ignore[call-arg]
-        ),
-    )
-    trainer.fit()
 
 
 if __name__ == "__main__":

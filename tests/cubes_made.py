@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from amsrc.cubes import FrameCubes
-from amsrc.store import CubeStore, Split, seal, write_shard
+from amsrc.store import CubeStore, Split, digest, seal, write_shard
 from bench.config import Experiment, cube_key, derive, dump
 from bench.prepare import store_path
 from bench.recipes import build
@@ -49,16 +49,21 @@ def write_store(home: Path, experiment: Experiment, *, content: int = 0, train_c
         return write_shard(path, split, video, _cubes(random, split, video, train_cubes), FRAMES, shape)
 
     shards: dict[Split, Any] = {"train": [shard("train", v) for v in TRAIN], "test": [shard("test", v) for v in TEST]}
-    np.savez_compressed(path / "labels-official.npz", allow_pickle=False, **labels())
     about = {
         "dataset": experiment.dataset,
         "partial": experiment.partial,
         "cube_key": cube_key(experiment),
         "cube": dump(experiment)["cube"],
-        "boxes_sha256": {},
+        "sources": {},
     }
-    seal(path, shards, about)
+    seal(path, shards, {**about, "labels": {"official": write_labels(path, labels())}})
     return CubeStore(path)
+
+
+def write_labels(path: Path, found: dict[str, np.ndarray]) -> str:
+    """Put labels into a store; gives the file's digest."""
+    np.savez_compressed(path / "labels-official.npz", allow_pickle=False, **found)
+    return digest(path / "labels-official.npz")
 
 
 def labels() -> dict[str, np.ndarray]:

@@ -79,9 +79,13 @@ def home(finished: tuple[Path, Progress], tmp_path: Path) -> Path:
 
 
 def changed_at(store: Path) -> dict[str, int]:
-    """When each file of the shards and the manifest was last written."""
-    files = [*store.glob("*/*/*"), store / "manifest.json", store / "about.json"]
-    return {str(path.relative_to(store)): path.stat().st_mtime_ns for path in files}
+    """When each file of the shards was last written."""
+    return {str(path.relative_to(store)): path.stat().st_mtime_ns for path in store.glob("*/*/*")}
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """What lies beside the shards."""
+    return {path.name: path.read_bytes() for path in store.glob("*.json")}
 
 
 def shards(store: Path) -> list[str]:
@@ -140,7 +144,11 @@ def test_the_store_knows_its_videos_labels_and_origin(rendered: Path, finished: 
     assert store.manifest["dataset"] == NAME
     assert store.manifest["partial"] is False
     assert store.manifest["cube"] == dump(EXPERIMENT)["cube"]
-    assert store.manifest["videos"] == FRAMES
+    frames = {
+        split: {name: about["frames"] for name, about in videos.items()}
+        for split, videos in store.manifest["videos"].items()
+    }
+    assert frames == FRAMES
     assert str(rendered) not in (store.path / "manifest.json").read_text()
 
 
@@ -155,10 +163,11 @@ def test_every_video_is_counted_once(finished: tuple[Path, Progress]) -> None:
 
 def test_a_second_call_cuts_nothing(rendered: Path, home: Path) -> None:
     path, progress = store_path(home, EXPERIMENT), Progress()
-    before, sha256 = changed_at(path), CubeStore(path).sha256
+    before, beside, sha256 = changed_at(path), contents(path), CubeStore(path).sha256
     again = prepare(EXPERIMENT, Sources(rendered), home, progress=progress)
     assert (progress.cut, again.path, again.sha256) == ([], path, sha256)
     assert changed_at(path) == before
+    assert contents(path) == beside
 
 
 def lose(folder: Path) -> None:
@@ -183,9 +192,9 @@ def test_only_the_damaged_video_is_cut_again(rendered: Path, home: Path, damage:
     assert again.sha256 == sha256
     again.verify()
     after = changed_at(path)
-    assert {name for name in after if after[name] == before.get(name)} == {
-        name for name in before if not name.startswith("test/02/") and name != "manifest.json"
-    }
+    assert set(after) == set(before)
+    unchanged = {name for name in after if after[name] == before[name]}
+    assert unchanged == {name for name in before if not name.startswith("test/02/")}
 
 
 def test_an_unsealed_store_is_sealed_without_cutting(rendered: Path, home: Path) -> None:
@@ -227,7 +236,7 @@ def test_boxes_come_from_the_files_that_are_named(root: Path, tmp_path: Path) ->
     store = prepare(*from_files(root, tmp_path / "boxes"), tmp_path / "home")
     for split in SPLITS:
         np.testing.assert_array_equal(getattr(store, split).boxes, made[split])
-    assert set(store.manifest["boxes_sha256"]) == {"boxes_train.npz", "boxes_test.npz"}
+    assert len(store.manifest["sources"]["boxes"]) == 64
 
 
 def test_a_store_begun_from_other_boxes_is_left_alone(root: Path, tmp_path: Path) -> None:
@@ -240,7 +249,7 @@ def test_a_store_begun_from_other_boxes_is_left_alone(root: Path, tmp_path: Path
     with pytest.raises(ConfigError) as caught:
         prepare(experiment, sources, tmp_path / "home")
     message = str(caught.value)
-    assert f"{store.path} was begun from another input (boxes_sha256 differ)" in message
+    assert f"{store.path} was begun from another input (sources differ)" in message
     assert "Delete that folder to prepare it anew, or choose another --home." in message
     assert changed_at(store.path) == before
 
@@ -257,7 +266,7 @@ def test_boxes_for_another_number_of_frames_are_refused_before_anything_is_cut(r
 
 def test_a_boxes_file_that_is_not_there_is_named_before_anything_is_written(root: Path, tmp_path: Path) -> None:
     put_boxes(tmp_path / "boxes", {"train": total("train")})
-    with pytest.raises(ConfigError, match=r"--boxes: no such file: .*/boxes/boxes_test.npz"):
+    with pytest.raises(DataError, match=r"boxes/boxes_test.npz: no such boxes file. Pass --boxes file:DIR"):
         prepare(*from_files(root, tmp_path / "boxes"), tmp_path / "home")
     assert not (tmp_path / "home").exists()
 
@@ -341,11 +350,11 @@ def test_a_full_disk_while_sealing_leaves_the_store_unsealed(
 
 
 def put_store(home: Path, **cube: Any) -> Experiment:
-    """A sealed store of empty videos, made with these settings."""
+    """A sealed store of empty videos, made with these settings and official labels."""
     experiment = derive(EXPERIMENT, cube=cube)
     path = store_path(home, experiment)
     made = {split: [write_shard(path, split, "01", [], 5, (5, 1, 8, 8))] for split in SPLITS}
-    about = {"dataset": NAME, "partial": False, "cube": dump(experiment)["cube"]}
+    about = {"dataset": NAME, "partial": False, "cube": dump(experiment)["cube"], "labels": {"official": 64 * "0"}}
     seal(path, made, about)
     return experiment
 
@@ -394,6 +403,12 @@ def test_of_two_stores_the_named_provider_picks(tmp_path: Path) -> None:
         asked = derive(EXPERIMENT, cube={"boxes": stored.cube.boxes})
         path, theirs = found(tmp_path, asked, ["cube.boxes.provider"])
         assert (path, theirs.cube) == (store_path(tmp_path, stored), stored.cube)
+
+
+def test_labels_that_the_store_has_not_are_refused_with_those_it_has(tmp_path: Path) -> None:
+    put_store(tmp_path)
+    with pytest.raises(DataError, match=r"without the label set 'intervals'; it has official.*--labels"):
+        find_store(tmp_path, override(EXPERIMENT, {"label_set": "intervals"}), set())
 
 
 def test_a_setting_that_no_store_was_made_with_is_named(tmp_path: Path) -> None:

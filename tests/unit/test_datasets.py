@@ -266,12 +266,15 @@ def test_empty_and_short_videos(ped2: Path, left: int, found: str) -> None:
 def test_gaps_and_repeats_in_the_numbering(ped2: Path) -> None:
     folder = ped2 / "testing/frames/02"
     (folder / "003.jpg").rename(folder / "007.jpg")
-    with pytest.raises(DataError, match=r"video 02, numbering.*frames 3, 6 are missing"):
+    with pytest.raises(DataError, match=r"video 02, numbering.*2 frames are missing, first 3, 6;"):
         datasets.find("toy-ped2", ped2)
     (folder / "007.jpg").rename(folder / "2.jpg")
     with pytest.raises(DataError, match=r"frame 2 is there twice, (002.jpg and 2.jpg|2.jpg and 002.jpg)"):
         datasets.find("toy-ped2", ped2)
-    (folder / "2.jpg").rename(folder / "third.jpg")
+    (folder / "2.jpg").rename(folder / "at_1732291200000000.jpg")  # a time, not a number
+    with pytest.raises(DataError, match=r"1,732,291,199,999,995 frames are missing, first 3, 6, 7, 8, 9;"):
+        datasets.find("toy-ped2", ped2)
+    (folder / "at_1732291200000000.jpg").rename(folder / "third.jpg")
     assert "must end in its number" in failures("toy-ped2", ped2)["testing video 02, numbering"]
 
 
@@ -280,6 +283,12 @@ def test_missing_extra_and_doubled_videos(ped2: Path) -> None:
     assert failures("toy-ped2", ped2)["training videos"] == "3; unexpected: 03"
     (ped2 / "training/frames/3").rename(ped2 / "training/frames/1")
     assert failures("toy-ped2", ped2)["training videos"] == "3; 01 twice"
+    for name in ("00", "03"):
+        write_frames(ped2 / "testing/frames" / name, 6)
+        found = failures("toy-ped2", ped2)
+        assert found["testing videos"] == f"3; unexpected: {name}"
+        assert f"no labels of video {name}; they are of 01 to 02" in found[f"official labels, video {name}"]
+        (ped2 / "testing/frames" / name).rename(ped2 / f"spare{name}")
     (ped2 / "training/frames/1").rename(ped2 / "training/frames/hidden")
     (ped2 / "training/frames/02").rename(ped2 / "training/frames/spare")
     assert failures("toy-ped2", ped2) == {"training videos": "1; missing: 02"}
@@ -296,6 +305,15 @@ def test_a_damaged_image_is_named(tmp_path: Path, suffix: str, keep: float) -> N
     damaged.write_bytes(data[: int(len(data) * keep)])
     with pytest.raises(DataError, match=rf"005\.{suffix}: damaged or not an image"):
         list(datasets.Video("01", tmp_path / "01", 6).read())
+
+
+def test_an_image_that_announces_an_absurd_size_is_named(tmp_path: Path) -> None:
+    assert cv2.imwrite(str(tmp_path / "000.bmp"), GREY)
+    data = bytearray((tmp_path / "000.bmp").read_bytes())
+    data[18:26] = (100_000).to_bytes(4, "little") * 2  # width and height
+    (tmp_path / "000.bmp").write_bytes(data)
+    with pytest.raises(DataError, match=r"000\.bmp: damaged or not an image"):
+        readers.read_image(tmp_path / "000.bmp", grey=True)
 
 
 def test_verify_opens_the_first_and_the_last_frame(ped2: Path) -> None:
@@ -361,6 +379,21 @@ def test_spans_that_make_no_sense(ped2: Path, gt: object, message: str) -> None:
         datasets.find("toy-ped2", ped2).labels()
 
 
+@pytest.mark.parametrize("text", ["10:25:90", "61", "61:180; 1:2", "a:b"])
+def test_spans_of_another_form_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "UCSDped2.m").write_text(f"TestVideoFile{{end+1}}.gt_frame = [{text}];\n")
+    with pytest.raises(DataError, match=r"must be spans such as \[61:180\]"):
+        readers.read_spans(tmp_path / "UCSDped2.m")
+
+
+def test_several_spans_of_one_video(tmp_path: Path) -> None:
+    path = tmp_path / "UCSDped2.m"
+    path.write_text("TestVideoFile{end+1}.gt_frame = [ 2:3, 5 : 5 7:8];\nTestVideoFile{end+1}.gt_frame = [];\n")
+    two, none = readers.read_spans(path)
+    assert two.tolist() == [[2, 5, 7], [3, 5, 8]]
+    assert none.shape == (2, 0)
+
+
 def test_missing_labels_say_what_was_looked_for(ped2: Path) -> None:
     (ped2 / "ped2.mat").unlink()
     with pytest.raises(DataError, match=r"no official labels of testing video 01 .*UCSDped2\.m, ped2\.mat"):
@@ -390,6 +423,24 @@ def test_a_pickle_is_never_loaded(shanghaitech: Path, ped2: Path, tmp_path: Path
     assert mark.exists()
 
 
+@pytest.mark.parametrize("labels", [np.zeros(6, [("a", "u1")]), np.array(["0"] * 6), b"PK\x03\x04 cut off"])
+def test_arrays_of_anything_but_numbers_are_refused(shanghaitech: Path, labels: object) -> None:
+    path = shanghaitech / "testing/test_frame_mask/01_0014.npy"
+    if isinstance(labels, bytes):
+        path.write_bytes(labels)
+    else:
+        np.save(path, labels)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"01_0014\.npy: damaged, or holds something else than plain numbers"):
+        datasets.find("toy-shanghaitech", shanghaitech).labels()
+
+
+def test_masks_must_be_pictures(shanghaitech: Path) -> None:
+    (shanghaitech / "testing/test_pixel_mask").mkdir()
+    np.save(shanghaitech / "testing/test_pixel_mask/01_0014.npy", np.ones(6, np.uint8))
+    with pytest.raises(DataError, match=r"masks must be pictures \(H, W\), all of one size"):
+        datasets.find("toy-shanghaitech", shanghaitech).masks("01_0014")
+
+
 def test_matlab_functions_and_objects_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels.mat"
     savemat(path, {"gt": cells(spans((1, 2)))})
@@ -414,8 +465,12 @@ def test_truncated_label_files(ped2: Path, shanghaitech: Path, keep: int) -> Non
             load(path)
 
 
-def test_a_strange_toy_json(ped2: Path) -> None:
-    (ped2 / "toy.json").write_text('{"train": 1}')
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"train": 1}', '{"train": {"01": Infinity}, "test": {}, "anomalous": 0}'],
+)
+def test_a_strange_toy_json(ped2: Path, text: str) -> None:
+    (ped2 / "toy.json").write_text(text)
     with pytest.raises(DataError, match=r"toy\.json: not what the renderer wrote"):
         datasets.find("toy-ped2", ped2)
 

@@ -4,16 +4,16 @@ import functools
 import hashlib
 import io
 import os
+import random
 import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 from amsrc.errors import ConfigError, DataError, RunError
@@ -28,6 +28,8 @@ class Server:
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     ranges: bool = True
+    says_range: bool = True
+    """Whether a partial answer says which part it is."""
     cuts: list[int] = field(default_factory=list)
     asked: list[str | None] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
@@ -54,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(416)
             return
         self.send_response(206 if start else 200)
-        if start:
+        if start and self.shop.says_range:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
@@ -78,17 +80,22 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-@pytest.fixture(scope="module")
-def packed_ped2() -> bytes:
-    """An archive like the official one: both sets of videos, each frame the same picture."""
-    picture = cv2.imencode(".tif", np.zeros((240, 360), np.uint8))[1].tobytes()
+@pytest.fixture
+def packed_ped2(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """An archive like the official one, of a Ped2 that has two videos of six frames in each split."""
+    videos = {"01": 6, "02": 6}
+    small = replace(
+        SPECS["ped2"],
+        videos={"train": 2, "test": 2},
+        frames={"train": 12, "test": 12},
+        per_video={"train": videos, "test": videos},
+    )
+    monkeypatch.setitem(SPECS, "ped2", small)
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
-        for split, title in (("train", "Train"), ("test", "Test")):
-            for name, frames in SPECS["ped2"].per_video[split].items():  # type: ignore[index]
-                for number in range(1, frames + 1):
-                    where = f"UCSD_Anomaly_Dataset.v1p2/UCSDped2/{title}/{title}{int(name):03d}/{number:03d}.tif"
-                    _add(tar, where, picture if number in (1, frames) else b"")
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for title, name, number in product(("Train", "Test"), videos, range(1, 7)):
+            where = f"UCSD_Anomaly_Dataset.v1p2/UCSDped2/{title}/{title}0{name}/{number:03d}.tif"
+            _add(tar, where, random.Random(where).randbytes(200))
         _add(tar, "UCSD_Anomaly_Dataset.v1p2/README.txt", b"hello")
     return buffer.getvalue()
 
@@ -115,7 +122,7 @@ def test_a_data_set_is_downloaded_and_put_in_place(server: Server, packed_ped2: 
     root = tmp_path / "data"
     assert fetch.fetch("ped2", root, [archive]) == root / "ped2"
     assert [path.name for path in root.iterdir()] == ["ped2"]
-    assert datasets.find("ped2", root).full_frames("train") == 2550
+    assert datasets.find("ped2", root).full_frames("train") == 12
     assert fetch.fetch("ped2", root, [archive]) == root / "ped2"
     assert server.asked == [None]  # the second call found it standing
 
@@ -143,6 +150,19 @@ def test_a_server_that_knows_no_ranges_sends_all_again(server: Server, packed_pe
     fetch.fetch("ped2", tmp_path, [archive])
     assert server.asked == [None, "bytes=1000-"]
     assert server.sent == [1000, len(packed_ped2)]
+
+
+def test_a_part_that_does_not_say_which_it_is_never_lands_in_place(
+    server: Server, packed_ped2: bytes, tmp_path: Path
+) -> None:
+    archive = server.archive("UCSD_Anomaly_Dataset.tar.gz", packed_ped2)
+    server.says_range, server.cuts = False, [1000]
+    with pytest.raises(RunError):
+        fetch.fetch("ped2", tmp_path, [archive])
+    with pytest.raises(DataError, match="SHA-256"):
+        fetch.fetch("ped2", tmp_path, [archive])
+    fetch.fetch("ped2", tmp_path, [archive])
+    assert server.asked == [None, "bytes=1000-", None]
 
 
 def test_a_whole_file_left_unchecked_is_checked_not_downloaded(

@@ -44,7 +44,7 @@ def test_fields_are_listed_as_they_can_be_typed(recipe: str, dataset: str) -> No
     other = override(build("baseline", "avenue", 0), typed)
     for name in typed:
         value = flatten(experiment)[name]
-        assert flatten(other)[name] == (pytest.approx(value) if isinstance(value, list) else value)
+        assert flatten(other)[name] == (pytest.approx(value, rel=1e-5) if isinstance(value, list) else value)
 
 
 # Stores

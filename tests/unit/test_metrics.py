@@ -69,8 +69,9 @@ def test_average_precision_by_hand():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_score_that_is_not_finite_is_refused_with_its_place(bad):
-    with pytest.raises(DataError, match=r"video b: score 1 is .*must be finite"):
-        pooled_auroc({"a": [0.0], "b": [0.0, bad]}, {"a": [0], "b": [0, 1]})
+    for measure in (pooled_auroc, macro_auroc):
+        with pytest.raises(DataError, match=r"video b: score 1 is .*must be finite"):
+            measure({"a": [0.0], "b": [0.0, bad]}, {"a": [0], "b": [0, 1]})
 
 
 def test_lengths_labels_and_videos_must_fit():

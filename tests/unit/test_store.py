@@ -13,6 +13,7 @@ import pytest
 
 from amsrc.cubes import FrameCubes
 from amsrc.errors import DataError, RunError
+from amsrc.files import write_json
 from amsrc.store import (
     ARRAYS,
     SPLITS,
@@ -23,7 +24,6 @@ from amsrc.store import (
     Split,
     finished_shard,
     seal,
-    write_json,
     write_shard,
 )
 
@@ -281,7 +281,7 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(
 
     with monkeypatch.context() as full:
         full.setattr(os, "fsync", fsync)
-        with pytest.raises(RunError, match=r"cannot write cubes to .*train/01: No space left.* Free space or choose"):
+        with pytest.raises(RunError, match=r"train/01.*No space left on device.* Free .*space or choose another"):
             put(tmp_path, "train", "01", (2, 1))
     assert finished_shard(tmp_path, "train", "01") is None
     shard = put(tmp_path, "train", "01", (2, 1))

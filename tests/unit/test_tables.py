@@ -141,6 +141,26 @@ def test_what_was_measured_differently_is_never_averaged(tmp_path):
     assert "rule oracle" in text and "boxes motion" in text
 
 
+def test_a_null_is_not_named_after_settings_that_mean_nothing_to_it(tmp_path):
+    changed = derive(pinned("null-flow", "ped2"), train={"epochs": 2}, loss={"gradient": 2.0}, score={"skip_frames": 0})
+    add(tmp_path, "null-flow", "ped2", 0, 0.9, experiment=changed)
+    text = tables.build(tmp_path)["table1.md"]
+    assert len(lines_of(text, "Mean flow magnitude, score.skip_frames=0 (null-flow)")) == 1
+
+
+@pytest.mark.parametrize(
+    ("git", "says"),
+    [
+        ({"dirty": True, "trained": "ab"}, True),
+        ({"dirty": False, "trained": "ab+changes, cd"}, True),
+        ({"dirty": False, "trained": "ab, cd"}, False),
+    ],
+)
+def test_a_figure_from_changed_code_says_so(tmp_path, git, says):
+    add(tmp_path, "amsrc", "ped2", 0, 0.9, git=git)
+    assert ("code with uncommitted changes" in tables.build(tmp_path)["table1.md"]) == says
+
+
 def test_part_of_a_data_set_answers_to_no_published_figure(tmp_path):
     add(tmp_path, "amsrc", "avenue", 0, 0.871, partial=True, videos=["08", "21"])
     text = tables.build(tmp_path)["table1.md"]

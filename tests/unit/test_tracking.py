@@ -6,7 +6,6 @@ import os
 import socket
 import time
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -120,6 +119,8 @@ def test_the_logged_model_gives_what_the_network_gives_for_any_number_of_cubes(
     recipe = {"gate": "no-gate-add", "none": "baseline"}[fusion]
     run = run_of(tracker, tracker.log_cell(None, a_record(recipe), model=model, example=EXAMPLE))
 
+    assert model.training  # the caller's network is left as it was
+    assert mlflow.active_run() is None
     (output,) = run.outputs.model_outputs
     logged = tracker._store.client.get_logged_model(output.model_id)
     assert (str(logged.status), logged.source_run_id) == ("READY", run.info.run_id)
@@ -129,16 +130,6 @@ def test_the_logged_model_gives_what_the_network_gives_for_any_number_of_cubes(
     expected = [tensor for tensor in model.eval()(*cubes) if tensor is not None]
     assert len(expected) == outputs
     torch.testing.assert_close(list(program(*cubes)), expected)
-
-
-def test_logging_leaves_the_callers_network_in_training_mode_and_no_run_active(tracker: Tracker) -> None:
-    import mlflow
-
-    model = AMSRC(ModelConfig(width=2)).train()
-    tracker.log_cell(None, a_record(seed=2), model=model, example=EXAMPLE)
-    assert model.training
-    assert mlflow.active_run() is None
-    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_sweep_and_its_cells_are_opened_again_and_never_logged_twice(home: Path) -> None:
@@ -182,6 +173,13 @@ def test_a_cell_asked_for_by_another_sweep_moves_there(tracker: Tracker) -> None
     cell = tracker.log_cell(old, record)
     assert tracker.log_cell(new, record) == tracker.log_cell(None, record) == cell
     assert run_of(tracker, cell).data.tags["mlflow.parentRunId"] == new
+
+
+@pytest.mark.parametrize("name", ["it's late", 'a "b"'])
+def test_a_sweep_may_have_quotes_in_its_name(tracker: Tracker, name: str) -> None:
+    first = tracker.start_sweep(name, {})
+    assert first is not None
+    assert tracker.start_sweep(name, {}) == first
 
 
 def test_the_user_is_told_the_command_and_the_page(tracker: Tracker, home: Path) -> None:
@@ -272,13 +270,16 @@ def full_disk(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_a_model_that_cannot_be_exported_is_named_and_does_not_end_the_sweep(
+def test_a_model_that_cannot_be_exported_is_named_and_the_rest_is_logged(
     tracker: Tracker, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Untraceable(torch.nn.Module):
         def forward(self, appearance: torch.Tensor, motion: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return (appearance[: int(appearance.sum() * 0 + 2)], motion.new_tensor(motion.sum().item()))
 
-    record = replace(a_record(seed=5), metrics={})
-    assert tracker.log_cell(None, record, model=Untraceable(), example=EXAMPLE) is None
+    run = run_of(tracker, tracker.log_cell(None, a_record(seed=5), model=Untraceable(), example=EXAMPLE))
+    assert "amsrc ped2 seed 5 is logged without its network" in caplog.text
     assert "the model could not be exported" in caplog.text
+    assert (run.info.status, run.data.metrics["auroc"]) == ("FINISHED", 0.9)
+    assert not run.outputs.model_outputs
+    assert (tracker.off, tracker.missed) == (False, [])

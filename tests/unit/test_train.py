@@ -19,12 +19,12 @@ from amsrc.files import write_file
 from amsrc.store import CubeStore
 from bench import train
 from bench.config import Experiment, derive, load
-from bench.runs import about, history, is_trained
+from bench.runs import history, is_trained
 from bench.scoring import Feed, score
 from bench.train import batches, fit, load_model
 from tests.cubes_made import an_experiment, write_store
 
-OF_THE_CLOCK = ("seconds", "score_seconds", "cubes_per_s", "peak_memory_gib", "restarts")
+OF_THE_CLOCK = ("seconds", "score_seconds", "cubes_per_s", "peak_memory_gib", "hardware", "restarts")
 
 
 class Killed(BaseException):
@@ -160,12 +160,17 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, monkeypatch: pytest
     e = an_experiment(train={"epochs": 1})
     store = write_store(tmp_path, e)
     folder = fit(e, store, tmp_path)
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+    before = stamped(folder)
     monkeypatch.setattr(train, "worker_loop", lambda *_: pytest.fail("trained again"))
     assert fit(e, store, tmp_path, report=lambda _: pytest.fail("reported again")) == folder
     assert fit(e, store, tmp_path, workers=2) == folder  # nor does it start Ray
-    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
-    assert after == before
+    assert stamped(folder) == before
+
+
+def stamped(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Content and time of each file but the lock."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
 def test_what_does_not_touch_training_shares_a_run(tmp_path: Path) -> None:
@@ -395,7 +400,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
             fit(e, store, tmp_path / "full", report=fill)
     (folder,) = (tmp_path / "full" / "runs").iterdir()
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert files == {"checkpoint.pt", "epochs/001.npz", "epochs/002.npz", "log.jsonl", "run.json"}
+    assert files - {".lock"} == {"checkpoint.pt", "epochs/001.npz", "epochs/002.npz", "log.jsonl", "run.json"}
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     assert [line["epoch"] for line in state["log"]] == [1, 2]
     fit(e, store, tmp_path / "full")
@@ -460,6 +465,6 @@ def test_the_weights_kept_score_as_the_network_in_memory(
 def test_the_folder_says_what_was_trained(tmp_path: Path) -> None:
     e = an_experiment(train={"epochs": 1})
     store = write_store(tmp_path, e)
-    noted = about(fit(e, store, tmp_path))
+    noted = json.loads((fit(e, store, tmp_path) / "run.json").read_text())
     assert noted["store"] == store.sha256
     assert load(noted["experiment"]) == e

@@ -1,0 +1,158 @@
+"""What only a GPU can show: bf16 training, cubes that stay on the device, and scores that precision does not upset."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from amsrc.config import TrainConfig
+from amsrc.store import CubeStore
+from bench import scoring, train
+from bench.config import Experiment, derive
+from bench.evaluate import evaluate
+from bench.runs import history
+from bench.scoring import Feed, arithmetic, score
+from bench.train import fit, load_model
+from tests.cubes_made import an_experiment, write_store
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; this machine has none"),
+]
+CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, CubeStore]:
+    e = an_experiment(model={"width": 8}, train={"epochs": 6})
+    return e, write_store(tmp_path_factory.mktemp("home"), e)
+
+
+@pytest.fixture(scope="module")
+def trained(made: tuple[Experiment, CubeStore], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder, trained with the precision that a GPU chooses by itself."""
+    return fit(*made, tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def gathered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No room on the device: every batch comes from the memory map."""
+    monkeypatch.setattr(scoring, "RESIDENT_PART", 0.0)
+    yield
+
+
+def test_training_takes_bf16_where_the_gpu_has_it_and_stays_finite(trained: Path) -> None:
+    lines = history(trained)
+    assert len(lines) == 6
+    expected = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    assert {line["precision"] for line in lines} == {expected}
+    for line in lines:
+        assert all(np.isfinite(line[name]) for name in ("loss", "intensity", "gradient", "consistency"))
+        assert line["peak_memory_gib"] > 0
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_bf16_is_in_the_network_and_not_in_weights_losses_or_scores(made: tuple[Experiment, CubeStore]) -> None:
+    e, store = made
+    network = train.AMSRC(e.model, e.cube).to(CUDA, memory_format=torch.channels_last)
+    appearance, motion, target = Feed(store.train, e.model, CUDA).batch(np.arange(16))
+    with arithmetic("bf16", CUDA)[1]:
+        output = network(appearance, motion)
+    assert output.appearance.dtype == torch.bfloat16
+    found = train.losses.terms(output, target, network, e.loss)
+    assert {value.dtype for value in found.values()} == {torch.float32}
+    train.losses.total(found, e.loss).backward()
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
+    scores = score(network, Feed(store.test, e.model, CUDA), np.arange(32), TrainConfig(precision="bf16"))
+    assert {part.dtype for part in scores} == {np.dtype(np.float32)}
+
+
+def test_cubes_on_the_device_are_the_cubes_of_the_store(made: tuple[Experiment, CubeStore]) -> None:
+    e, store = made
+    rows = np.random.default_rng(0).permutation(len(store.train))[:33]
+    feed = Feed(store.train, e.model, CUDA)
+    before = torch.cuda.memory_allocated(CUDA)
+    assert before >= store.train.nbytes
+    resident = feed.batch(rows)
+    for on_gpu, expected in zip(resident, Feed(store.train, e.model, CPU).batch(rows), strict=True):
+        assert on_gpu.device.type == "cuda"
+        torch.testing.assert_close(on_gpu.cpu(), expected)
+
+
+def test_gathered_batches_equal_resident_ones(
+    made: tuple[Experiment, CubeStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e, store = made
+    rows = np.random.default_rng(1).permutation(len(store.test))[:50]
+    resident = Feed(store.test, e.model, CUDA).batch(rows)
+    monkeypatch.setattr(scoring, "RESIDENT_PART", 0.0)
+    held = torch.cuda.memory_allocated(CUDA)
+    gathered = Feed(store.test, e.model, CUDA)
+    assert torch.cuda.memory_allocated(CUDA) == held, "nothing is put on the device before it is needed"
+    for one, other in zip(resident, gathered.batch(rows), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+        assert one.stride() == other.stride()
+
+
+@pytest.mark.usefixtures("gathered")
+def test_training_from_the_memory_map_learns_the_same(
+    made: tuple[Experiment, CubeStore], trained: Path, tmp_path: Path
+) -> None:
+    lines = history(fit(*made, tmp_path))
+    for line, expected in zip(lines, history(trained), strict=True):
+        assert line["loss"] == pytest.approx(expected["loss"], rel=0.05)
+
+
+def test_precision_hardly_changes_the_ranking(made: tuple[Experiment, CubeStore], trained: Path) -> None:
+    e, store = made
+    network, rows = load_model(e, trained, CUDA), np.arange(len(store.test))
+    feed = Feed(store.test, e.model, CUDA)
+    full, low = (score(network, feed, rows, TrainConfig(precision=p)) for p in ("fp32", "bf16"))
+    for a, b in zip(full, low, strict=True):
+        assert spearmanr(a, b).statistic > 0.98
+    on_cpu = score(load_model(e, trained, CPU), Feed(store.test, e.model, CPU), rows, TrainConfig(precision="fp32"))
+    for a, b in zip(full, on_cpu, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.02, atol=1e-3)  # TF32 may be on
+
+
+def test_full_precision_on_the_gpu_learns_what_the_cpu_learns(
+    made: tuple[Experiment, CubeStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e, store = made
+    e = derive(e, train={"precision": "fp32", "epochs": 3})
+    on_gpu = history(fit(e, store, tmp_path / "gpu"))
+    monkeypatch.setattr(train, "device_of", lambda *_: CPU)
+    on_cpu = history(fit(e, store, tmp_path / "cpu"))
+    for a, b in zip(on_gpu, on_cpu, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=0.02)
+
+
+def test_a_killed_training_goes_on_on_the_gpu(
+    made: tuple[Experiment, CubeStore], trained: Path, tmp_path: Path
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def report(line: dict[str, int]) -> None:
+        if line["epoch"] == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(*made, tmp_path, report=report)
+    lines = history(fit(*made, tmp_path))
+    assert [(line["epoch"], line["restarts"]) for line in lines] == [(n, int(n > 3)) for n in range(1, 7)]
+    for line, expected in zip(lines, history(trained), strict=True):
+        assert line["loss"] == pytest.approx(expected["loss"], rel=0.05)
+
+
+def test_a_cell_is_evaluated_on_the_gpu(made: tuple[Experiment, CubeStore], tmp_path: Path) -> None:
+    e, store = made
+    fit(e, store, tmp_path)
+    record = evaluate(e, store, tmp_path, tmp_path / "results")
+    assert record.status == "done"
+    assert 0 <= record.metrics["auroc"] <= 1
+    assert torch.cuda.get_device_name(0) in record.hardware["gpus"]
