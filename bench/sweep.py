@@ -121,6 +121,8 @@ def locate(args: argparse.Namespace) -> tuple[list[str], Places]:
             say(f"*** NO REAL DATA SET FOUND {where}: RUNNING ON THE EMBEDDED TOY DATA. ***")
             names, root = [name for name in DATASETS if name.startswith(TOY)], embedded(home)
     toy = all(name.startswith(TOY) for name in names)
+    if not toy and any(name.startswith(TOY) for name in names):
+        raise ConfigError("--datasets: toy and real data sets do not go into one sweep; run one for each kind.")
     return names, Places(root, home, results_of(args, toy))
 
 
@@ -137,7 +139,7 @@ def plan(names: Sequence[str], recipes: Sequence[str], seeds: int, changes: dict
     keys = [run_key(experiment) for experiment in found]
     twice = {f"{e.recipe} on {e.dataset}" for e, key in zip(found, keys, strict=True) if keys.count(key) > 1}
     if twice:
-        raise ConfigError(f"the same network would be twice: {', '.join(sorted(twice))}. Leave all but one out.")
+        raise ConfigError(f"one network would be trained twice: {', '.join(sorted(twice))}. Leave all but one out.")
     return found
 
 
