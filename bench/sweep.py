@@ -36,7 +36,7 @@ from bench.config import TOY, Experiment, fingerprint, override, run_key
 from bench.evaluate import evaluate, failed, now, per_video
 from bench.prepare import Sources, on_cubes_of, prepare, with_providers
 from bench.recipes import DATASETS, build
-from bench.records import RunRecord, read, read_frame_scores, write
+from bench.records import RunRecord, frame_scores_path, read, read_frame_scores, write
 from bench.runs import writable
 from bench.toy import render
 from bench.tracking import Tracker, open_tracker
@@ -159,6 +159,8 @@ def finished(cell: Cell, results: Path) -> RunRecord | None:
     record = read(path) if path.is_file() else None
     store = CubeStore(cell.store)
     if record is None or record.status != "done" or record.store != store.sha256:
+        return None
+    if not frame_scores_path(results, record).is_file():
         return None
     return record if record.labels in (None, store.labels_sha256(e.label_set)) else None  # None: an older record
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -149,11 +150,18 @@ def batches(cubes: int, batch: int, seed: int, epoch: int, rank: int = 0, world:
 def resume(
     folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
 ) -> tuple[list[dict[str, Any]], int]:
-    """Load the last checkpoint, if there is one; returns the log up to it and how often training went on so far."""
+    """Load the last checkpoint, if there is one; returns the log up to it and how often training went on so far.
+
+    Raises:
+        RunError: the checkpoint is damaged.
+    """
     path = folder / "checkpoint.pt"
     if not path.is_file():
         return [], 0
-    state = torch.load(path, map_location=device, weights_only=True)
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise RunError(f"{path} is damaged ({error}). Delete it to train from the first epoch again.") from None
     network.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     return state["log"], state["log"][-1]["restarts"] + 1
@@ -246,8 +254,7 @@ def _not_finite(found: Mapping[str, Tensor], epoch: int, e: Experiment) -> str:
 
 def _check(e: Experiment, store: CubeStore, workers: int) -> None:
     """Refuse what would fail or mislead only after training has started."""
-    share, left = divmod(e.train.batch, workers)
-    if left or share < 2:
+    if workers < 1 or e.train.batch % workers or e.train.batch < 2 * workers:
         raise ConfigError(f"train.batch {e.train.batch} must be a multiple of --workers {workers}, 2 or more for each.")
     if len(store.train) < 2 * workers:
         raise DataError(f"{store.path} has {len(store.train)} training cubes; {2 * workers} are the least to train on.")

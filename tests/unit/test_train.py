@@ -21,7 +21,7 @@ from bench import train
 from bench.config import Experiment, derive, load
 from bench.runs import history, is_trained
 from bench.scoring import Feed, score
-from bench.train import batches, fit, load_model
+from bench.train import fit, load_model
 from tests.cubes_made import an_experiment, write_store
 
 OF_THE_CLOCK = ("seconds", "score_seconds", "cubes_per_s", "peak_memory_gib", "hardware", "restarts")
@@ -189,45 +189,6 @@ def test_the_seed_and_nothing_else_by_chance_decides(tmp_path: Path) -> None:
     np.random.seed(3)  # noqa: NPY002
     again = written(fit(e, store, tmp_path / "again"))
     assert weights[0] == again != weights[1]
-
-
-# -- batches -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("cubes", "batch"), [(80, 16), (81, 16), (83, 16), (7, 16), (16, 16)])
-def test_an_epoch_shows_every_cube_once(cubes: int, batch: int) -> None:
-    shown = list(batches(cubes, batch, 0, 1))
-    rows = np.concatenate(shown)
-    lost = cubes % batch if cubes % batch == 1 else 0  # BatchNorm cannot work on one cube
-    assert len(np.unique(rows)) == len(rows) == cubes - lost
-    assert set(rows.tolist()) <= set(range(cubes))
-    assert {len(some) for some in shown[:-1]} <= {batch}
-
-
-def test_the_order_depends_on_seed_and_epoch_alone() -> None:
-    def order(seed: int, epoch: int) -> list[int]:
-        return np.concatenate(list(batches(64, 16, seed, epoch))).tolist()
-
-    orders = [order(seed, epoch) for seed in (0, 1, 2) for epoch in (1, 2, 3)]
-    assert orders == [order(seed, epoch) for seed in (0, 1, 2) for epoch in (1, 2, 3)]
-    assert len({tuple(one) for one in orders}) == 9
-    assert list(range(64)) not in orders
-
-
-@pytest.mark.parametrize("world", [2, 3, 4])
-@pytest.mark.parametrize("cubes", [64, 67, 71, 78])
-def test_workers_share_every_batch_evenly(cubes: int, world: int) -> None:
-    alone = list(batches(cubes, 16, 5, 2))
-    shares = [list(batches(cubes, 16, 5, 2, rank, world)) for rank in range(world)]
-    assert len({len(share) for share in shares}) == 1
-    for whole, *parts in zip(alone, *shares, strict=False):
-        together = np.concatenate(parts)
-        assert len({len(part) for part in parts}) == 1
-        assert len(parts[0]) > 1
-        assert set(together.tolist()) <= set(whole.tolist())
-        assert len(np.unique(together)) == len(together) > len(whole) - world
-    left = alone[len(shares[0]) :]
-    assert all(len(some) < 2 * world for some in left)
 
 
 # -- the guard -----------------------------------------------------------------------------------------------
