@@ -2,7 +2,7 @@
 
 Every provider is one plain function from a `Moment` to float32 (M, 4): x0 y0 x1 y1 in native pixels, x1
 and y1 exclusive, inside the frame, in no particular order. Detector boxes go through confidence, smallest
-area and the overlap rule; moving regions then cover what the detector missed (METHOD section 1).
+area and the overlap rule; moving regions then cover what the detector missed.
 Reads frames, a detector file or a boxes file; writes nothing.
 """
 

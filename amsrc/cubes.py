@@ -1,4 +1,4 @@
-"""Frames + flows + boxes -> spatial-temporal cubes, one frame at a time (METHOD: the cube).
+"""Frames + flows + boxes -> spatial-temporal cubes, one frame at a time (paper section 4.3).
 
 A cube is one box of the frame to predict, cut out of that frame, of the frames before it and of the
 flows between them, each resized. Reads an iterator of frames, so a long video never lies in memory.

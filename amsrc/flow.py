@@ -2,7 +2,7 @@
 
 Every provider is one plain function from a `Moment` to the flow into its frame: float32 (H, W, 2), x then
 y, native pixels per frame, positive to the right and down. The vector at a pixel says how far what was
-there in the frame *before* has moved since (METHOD: flow of frame i = motion from i-1 to i). The first
+there in the frame *before* has moved since (so the flow of frame i is the motion from i-1 to i). The first
 frame of a video has zero flow. Reads frames, or the files that `from_file` describes; writes nothing.
 """
 

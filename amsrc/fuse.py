@@ -1,7 +1,7 @@
 """Scores of cubes -> scores of frames: standardise, weigh, take the largest, smooth. No torch.
 
 Reads per-cube scores and the training split's statistics; a new fusion ratio costs milliseconds here and
-never a training (METHOD: scores). Higher = more abnormal throughout.
+never a training (paper section 3.4). Higher = more abnormal throughout.
 """
 
 from __future__ import annotations

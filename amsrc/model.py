@@ -1,4 +1,4 @@
-"""The two-stream network with gated fusion, and the ablations of Table 2 (METHOD: network; paper figure 2).
+"""The two-stream network with gated fusion, and the ablations of Table 2 (paper figure 2).
 
 Reads normalised cubes, gives the predicted frame and the two features whose agreement is the score S_f.
 

@@ -1,4 +1,4 @@
-"""Scores of single cubes from the network's output (METHOD: scores; paper section 3.4). Higher = more abnormal."""
+"""Scores of single cubes from the network's output (paper section 3.4). Higher = more abnormal."""
 
 from __future__ import annotations
 

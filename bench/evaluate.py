@@ -96,8 +96,8 @@ def evaluate(
         started=started,
         finished=now(),
     )
+    write(record, results, replace=True)  # first: it refuses to replace a record of other cubes
     write_frame_scores(results, record, frames, labels)
-    write(record, results, replace=True)
     return record
 
 

@@ -1,4 +1,4 @@
-"""Scores that need no training: the rows every learned method has to beat (METHOD section 7).
+"""Scores that need no training: the rows every learned method has to beat.
 
 Each takes the cubes of a split and gives one score a cube, (n,) float32, higher = more abnormal; from there
 on it goes through the same fusion, smoothing and evaluation as any method.
