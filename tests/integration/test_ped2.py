@@ -1,0 +1,44 @@
+"""The path on all of real UCSD Ped2 before any training: boxes from the circulated files, DIS, mean flow magnitude."""
+
+from pathlib import Path
+
+import pytest
+
+from amsrc.store import CubeStore
+from bench import evaluate, prepare
+from bench.config import Experiment
+from bench.recipes import build
+
+pytestmark = pytest.mark.timeout(1200)  # 28 videos: a minute on two idle cores, much more on busy ones
+
+
+@pytest.fixture(scope="module")
+def prepared(shared: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[CubeStore, Path]:
+    home = tmp_path_factory.mktemp("home")
+    data = shared / "data" / "ped2"
+    wanted, sources = prepare.with_providers(
+        build("null-flow", "ped2"), prepare.Sources(data), f"file:{data}/boxes_{{split}}.npz", "dis"
+    )
+    return prepare.prepare(wanted, sources, home), home
+
+
+def experiment_on(store: CubeStore) -> Experiment:
+    return prepare.on_cubes_of(build("null-flow", "ped2"), store)
+
+
+def test_every_circulated_box_is_a_cube(prepared: tuple[CubeStore, Path]) -> None:
+    store, _ = prepared
+    assert (len(store.train), len(store.test)) == (31_089, 34_715)
+    assert prepare.summary(store)["train_frames"] == 2_550
+    assert prepare.summary(store)["test_frames"] == 2_010
+    store.verify()
+
+
+def test_mean_flow_magnitude_alone_finds_nearly_everything(prepared: tuple[CubeStore, Path], tmp_path: Path) -> None:
+    """Something between frames and AUROC is wrong if it does not: labels, boxes, flow or smoothing out of step."""
+    store, home = prepared
+    record = evaluate.evaluate(experiment_on(store), store, home, tmp_path)
+    assert record.counts["anomalous_frames"] == 1_648
+    assert record.counts["scored_frames"] == 2_010 - 12 * 4
+    auroc = record.metrics["auroc"]
+    assert auroc is not None and 0.98 < auroc < 0.995
