@@ -232,7 +232,7 @@ def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
         stage.draw(experiment, sources, args.preview, partial=args.partial)
         print(f"drawn: {args.preview}")
         return 0
-    store = stage.prepare(experiment, sources, home_of(args), partial=args.partial, progress=progress_line())
+    store = stage.prepare(experiment, sources, home_of(args), partial=args.partial, progress=progress())
     if args.verify:
         store.verify()
     counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in stage.summary(store).items())
@@ -373,14 +373,31 @@ def _no_overrides(changes: dict[str, str]) -> None:
         raise ConfigError(f"--{next(iter(changes))}: this command has no experiment to change.")
 
 
-def progress_line() -> Callable[[int, int, str], None]:
-    """A line that counts finished videos: one in place on a terminal, one each elsewhere."""
-    end = "\r" if sys.stdout.isatty() else "\n"
+def progress() -> Callable[[int, int, str], None]:
+    """Shows finished videos as (done, in all, the last one): a bar on a terminal, a line for each tenth elsewhere."""
+    if not sys.stdout.isatty():
+        return _tenths
+    import atexit
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("videos prepared, last {task.description}"))
+    bar = Progress(*columns, TimeRemainingColumn())
+    atexit.register(bar.stop)  # gives the cursor back after an error too
+    task = bar.add_task("")
 
     def show(done: int, whole: int, name: str) -> None:
-        print(f"prepared {done}/{whole} videos ({name})".ljust(60), end="\n" if done == whole else end, flush=True)
+        bar.start()
+        bar.update(task, completed=done, total=whole, description=name)
+        if done == whole:
+            bar.stop()
 
     return show
+
+
+def _tenths(done: int, whole: int, name: str) -> None:
+    if done * 10 // whole > (done - 1) * 10 // whole:
+        print(f"prepared {done} of {whole} videos, last {name}", flush=True)
 
 
 def epoch_line(line: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
 from amsrc.errors import ConfigError, RunError
 from amsrc.store import CubeStore
 from bench import datasets, runs, tables
-from bench.cli import home_of, progress_line, results_of
+from bench.cli import home_of, progress, results_of
 from bench.cluster import connect, resources
 from bench.config import TOY, Experiment, fingerprint, override, run_key
 from bench.evaluate import evaluate, failed, now, per_video
@@ -149,7 +149,7 @@ def _prepared(name: str, places: Places, args: argparse.Namespace, changes: dict
     )
     experiment, sources = with_providers(wanted, Sources(places.root), args.boxes, args.flow)
     say(f"{name}: preparing cubes")
-    return prepare(experiment, sources, places.home, partial=args.partial, progress=progress_line())
+    return prepare(experiment, sources, places.home, partial=args.partial, progress=progress())
 
 
 def finished(cell: Cell, results: Path) -> RunRecord | None:
