@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from amsrc.errors import BenchError, ConfigError
-from bench.config import Experiment, override, unknown
+from bench.config import TOY, Experiment, override, unknown
 
 ABOUT = """AMSRC, video anomaly detection by appearance-motion consistency, measured on UCSD Ped2, CUHK Avenue
 and ShanghaiTech. Every stage reads what the one before wrote; running a command again goes on where it stopped."""
@@ -73,23 +73,20 @@ def _no_shadowing() -> None:
 
 
 def _dispatch(argv: list[str]) -> int:
-    parser = Parser(prog="amsrc-bench", description=ABOUT, epilog=EXAMPLES, formatter_class=_Raw, allow_abbrev=False)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="amsrc-bench", description=ABOUT, epilog=EXAMPLES, formatter_class=layout, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    handlers: dict[str, Callable[[argparse.Namespace, dict[str, str]], int]] = {}
     for name, (add, run, help_text) in COMMANDS.items():
-        sub = commands.add_parser(
-            name, help=help_text, description=run.__doc__, formatter_class=_Raw, allow_abbrev=False
+        add(
+            commands.add_parser(
+                name, help=help_text, description=run.__doc__, formatter_class=layout, allow_abbrev=False
+            )
         )
-        add(sub)
-        handlers[name] = run
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         raise ConfigError(unknown("command", argv[0], list(COMMANDS)))
     args, rest = parser.parse_known_args(argv)
-    return handlers[args.command](args, overrides(rest, args.command))
-
-
-class _Raw(argparse.RawDescriptionHelpFormatter):
-    pass
+    _, run, _ = COMMANDS[args.command]
+    return run(args, overrides(rest, args.command))
 
 
 def overrides(rest: Sequence[str], command: str) -> dict[str, str]:
@@ -273,7 +270,7 @@ def evaluate(args: argparse.Namespace, changes: dict[str, str]) -> int:
     from bench.records import path_of
 
     store, experiment = find_store(home_of(args), experiment, fixed)
-    results = results_of(args, toy=args.dataset.startswith("toy-"))
+    results = results_of(args, toy=args.dataset.startswith(TOY))
     record = stage.evaluate(experiment, store, home_of(args), results)
     for name, value in record.metrics.items():
         print(f"{name:>18}  {'-' if value is None else value if name.endswith('videos') else f'{value:.4f}'}")

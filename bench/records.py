@@ -104,12 +104,12 @@ class RunRecord:
 
 def path_of(results: Path, record: RunRecord) -> Path:
     """Where a record lives; another experiment has another fingerprint and so another path."""
-    return _path(results, "records", record, "json")
+    return record_path(results, record.recipe, record.dataset, record.seed, record.fingerprint)
 
 
-def _path(results: Path, room: str, record: RunRecord, ending: str) -> Path:
-    name = f"seed{record.seed}-{record.fingerprint}.{ending}"
-    return results / room / record.recipe / record.dataset / name
+def record_path(results: Path, recipe: str, dataset: str, seed: int, fingerprint: str) -> Path:
+    """Where the record of an experiment lies, or will; for when there is no record yet."""
+    return results / "records" / recipe / dataset / f"seed{seed}-{fingerprint}.json"
 
 
 def write(record: RunRecord, results: Path, *, replace: bool = False) -> Path:
@@ -230,7 +230,7 @@ def _plain(value: Any) -> Any:
 
 def frame_scores_path(results: Path, record: RunRecord) -> Path:
     """Where the frame scores of a record live."""
-    return _path(results, "scores", record, "npz")
+    return results / "scores" / path_of(results, record).relative_to(results / "records").with_suffix(".npz")
 
 
 def write_frame_scores(results: Path, record: RunRecord, scores: Scores, labels: Labels) -> Path:

@@ -26,13 +26,18 @@ from amsrc.store import CubeStore
 from bench.config import Experiment, dump, run_key
 
 
+def folder_of(experiment: Experiment, home: Path) -> Path:
+    """Where a run lies, or will."""
+    return home / "runs" / run_key(experiment)
+
+
 def claim(experiment: Experiment, store: CubeStore, home: Path) -> Path:
     """The run's folder, taken for these cubes if nobody had it.
 
     Raises:
         ConfigError: it belongs to cubes of other content, or cannot be written.
     """
-    folder = home / "runs" / run_key(experiment)
+    folder = folder_of(experiment, home)
     path = folder / "run.json"
     if path.is_file():
         before = json.loads(path.read_text())["store"]

@@ -36,7 +36,7 @@ from bench.config import TOY, Experiment, fingerprint, override, run_key
 from bench.evaluate import evaluate, failed, now, per_video
 from bench.prepare import Sources, on_cubes_of, prepare, with_providers
 from bench.recipes import DATASETS, build
-from bench.records import RunRecord, frame_scores_path, read, read_frame_scores, write
+from bench.records import RunRecord, frame_scores_path, read, read_frame_scores, record_path, write
 from bench.runs import writable
 from bench.toy import render
 from bench.tracking import Tracker, open_tracker
@@ -155,7 +155,7 @@ def _prepared(name: str, places: Places, args: argparse.Namespace, changes: dict
 def finished(cell: Cell, results: Path) -> RunRecord | None:
     """The record of a cell that was done on these very cubes, if there is one."""
     e = cell.experiment
-    path = results / "records" / e.recipe / e.dataset / f"seed{e.seed}-{fingerprint(e)}.json"
+    path = record_path(results, e.recipe, e.dataset, e.seed, fingerprint(e))
     record = read(path) if path.is_file() else None
     store = CubeStore(cell.store)
     if record is None or record.status != "done" or record.store != store.sha256:
@@ -198,7 +198,7 @@ def _show_epochs(cells: Iterable[Cell], home: Path, seen: dict[str, int]) -> Non
     """A line for each running cell that finished an epoch since the last look."""
     for cell in cells:
         e = cell.experiment
-        lines = runs.history(home / "runs" / run_key(e))
+        lines = runs.history(runs.folder_of(e, home))
         if len(lines) > seen.get(fingerprint(e), 0):
             seen[fingerprint(e)] = len(lines)
             last, speed = lines[-1], f"{lines[-1]['cubes_per_s']:.0f} cubes/s"
@@ -223,7 +223,7 @@ def run_cell(cell: Cell, places: Places, workers: int) -> RunRecord:
 
 def log_cell(tracker: Tracker, parent: str | None, record: RunRecord, cell: Cell, places: Places) -> None:
     """One child run: the record, and for a trained cell its network, weights and per-video scores."""
-    folder = places.home / "runs" / str(record.run)
+    folder = runs.folder_of(cell.experiment, places.home)
     if record.status == "failed" or not runs.is_trained(folder):  # a null, or a record whose run folder is elsewhere
         tracker.log_cell(parent, record)
         return

@@ -80,6 +80,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     watch_memory(device)
     precision, cast = arithmetic(e.train.precision, device)
+    hardware = provenance.hardware()
     torch.manual_seed(e.seed)
     network = AMSRC(e.model, e.cube).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = _parallel(network, device) if world > 1 else network
@@ -124,7 +125,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
             "threads": torch.get_num_threads(),
             "restarts": restarts,
             "code": job.code,
-            "hardware": provenance.hardware(),
+            "hardware": hardware,
         }
         log.append(line)
         if rank == 0:
