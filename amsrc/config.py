@@ -104,6 +104,9 @@ class TrainConfig:
     """`auto`: bf16 autocast on a GPU that has it, else fp32."""
     score_every: int = 1
     """Test cubes are scored every so many epochs, for the per-epoch curves; 0: after the last epoch only."""
+    held_out: float = 0.1
+    """Part of the training videos that is not trained on and serves the rule `label-free`. Deviation 16: the
+    paper trains on all; 0 does so."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,8 @@ EXAMPLES = """examples:
   amsrc-bench train    --recipe amsrc --dataset ped2 --seed 0 --loss.consistency 10
   amsrc-bench evaluate --recipe amsrc --dataset ped2 --seed 0 --loss.consistency 10
   amsrc-bench sweep    --recipes amsrc,no-gate-add,baseline --datasets ped2 --seeds 3 --root ~/data
-  amsrc-bench sweep    --toy
+  amsrc-bench sweep    search --datasets ped2 --over loss.consistency,train.learning_rate --trials 20 --root ~/data
+  amsrc-bench sweep    --toy --dry-run
   amsrc-bench tables   --check
 
 Any configuration field is an option by its dotted name; `amsrc-bench ls recipes` lists them with their values.
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here.", file=sys.stderr)
+        print(f"\ninterrupted; nothing finished is lost. To go on:\n  amsrc-bench {shlex.join(argv)}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `amsrc-bench ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,28 +86,33 @@ def _dispatch(argv: list[str]) -> int:
         )
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         raise ConfigError(unknown("command", argv[0], list(COMMANDS)))
-    args, rest = parser.parse_known_args(argv)
+    rest, changes = overrides(argv)
+    args, unknown_words = parser.parse_known_args(rest)
+    if unknown_words:
+        raise ConfigError(f"unknown argument {unknown_words[0]!r}. See `amsrc-bench {args.command} --help`.")
     _, run, _ = COMMANDS[args.command]
-    return run(args, overrides(rest, args.command))
+    return run(args, changes)
 
 
-def overrides(rest: Sequence[str], command: str) -> dict[str, str]:
-    """`--a.b 1 --c.d=2` as {"a.b": "1", "c.d": "2"}.
+def overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The fields among the words of a command: `x --a.b 1 --c.d=2` as (["x"], {"a.b": "1", "c.d": "2"}).
 
     Raises:
-        ConfigError: a word that is no dotted field, or a field without a value.
+        ConfigError: a field without a value.
     """
+    rest: list[str] = []
     found: dict[str, str] = {}
-    words = iter(rest)
+    words = iter(argv)
     for word in words:
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or "." not in name:
-            raise ConfigError(f"unknown argument {word!r}. See `amsrc-bench {command} --help`.")
+            rest.append(word)
+            continue
         text = value if equals else next(words, None)
         if text is None:
             raise ConfigError(f"{word} needs a value.")
         found[name] = text
-    return found
+    return rest, found
 
 
 def home_of(args: argparse.Namespace) -> Path:
@@ -305,7 +312,7 @@ def tables(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 
 def _ls_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("what", nargs="?", choices=["records", "recipes", "stores"], default="records")
+    p.add_argument("what", nargs="?", choices=["records", "searches", "recipes", "stores"], default="records")
     p.add_argument("--recipe", default="amsrc", help="for `recipes`: whose fields to list")
     p.add_argument("--dataset", default="ped2", help="for `recipes`: on which data set")
     _home_option(p)
@@ -313,15 +320,18 @@ def _ls_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def ls(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """List the records, the recipes (and all fields of one), or the cube stores; and how to open MLflow."""
+    """List records, searches, recipes (and all fields of one) or cube stores; and how to open MLflow."""
     from bench import listing
 
     if args.what == "recipes":
         print(listing.recipes(experiment_of(args, changes)[0]))
     else:
         _no_overrides(changes)
-        home = home_of(args)
-        print(listing.stores(home) if args.what == "stores" else listing.records(results_of(args), home))
+        home, results = home_of(args), results_of(args)
+        if args.what == "stores":
+            print(listing.stores(home))
+        else:
+            print((listing.searches if args.what == "searches" else listing.records)(results, home))
     return 0
 
 
@@ -341,28 +351,83 @@ def doctor(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 
 def _sweep_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--recipes", default="amsrc,no-gate-add,baseline", help="comma-separated (default: Table 2's rows)")
+    p.add_argument("mode", nargs="?", choices=["matrix", "search"], default="matrix", help="default: matrix")
+    p.add_argument("--recipes", help="comma-separated (default: amsrc,no-gate-add,baseline; of a search: amsrc)")
     p.add_argument("--datasets", help="comma-separated (default: those that stand under --root)")
     p.add_argument("--seeds", type=positive, default=1, metavar="N", help="seeds 0 to N-1 of each recipe (default: 1)")
     p.add_argument("--toy", action="store_true", help="run on the embedded data sets")
     p.add_argument("--root", metavar="DIR", help="folder that holds the data sets (default: $AMSRC_DATA)")
     p.add_argument("--partial", action="store_true", help="accept a subset of the videos")
-    p.add_argument("--workers", type=positive, default=1, help="data-parallel workers a cell (default: 1)")
-    p.add_argument("--name", default="sweep", help="name of the parent run in MLflow (default: sweep)")
-    p.add_argument(
-        "--mlflow", metavar="URI", help="tracking server (default: $MLFLOW_TRACKING_URI or <home>/mlflow.db)"
-    )
+    p.add_argument("--name", help="name of the sweep: its studies and its parent run in MLflow (default: the mode)")
+    p.add_argument("--dry-run", action="store_true", help="print cells, what is cached, hours and cost; start nothing")
+    p.add_argument("--rerun", choices=["failed"], help="repeat the cells that failed before")
     _results_option(p)
     _home_option(p)
     _labels_option(p)
     _provider_options(p)
 
+    matrix = p.add_argument_group("matrix: recipes x data sets x seeds")
+    matrix.add_argument(
+        "--axis",
+        action="append",
+        default=[],
+        metavar="FIELD=V1,V2",
+        help="also every value of a field; may be repeated",
+    )
+
+    found = p.add_argument_group("search: Ray Tune and Optuna over loss weights")
+    found.add_argument(
+        "--over",
+        metavar="FIELDS",
+        help="comma-separated fields, each with its usual range or FIELD=LOW:HIGH (default: the four loss weights)",
+    )
+    found.add_argument("--trials", type=positive, default=20, metavar="N", help="trials a study in all (default: 20)")
+    found.add_argument(
+        "--rule",
+        default="crossfit",
+        help="rule that judges a trial: paper, oracle, crossfit, label-free (default: crossfit)",
+    )
+    found.add_argument(
+        "--sampler",
+        default="auto",
+        help="tpe, qmc, random (default: under crossfit qmc, which sees no score, else tpe)",
+    )
+    found.add_argument("--joint", action="store_true", help="one setting for all data sets: mean and worst AUROC")
+    found.add_argument("--asha", action="store_true", help="stop trials early that fall behind (ASHA, by epoch)")
+    found.add_argument("--storage", metavar="URL", help="Optuna's database (default: <home>/sweeps/<name>/study.db)")
+
+    places = p.add_argument_group("where it runs")
+    places.add_argument("--workers", type=positive, default=1, help="data-parallel workers a cell (default: 1)")
+    places.add_argument("--gpus-per-cell", type=float, metavar="G", help="e.g. 0.25: four cells on a GPU (default: 1)")
+    places.add_argument("--cpus-per-cell", type=positive, metavar="C", help="default: an even share")
+    places.add_argument("--cluster", metavar="FILE", type=Path, help="Ray cluster file that --dry-run plans for")
+    places.add_argument(
+        "--mlflow", metavar="URI", help="tracking server (default: $MLFLOW_TRACKING_URI or <home>/mlflow.db)"
+    )
+
 
 def sweep(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """Recipes x data sets x seeds: prepare, train, score, record, tables. Finished cells are not run again."""
+    """The main job. Finished cells are never run again; the same command goes on after any end.
+
+    matrix: recipes x data sets x seeds. search: Optuna proposes loss weights, each trial is judged under a rule.
+    """
     from bench import sweep as stage
 
     return stage.run(args, changes)
+
+
+def _speed_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--quick", action="store_true", help="fewer repeats: minutes instead of a quarter of an hour")
+    p.add_argument("--out", metavar="DIR", type=Path, default=Path("results/speed"), help="default: results/speed")
+
+
+def speed(args: argparse.Namespace, changes: dict[str, str]) -> int:
+    """Measure training, scoring and the searches on this machine; the plan of a sweep reads what it writes."""
+    from bench import speed as stage
+
+    _no_overrides(changes)
+    stage.run(args.out, args.quick)
+    return 0
 
 
 def _no_overrides(changes: dict[str, str]) -> None:
@@ -414,5 +479,6 @@ COMMANDS: dict[
     "tables": (_tables_arguments, tables, "records -> Table 1 and Table 2"),
     "ls": (_ls_arguments, ls, "list records, recipes or stores"),
     "doctor": (_doctor_arguments, doctor, "look at this machine"),
-    "sweep": (_sweep_arguments, sweep, "the main job: all of it, for many cells"),
+    "sweep": (_sweep_arguments, sweep, "the main job: all of it, for many cells, or a search"),
+    "speed": (_speed_arguments, speed, "how fast this machine is"),
 }

@@ -26,3 +26,10 @@ def resources() -> dict[str, float]:
     import ray
 
     return {"CPU": 0.0, "GPU": 0.0, **ray.cluster_resources()}  # type: ignore[no-untyped-call]
+
+
+def nodes() -> list[dict[str, float]]:
+    """What each living node of the cluster has."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]

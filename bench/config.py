@@ -129,6 +129,7 @@ def check(experiment: Experiment) -> None:
         ),
         ("train.decay_epochs", e.train.decay_epochs, e.train.decay_epochs >= 1, "1 or more"),
         ("train.score_every", e.train.score_every, e.train.score_every >= 0, "0 or more"),
+        ("train.held_out", e.train.held_out, 0 <= e.train.held_out < 1, "0 to below 1"),
         ("score.skip_frames", e.score.skip_frames, e.score.skip_frames >= 0, "0 or more"),
         ("score.median_frames", e.score.median_frames, max(e.score.median_frames, 0) % 2 == 1, "odd"),
         *((f"loss.{n}", v, v >= 0, "0 or more") for n, v in asdict(e.loss).items() if n != "form"),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,14 @@ import numpy.typing as npt
 from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, RunError
 from amsrc.files import write_file
-from amsrc.fuse import Statistics, frame_scores, statistics
+from amsrc.fuse import Fuser, Statistics, frame_scores, statistics
 from amsrc.store import SPLITS, Cubes, CubeStore, Split
 from bench import metrics, provenance, runs
 from bench.config import Experiment, dump, fingerprint, run_key, unknown
 from bench.nulls import NULLS
 from bench.prepare import summary
 from bench.records import RunRecord, write, write_frame_scores
+from bench.selection import Decision, Epoch, decide, fusion_curve, pseudo_worth
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,11 +62,13 @@ def evaluate(
     folder = runs.claim(experiment, store, home)
     with runs.locked(folder):
         scores, score_s = score_cubes(experiment, store, folder)
+        epochs = scored_epochs(experiment, store, folder, scores)
     fused_at = time.perf_counter()
     labels = scored_labels(store.labels(experiment.label_set), experiment.score.skip_frames)
     frames = fuse(store.test, scores.test_f, scores.test_p, scores.statistics, experiment.score)
     measured = measure(store.test, scores, frames, labels, experiment.score)
-    log = epoch_log(experiment, store, folder, labels, measured)
+    log = epoch_log(experiment, store, folder, epochs, labels, measured)
+    decision, curve = select(experiment, store.test, epochs, labels)
     record = RunRecord(
         recipe=experiment.recipe,
         dataset=experiment.dataset,
@@ -74,7 +77,9 @@ def evaluate(
         run=run_key(experiment),
         status="done",
         metrics=measured,
-        epochs=[{name: value for name, value in line.items() if name not in ("code", "hardware")} for line in log],
+        rules=dict(decision.rules),
+        fusion=curve,
+        epochs=_told(log),
         counts=summary(store)
         | {
             "scored_frames": sum(map(len, labels.values())),
@@ -97,8 +102,45 @@ def evaluate(
         finished=now(),
     )
     write(record, results, replace=True)  # first: it refuses to replace a record of other cubes
-    write_frame_scores(results, record, frames, labels)
+    write_frame_scores(results, record, frames, labels, decision.crossfit)
     return record
+
+
+def scored_epochs(experiment: Experiment, store: CubeStore, folder: Path, last: CubeScores) -> list[Epoch]:
+    """Every epoch that left scores; the last is that of the trained weights (number 0 where nothing is trained)."""
+    if experiment.method != "amsrc":
+        return [Epoch(0, last.test_f, last.test_p, last.statistics, None)]
+    from bench.train import held_out_scores
+
+    held_out = held_out_scores(experiment, store, folder)
+    trained = Epoch(experiment.train.epochs, last.test_f, last.test_p, last.statistics, held_out)
+    return [*runs.read_epochs(folder), trained]
+
+
+def select(
+    experiment: Experiment, cubes: Cubes, epochs: Sequence[Epoch], labels: Labels
+) -> tuple[Decision, dict[str, Any]]:
+    """What the selection rules make of a cell, and its fusion curve in the last epoch."""
+    videos = [shard.video for shard in cubes.shards]
+    counts = [shard.video_frames for shard in cubes.shards]
+    fuser = Fuser.of(cubes.video, cubes.frame, counts, experiment.score)
+    return decide(fuser, videos, epochs, labels), fusion_curve(fuser, videos, epochs[-1], labels)
+
+
+def worth_so_far(experiment: Experiment, store: CubeStore, folder: Path, rule: str) -> float | None:
+    """What a training is worth after its latest scored epoch, for a scheduler that may stop it.
+
+    Under `crossfit` and `label-free` by pseudo-anomalies, so that no test label stops a trial; else by the AUROC
+    under the experiment's weights. None before any epoch was scored.
+    """
+    epochs = runs.read_epochs(folder)
+    if not epochs:
+        return None
+    if rule in ("crossfit", "label-free"):
+        return pseudo_worth(epochs[-1], experiment.score)
+    e = epochs[-1]
+    labels = scored_labels(store.labels(experiment.label_set), experiment.score.skip_frames)
+    return metrics.pooled_auroc(fuse(store.test, e.s_f, e.s_p, e.statistics, experiment.score), labels)
 
 
 def score_cubes(experiment: Experiment, store: CubeStore, folder: Path) -> tuple[CubeScores, float | None]:
@@ -135,11 +177,6 @@ def _model_scores(experiment: Experiment, store: CubeStore, folder: Path) -> dic
     from bench import train
     from bench.scoring import Feed, device_of, score
 
-    if not runs.is_trained(folder):
-        raise RunError(
-            f"{experiment.recipe} on {experiment.dataset}, seed {experiment.seed} is not trained "
-            f"({folder} has no weights). Run `amsrc-bench train` with the same options; it goes on where it stopped."
-        )
     device = device_of()
     network = train.load_model(experiment, folder, device)
     found: dict[Split, tuple[Floats, Floats]] = {}
@@ -210,36 +247,52 @@ def _each_alone(
 
 
 def epoch_log(
-    experiment: Experiment, store: CubeStore, folder: Path, labels: Labels, last: Mapping[str, float | None]
+    experiment: Experiment,
+    store: CubeStore,
+    folder: Path,
+    epochs: Sequence[Epoch],
+    labels: Labels,
+    last: Mapping[str, float | None],
 ) -> list[dict[str, Any]]:
     """The training log with the AUROCs of every epoch that was scored; the last epoch's are the record's own.
 
     Between, the statistics come from a sample of training cubes (`bench.train.STATISTICS_CUBES`).
     """
-    log = runs.history(folder)
+    log, scored = runs.history(folder), {epoch.number: epoch for epoch in epochs}
     for line in log:
-        path = folder / "epochs" / f"{line['epoch']:03d}.npz"
         if line is log[-1]:
             line |= {name: last[name] for name in ("auroc", "auroc_f", "auroc_p")}
-        elif path.is_file():
-            with np.load(path, allow_pickle=False) as file:
-                s_f, s_p, known = file["s_f"], file["s_p"], Statistics(*file["statistics"].tolist())
-            line["auroc"] = metrics.pooled_auroc(fuse(store.test, s_f, s_p, known, experiment.score), labels)
-            line |= _each_alone(store.test, s_f, s_p, known, labels, experiment.score)
+        elif e := scored.get(line["epoch"]):
+            line["auroc"] = metrics.pooled_auroc(fuse(store.test, e.s_f, e.s_p, e.statistics, experiment.score), labels)
+            line |= _each_alone(store.test, e.s_f, e.s_p, e.statistics, labels, experiment.score)
     return log
 
 
-def failed(experiment: Experiment, store: CubeStore | None, error: Exception, started: str) -> RunRecord:
-    """The record of a cell that did not finish, with its error."""
+def _told(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The log as a record has it: code and hardware stand elsewhere in it."""
+    return [{name: value for name, value in line.items() if name not in ("code", "hardware")} for line in log]
+
+
+def unfinished(
+    experiment: Experiment,
+    store: CubeStore | None,
+    folder: Path,
+    status: Literal["failed", "pruned"],
+    reason: str,
+    started: str,
+) -> RunRecord:
+    """The record of a cell that gave no number: why, and the epochs it had."""
+    log = runs.history(folder)
     return RunRecord(
         recipe=experiment.recipe,
         dataset=experiment.dataset,
         seed=experiment.seed,
         fingerprint=fingerprint(experiment),
         run=run_key(experiment),
-        status="failed",
-        error=f"{type(error).__name__}: {error}",
-        **origin(experiment, store, []),
+        status=status,
+        error=reason,
+        epochs=_told(log),
+        **origin(experiment, store, log),
         started=started,
         finished=now(),
     )

@@ -1,4 +1,4 @@
-"""What there is to look at: records, recipes, stores, this machine. Text for the terminal; changes nothing."""
+"""What there is to look at: records, searches, recipes, stores, this machine. Text for a terminal; changes nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from amsrc.store import CubeStore
 from bench import provenance
 from bench.config import Experiment, flatten
 from bench.recipes import RECIPES
-from bench.records import RunRecord, read_all
+from bench.records import RunRecord, SearchRecord, read_all, read_searches
+from bench.selection import RULES
 
 NEEDED = ("torch", "ray", "optuna", "mlflow", "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "matplotlib")
 OPTIONAL = {"onnxruntime": "--boxes onnx:FILE", "torchvision": "--boxes torchvision and --flow raft"}
@@ -20,16 +21,28 @@ OPTIONAL = {"onnxruntime": "--boxes onnx:FILE", "torchvision": "--boxes torchvis
 
 def records(results: Path, home: Path) -> str:
     """One line a record, and how to see them in MLflow."""
-    from bench.tracking import open_tracker
-
     found = read_all(results)
     if not found:
         return f"no records under {results}. `amsrc-bench sweep --toy` makes some in minutes."
     head = ["recipe", "data set", "seed", "AUROC", "S_f", "S_p", "epochs", "width", "status", "fingerprint"]
-    text = grid(head, [_record_row(record) for record in found])
+    return f"{grid(head, [_record_row(record) for record in found])}\n\n{_in_mlflow(home)}"
+
+
+def searches(results: Path, home: Path) -> str:
+    """One line a search and data set with what each rule takes from it, and how to see its trials in MLflow."""
+    found = read_searches(results)
+    if not found:
+        return f"no searches under {results}. `amsrc-bench sweep search` makes one."
+    head = ["search", "data set", *RULES, "objective", "done", "pruned", "failed"]
+    rows = [_search_row(search, dataset) for search in found for dataset in search.datasets]
+    return f"{grid(head, rows)}\n\n{_in_mlflow(home)}"
+
+
+def _in_mlflow(home: Path) -> str:
+    from bench.tracking import open_tracker
+
     tracker = open_tracker(home)
-    where = tracker.where() if tracker.stands() else f"MLflow: nothing is logged under {home} yet."
-    return f"{text}\n\n{where}"
+    return tracker.where() if tracker.stands() else f"MLflow: nothing is logged under {home} yet."
 
 
 def grid(head: list[str], rows: list[list[str]]) -> str:
@@ -45,12 +58,28 @@ def _record_row(record: RunRecord) -> list[str]:
         record.recipe,
         record.dataset + (" (partial)" if record.partial else ""),
         str(record.seed),
-        *("-" if value is None else f"{100 * value:.2f}" for value in percents),
+        *map(_percent, percents),
         str(record.experiment["train"]["epochs"]) if trained else "-",
         str(record.experiment["model"]["width"]) if trained else "-",
         record.status,
         record.fingerprint,
     ]
+
+
+def _search_row(search: SearchRecord, dataset: str) -> list[str]:
+    chosen = search.chosen.get(dataset, {})
+    states = [trial["state"] for trial in search.trials]
+    return [
+        search.study,
+        dataset,
+        *(_percent(chosen.get(rule, {}).get("auroc")) for rule in RULES),
+        search.rule,
+        *(str(states.count(state)) for state in ("done", "pruned", "failed")),
+    ]
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.2f}"
 
 
 def recipes(experiment: Experiment) -> str:

@@ -1,24 +1,23 @@
 """One run, one record: `results/records/<recipe>/<dataset>/seed<k>-<fingerprint>.json`, and its frame scores.
 
-Writes and reads everything under `results/` that was measured. Fractions in records, percent only in
-tables. A record is written whole or not at all, and finished work is never replaced by accident.
-Imports neither torch nor Ray; NumPy and pydantic only where they are used.
+One search, one record: `results/searches/<study>/search.json`; its trials are cells like any other, with records
+and frame scores below that folder. Writes and reads everything under `results/` that was measured. Fractions in
+records, percent only in tables. A record is written whole or not at all, and finished work is never replaced by
+accident. Imports neither torch nor Ray; NumPy and pydantic only where they are used.
 """
 
 from __future__ import annotations
 
 import io
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from zipfile import BadZipFile
 
 from amsrc.errors import DataError, RunError
 from amsrc.files import write_file
+from bench.jsontext import as_json, check_fractions, loaded, validated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
     Scores: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
     Labels: TypeAlias = Mapping[str, npt.NDArray[np.uint8]]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+SEARCH_SCHEMA_VERSION = 1
 FRACTIONS = ("auroc", "auroc_f", "auroc_p", "macro_auroc", "average_precision")
 
 
@@ -46,15 +46,24 @@ class RunRecord:
     """12 hex digits of `experiment` (`bench.config.fingerprint`)."""
     run: str | None = None
     """12 hex digits of what training depended on (`bench.config.run_key`); null in records of schema 1."""
-    status: Literal["done", "failed"]
+    status: Literal["done", "failed", "pruned"]
+    """`pruned`: stopped early by a search; it has the `epochs` until then and no `metrics`."""
     error: str | None = None
-    """Why it failed; null when done."""
+    """Why it failed or was pruned; null when done."""
     rule: str = "paper"
     """Selection rule behind the number. `paper`: the paper's values and the last epoch; no test label used."""
     metrics: dict[str, int | float | None] = field(default_factory=dict)
     """Fractions in [0, 1], null where undefined: `auroc` (pooled, under the experiment's weights), `auroc_f`
     (S_f alone), `auroc_p` (S_p alone), `macro_auroc` (mean over the videos with both classes),
-    `average_precision`; and the count `macro_videos`. Empty when failed."""
+    `average_precision`; and the count `macro_videos`. Empty unless done."""
+    rules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What each selection rule reaches, by rule: its `auroc` (null where undefined) and what it chose, `epoch` and
+    `share_f` = w_f / (w_f + w_p) (null where there is no S_f to weigh). `crossfit` has `folds` instead of one choice:
+    `videos`, `selected_auroc` (on the other folds' videos), `epoch`, `share_f`. `label-free` adds `pseudo_auroc` and
+    `pseudo_auroc_by_kind`. Empty before schema 3 and unless done."""
+    fusion: dict[str, Any] = field(default_factory=dict)
+    """AUROC over the ratio of the two scores in the last epoch: `share_f` and `auroc` (lists of equal length),
+    `best_share`, `best_auroc`, `paper_share`, `paper_auroc`. Empty where there is no ratio."""
     epochs: list[dict[str, int | float | str | None]] = field(default_factory=list)
     """One dict an epoch: the line of the training log (`epoch` from 1, `learning_rate`, the mean loss terms,
     `seconds`, `cubes_per_s`, ...) and `auroc`, `auroc_f`, `auroc_p` of the epochs that were scored. Empty for
@@ -102,6 +111,45 @@ class RunRecord:
     """The whole experiment (`bench.config.dump`): every number of the configuration."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SearchRecord:
+    """What one search tried and what each selection rule takes from it. Every key is there."""
+
+    schema_version: int = SEARCH_SCHEMA_VERSION
+    study: str
+    """Name of the search and of its folder: `amsrc-small-ped2-1a2b3c4d`."""
+    recipe: str
+    """Recipe that the trials change."""
+    datasets: list[str]
+    """One; several when joint."""
+    seeds: list[int]
+    joint: bool
+    """Whether a trial is one value of the parameters on all the data sets together."""
+    rule: str
+    """Selection rule under which the objectives of the trials were computed."""
+    space: dict[str, list[float]]
+    """Field -> [low, high], log-uniform between them."""
+    sampler: str
+    """What proposed the trials: `QMCSampler(seed=0)`."""
+    proposals: str
+    """One sentence: whether the sampler ever saw a test label."""
+    reference: list[str]
+    """Fingerprints of the recipe's own cells, which are ordinary records."""
+    trials: list[dict[str, Any]]
+    """By trial: `number`, `state` (`done`, `failed` or `pruned`), `params` (field -> value), `values` (objectives, or
+    null), `fingerprints` of its cells, whose records lie below `searches/<study>/`."""
+    chosen: dict[str, dict[str, dict[str, Any]]]
+    """Data set -> rule -> `auroc` and the choice: `params`, `fingerprints` of its cells, `epoch`, `share_f`; under
+    `crossfit` one for each of its `folds`, with `videos` and `selected_auroc`."""
+    started: str
+    """ISO 8601, UTC."""
+    finished: str
+    """ISO 8601, UTC; when this was written last."""
+    git: dict[str, Any]
+    hardware: dict[str, Any]
+    versions: dict[str, Any]
+
+
 def path_of(results: Path, record: RunRecord) -> Path:
     """Where a record lives; another experiment has another fingerprint and so another path."""
     return record_path(results, record.recipe, record.dataset, record.seed, record.fingerprint)
@@ -115,8 +163,8 @@ def record_path(results: Path, recipe: str, dataset: str, seed: int, fingerprint
 def write(record: RunRecord, results: Path, *, replace: bool = False) -> Path:
     """Write a record atomically; finished work is kept unless asked otherwise.
 
-    A failed record gives way to any later one. A done record is never replaced by a failed one: it stays as it
-    is. A done record is replaced by another done one only with `replace` (an evaluation run again on purpose).
+    A failed or pruned record gives way to any later one. A done record is never replaced by one of these: it stays
+    as it is. A done record is replaced by another done one only with `replace` (an evaluation run again on purpose).
 
     Returns:
         The path of the record that stands there now.
@@ -129,7 +177,7 @@ def write(record: RunRecord, results: Path, *, replace: bool = False) -> Path:
     _check(record, path)
     before = read(path) if path.exists() else None
     if before and before.status == "done":
-        if record.status == "failed":
+        if record.status != "done":
             return path
         if before.store != record.store:
             raise RunError(
@@ -140,8 +188,7 @@ def write(record: RunRecord, results: Path, *, replace: bool = False) -> Path:
             raise RunError(
                 f"{path}: a finished record stands here already. Ask for the evaluation again, or remove it."
             )
-    text = json.dumps(_plain(asdict(record)), indent=2, allow_nan=False, ensure_ascii=False)
-    write_file(path, f"{text}\n".encode())
+    write_file(path, as_json(asdict(record)))
     return path
 
 
@@ -151,21 +198,9 @@ def read(path: Path) -> RunRecord:
     Raises:
         DataError: unreadable, not JSON, of an unknown schema, or with keys that do not fit it; names the file.
     """
-    from pydantic import ValidationError
-
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: not a readable record ({error}). Restore it from version control or remove it."
-        ) from None
-    try:
-        record = _adapter().validate_python(_migrate(data, path))
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise DataError(f"{path}: not a record of schema {SCHEMA_VERSION}: {wrong}. Restore or remove it.") from None
+    record = validated(RunRecord, _migrate(loaded(path), path), path)
     _check(record, path)
-    return record  # type: ignore[no-any-return]
+    return record
 
 
 def read_all(results: Path) -> list[RunRecord]:
@@ -183,19 +218,79 @@ def read_all(results: Path) -> list[RunRecord]:
     return found
 
 
-@cache
-def _adapter() -> Any:
-    from pydantic import ConfigDict, TypeAdapter, with_config
-
-    return TypeAdapter(with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(RunRecord))
+def search_path(results: Path, study: str) -> Path:
+    """Where the record of a search lies; its folder holds the `records` and `scores` of its trials."""
+    return results / "searches" / study / "search.json"
 
 
-def _migrate(data: Any, path: Path) -> dict[str, Any]:
+def write_search(search: SearchRecord, results: Path) -> Path:
+    """Write a search atomically, at its end or again with more trials.
+
+    Returns:
+        Its path.
+
+    Raises:
+        DataError: it holds percents or a trial in an unknown state.
+        RunError: one with more finished trials (done or pruned) stands there, or the file cannot be written.
+    """
+    path = search_path(results, search.study)
+    _check_search(search, path)
+    before = _finished(_read_search(path)) if path.exists() else 0
+    if before > _finished(search):
+        raise RunError(
+            f"{path}: a search with {before} finished trials stands here, this one has {_finished(search)}. "
+            "Go on with that search, choose another --results, or move it away."
+        )
+    write_file(path, as_json(asdict(search)))
+    return path
+
+
+def read_searches(results: Path) -> list[SearchRecord]:
+    """Every search under `results`, in the order of their names.
+
+    Raises:
+        DataError: one of them is not the record of a search, or lies where another one belongs; names it.
+    """
+    found = []
+    for path in sorted((results / "searches").glob("*/search.json")):
+        search = _read_search(path)
+        if path != search_path(results, search.study):
+            raise DataError(f"{path}: holds the search {search.study!r}. Move or remove it.")
+        found.append(search)
+    return found
+
+
+def _read_search(path: Path) -> SearchRecord:
+    data = loaded(path)
+    version = data.get("schema_version")
+    if version != SEARCH_SCHEMA_VERSION:
+        known = f"known: {SEARCH_SCHEMA_VERSION}"
+        raise DataError(f"{path}: schema {version!r} of a search is not known; {known}. Update this program.")
+    search = validated(SearchRecord, data, path)
+    _check_search(search, path)
+    return search
+
+
+def _finished(search: SearchRecord) -> int:
+    return sum(trial["state"] != "failed" for trial in search.trials)
+
+
+def _check_search(search: SearchRecord, path: Path) -> None:
+    """Refuse a search that would put a wrong number into a table."""
+    check_fractions(search.chosen, "chosen", path)
+    for trial in search.trials:
+        if trial.get("state") not in ("done", "failed", "pruned"):
+            raise DataError(f"{path}: trial {trial.get('number')} is {trial.get('state')!r}; done, failed or pruned.")
+
+
+def _migrate(data: dict[str, Any], path: Path) -> dict[str, Any]:
     """The keys of today's schema from those of any earlier one."""
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version not in (1, SCHEMA_VERSION):
+    version = data.get("schema_version")
+    if version not in (1, 2, SCHEMA_VERSION):
         raise DataError(f"{path}: schema {version!r} is not known; known: 1 to {SCHEMA_VERSION}. Update this program.")
-    return _from_1(data) if version == 1 else data
+    if version == 1:
+        data = _from_1(data)
+    return _from_2(data, path) if data["schema_version"] == 2 else data
 
 
 def _from_1(data: dict[str, Any]) -> dict[str, Any]:
@@ -205,27 +300,30 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "schema_version": 2, "metrics": metrics}
 
 
+def _from_2(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Schema 2 trained on all training videos, and measured neither the other rules nor the other ratios.
+
+    The fingerprint stays: it names the file, and the experiment as it was.
+    """
+    try:
+        experiment = {**data["experiment"], "train": {"held_out": 0.0, **data["experiment"]["train"]}}
+    except (KeyError, TypeError):
+        raise DataError(f"{path}: has no experiment with a part `train`. Restore or remove it.") from None
+    return {**data, "schema_version": 3, "experiment": experiment, "rules": {}, "fusion": {}}
+
+
 def _check(record: RunRecord, path: Path) -> None:
     """Refuse a record that would put a wrong number into a table."""
-    for name in FRACTIONS:
-        value = record.metrics.get(name)
-        if value is not None and math.isfinite(value) and not 0 <= value <= 1:
-            raise DataError(f"{path}: {name} is {value}; records hold fractions from 0 to 1, not percents.")
+    check_fractions({name: record.metrics.get(name) for name in FRACTIONS}, "", path)
+    check_fractions(record.rules, "rules", path)
+    check_fractions(record.fusion, "fusion", path)
     for name in ("recipe", "dataset", "seed"):
         inner, outer = record.experiment.get(name), getattr(record, name)
         if inner != outer:
             raise DataError(f"{path}: {name} is {outer!r}, but {inner!r} in its experiment; they must agree.")
 
 
-def _plain(value: Any) -> Any:
-    """Python values for JSON: NumPy scalars unwrapped; NaN and infinity are null."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+# Frame scores.
 
 
 def frame_scores_path(results: Path, record: RunRecord) -> Path:
@@ -233,7 +331,9 @@ def frame_scores_path(results: Path, record: RunRecord) -> Path:
     return results / "scores" / path_of(results, record).relative_to(results / "records").with_suffix(".npz")
 
 
-def write_frame_scores(results: Path, record: RunRecord, scores: Scores, labels: Labels) -> Path:
+def write_frame_scores(
+    results: Path, record: RunRecord, scores: Scores, labels: Labels, crossfit: Scores | None = None
+) -> Path:
     """Keep the scored frames of a run, so that any metric can be computed again without the model.
 
     The same scores give the same bytes. Entry i of a video is its frame i + `score.skip_frames`.
@@ -241,30 +341,38 @@ def write_frame_scores(results: Path, record: RunRecord, scores: Scores, labels:
     Args:
         scores: by video, float32 (N,), finite; higher = more abnormal.
         labels: by video, uint8 (N,); 1 = abnormal.
+        crossfit: the quantile ranks that rule `crossfit` pooled, by video, float32 (N,); higher = more abnormal.
 
     Raises:
-        DataError: videos or lengths differ, or a score is not finite.
+        DataError: videos or lengths differ, or a score or rank is not finite.
         RunError: the file cannot be written.
     """
     import numpy as np
 
     path = frame_scores_path(results, record)
-    videos = sorted(scores)
-    if videos != sorted(labels):
-        raise DataError(f"{path}: scores and labels name different videos; they must be the same ones.")
-    for video in videos:
-        if scores[video].shape != labels[video].shape or scores[video].ndim != 1:
-            raise DataError(f"{path}: video {video} has {scores[video].shape} scores and {labels[video].shape} labels.")
-        if not np.isfinite(scores[video]).all():
-            raise DataError(f"{path}: video {video} has a score that is not finite; every scored frame needs one.")
+    videos, ranks = sorted(scores), {} if crossfit is None else {"crossfit": crossfit}
+    for kind, found in {"scores": scores, **ranks}.items():
+        if videos != sorted(labels) or videos != sorted(found):
+            raise DataError(f"{path}: {kind} and labels name different videos; they must be the same ones.")
+        for video in videos:
+            shapes = found[video].shape, labels[video].shape
+            if shapes[0] != shapes[1] or len(shapes[0]) != 1:
+                raise DataError(f"{path}: video {video} has {shapes[0]} {kind} and {shapes[1]} labels.")
+            if not np.isfinite(found[video]).all():
+                raise DataError(f"{path}: video {video} has a score that is not finite; every scored frame needs one.")
+
+    def joined(found: Scores | Labels, kind: type[np.generic]) -> npt.NDArray[Any]:
+        return np.concatenate([np.zeros(0, kind), *(found[video] for video in videos)]).astype(kind)
+
+    arrays: dict[str, Any] = {
+        "videos": np.array(videos, dtype=np.str_),
+        "lengths": np.array([len(scores[video]) for video in videos], np.int64),
+        "scores": joined(scores, np.float32),
+        "labels": joined(labels, np.uint8),
+        **{kind: joined(found, np.float32) for kind, found in ranks.items()},
+    }
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        videos=np.array(videos, dtype=np.str_),
-        lengths=np.array([len(scores[video]) for video in videos], np.int64),
-        scores=np.concatenate([np.zeros(0, np.float32), *(scores[video] for video in videos)]).astype(np.float32),
-        labels=np.concatenate([np.zeros(0, np.uint8), *(labels[video] for video in videos)]).astype(np.uint8),
-    )
+    np.savez_compressed(buffer, **arrays)
     write_file(path, buffer.getvalue())
     return path
 
@@ -275,14 +383,28 @@ def read_frame_scores(results: Path, record: RunRecord) -> tuple[Scores, Labels]
     Raises:
         DataError: the file is missing or damaged; names it.
     """
+    scores, labels = _read_by_video(frame_scores_path(results, record), "scores", "labels")
+    return scores, labels
+
+
+def read_crossfit(results: Path, record: RunRecord) -> Scores:
+    """The ranks by video that rule `crossfit` pooled, as `write_frame_scores` got them.
+
+    Raises:
+        DataError: the file is missing or damaged, or was written without them; names it.
+    """
+    (ranks,) = _read_by_video(frame_scores_path(results, record), "crossfit")
+    return ranks
+
+
+def _read_by_video(path: Path, *kinds: str) -> list[dict[str, Any]]:
+    """Arrays of a frame-score file, each split into its videos."""
     import numpy as np
 
-    path = frame_scores_path(results, record)
     try:
         with np.load(path, allow_pickle=False) as file:
             ends = np.cumsum(file["lengths"])[:-1]
             videos = file["videos"].tolist()
-            scores, labels = (np.split(file[name], ends) for name in ("scores", "labels"))
+            return [dict(zip(videos, np.split(file[kind], ends), strict=True)) for kind in kinds]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise DataError(f"{path}: no readable frame scores ({error}). Run the evaluation again.") from None
-    return dict(zip(videos, scores, strict=True)), dict(zip(videos, labels, strict=True))

@@ -3,27 +3,40 @@
 <home>/runs/<run key>/
     run.json              the experiment and the digest of the store it is trained on
     checkpoint.pt         the state to go on from, after every epoch; gone when training is done
-    epochs/NNN.npz        scores of the test cubes after an epoch (no label is read for it)
+    epochs/NNN.npz        scores after an epoch that is not the last (no label is read for them): of the test cubes
+                          `s_f` and `s_p` (n,), `statistics` (4,), and where videos are held out (`bench.pseudo`)
+                          `normal_f`, `normal_p`, and `pseudo_f.<kind>`, `pseudo_p.<kind>` (m,)
     log.jsonl             one line an epoch: loss terms, seconds, cubes/s, peak memory, code, hardware
     model.safetensors     the trained weights; written last, so its presence means done
     cubes.parquet         the scores of all cubes of both splits (evaluation)
+    held_out.npz          the held-out ones' of `epochs/NNN.npz`, under the trained weights (evaluation)
 """
 
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
-from amsrc.errors import ConfigError
-from amsrc.files import write_json
+import numpy as np
+import numpy.typing as npt
+
+from amsrc.errors import ConfigError, RunError
+from amsrc.files import write_file, write_json
+from amsrc.fuse import Statistics
 from amsrc.store import CubeStore
 from bench.config import Experiment, dump, run_key
+from bench.selection import Epoch, HeldOut
+
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 def folder_of(experiment: Experiment, home: Path) -> Path:
@@ -81,7 +94,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def forget_scores(folder: Path) -> None:
     """Drop scores of earlier weights, before the first epoch of new ones."""
-    (folder / "cubes.parquet").unlink(missing_ok=True)
+    for name in ("cubes.parquet", "held_out.npz"):
+        (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "epochs", ignore_errors=True)
 
 
@@ -99,3 +113,79 @@ def history(folder: Path) -> list[dict[str, Any]]:
     """The log: one dict an epoch, from the first."""
     path = folder / "log.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def write_epoch(folder: Path, epoch: Epoch) -> None:
+    """Keep what was scored after an epoch that is not the last."""
+    known = np.array(astuple(epoch.statistics))
+    arrays = {"s_f": epoch.s_f, "s_p": epoch.s_p, "statistics": known, **_to_arrays(epoch.held_out)}
+    _write(folder / "epochs" / f"{epoch.number:03d}.npz", arrays)
+
+
+def read_epochs(folder: Path) -> list[Epoch]:
+    """The epochs that were scored during training, from the first; the last one is the evaluation's to score.
+
+    Raises:
+        RunError: a file is damaged.
+    """
+    found = []
+    for path in sorted((folder / "epochs").glob("[0-9]*.npz"), key=lambda path: int(path.stem)):
+        with _reading(path, "Delete it and evaluate again; that epoch is then left out.") as arrays:
+            known = Statistics(*arrays["statistics"].tolist())
+            found.append(Epoch(int(path.stem), arrays["s_f"], arrays["s_p"], known, _from_arrays(arrays)))
+    return found
+
+
+def write_held_out(folder: Path, held_out: HeldOut) -> None:
+    """Keep the held-out scores of the trained weights."""
+    _write(folder / "held_out.npz", _to_arrays(held_out))
+
+
+def read_held_out(folder: Path) -> HeldOut | None:
+    """The held-out scores of the trained weights; None where there is no file of them.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = folder / "held_out.npz"
+    if not path.is_file():
+        return None
+    with _reading(path, "Delete it and evaluate again.") as arrays:
+        return _from_arrays(arrays)
+
+
+def _to_arrays(held_out: HeldOut | None) -> Arrays:
+    if held_out is None:
+        return {}
+    return {
+        "normal_f": held_out.normal_f,
+        "normal_p": held_out.normal_p,
+        **{f"pseudo_f.{kind}": scores for kind, scores in held_out.pseudo_f.items()},
+        **{f"pseudo_p.{kind}": scores for kind, scores in held_out.pseudo_p.items()},
+    }
+
+
+def _from_arrays(arrays: Arrays) -> HeldOut | None:
+    if "normal_f" not in arrays:
+        return None
+
+    def by_kind(prefix: str) -> Arrays:
+        return {name.removeprefix(prefix): scores for name, scores in arrays.items() if name.startswith(prefix)}
+
+    return HeldOut(arrays["normal_f"], arrays["normal_p"], by_kind("pseudo_f."), by_kind("pseudo_p."))
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    write_file(path, content.getvalue())
+
+
+@contextmanager
+def _reading(path: Path, remedy: str) -> Iterator[Arrays]:
+    """All arrays of a file; what fails with them inside is blamed on the file."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            yield {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        raise RunError(f"{path} is damaged ({error}). {remedy}") from None

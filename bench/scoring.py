@@ -1,11 +1,12 @@
 """A model and cubes -> S_f and S_p of each cube; used after every epoch and by the evaluation.
 
-Knows where a batch comes from (`Feed`) and which arithmetic the hardware gets; knows neither labels nor Ray.
+Knows where a batch comes from (`Feed`, or arrays made in memory) and which arithmetic the hardware gets; knows
+neither labels nor Ray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -17,8 +18,12 @@ from amsrc.config import ModelConfig, TrainConfig
 from amsrc.model import inputs
 from amsrc.score import errors
 from amsrc.store import Cubes
+from bench import pseudo
+from bench.selection import HeldOut
 
 Rows = npt.NDArray[np.int64]
+Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+Batch = tuple[Tensor, Tensor, Tensor]
 SCORING_BATCH = 512
 RESIDENT_PART = 0.4  # of the free GPU memory that cubes may take, so that the network fits beside them
 
@@ -53,31 +58,67 @@ class Feed:
         frames = torch.from_numpy(self.cubes.frames(rows)).to(self.device)
         return frames, torch.from_numpy(self.cubes.flows(rows)).to(self.device)
 
-    def batch(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(self, rows: Rows) -> Batch:
         """Appearance, motion and target of these cubes (`amsrc.model.inputs`), channels last."""
         if self._resident is None:
             frames, flows = self._upload(rows)
         else:
             index = torch.from_numpy(rows).to(self.device)
             frames, flows = (held[index] for held in self._resident)
-        appearance, motion, target = inputs(frames, flows, self.model)
-        last = torch.channels_last
-        return appearance.contiguous(memory_format=last), motion.contiguous(memory_format=last), target
+        return _as_batch(frames, flows, self.model)
 
 
-def score(
-    model: nn.Module, feed: Feed, rows: Rows, train: TrainConfig
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def score(model: nn.Module, feed: Feed, rows: Rows, train: TrainConfig) -> Scores:
     """S_f and S_p of the cubes with these numbers, in this order; both (n,) float32, higher = more abnormal.
 
     The model is put into evaluation mode and left in it.
     """
+    return _score(model, (feed.batch(some) for some in chunks(rows, SCORING_BATCH)), train, feed.device)
+
+
+def score_held_out(
+    network: nn.Module, cubes: Cubes, model: ModelConfig, train: TrainConfig, device: torch.device
+) -> HeldOut | None:
+    """S_f and S_p of held-out normal cubes and of the pseudo-anomalies made from them (`bench.pseudo`).
+
+    At most six times PSEUDO_CUBES are scored, always the same ones.
+
+    Args:
+        cubes: the training split.
+
+    Returns:
+        None where no videos are held out, or have fewer than two cubes to score.
+    """
+    rows = pseudo.normal(cubes, train.held_out)
+    if len(rows) < 2:
+        return None
+    normal = cubes.frames(rows), cubes.flows(rows)
+    kinds = {"normal": normal, **pseudo.anomalies(*normal)}
+    scores = {kind: _score(network, _batches(*made, model, device), train, device) for kind, made in kinds.items()}
+    normal_f, normal_p = scores.pop("normal")
+    pseudo_f = {kind: s_f for kind, (s_f, _) in scores.items()}
+    pseudo_p = {kind: s_p for kind, (_, s_p) in scores.items()}
+    return HeldOut(normal_f, normal_p, pseudo_f, pseudo_p)
+
+
+def _batches(frames: pseudo.Frames, flows: pseudo.Flows, model: ModelConfig, device: torch.device) -> Iterator[Batch]:
+    for some in chunks(np.arange(len(frames)), SCORING_BATCH):
+        yield _as_batch(torch.from_numpy(frames[some]).to(device), torch.from_numpy(flows[some]).to(device), model)
+
+
+def _as_batch(frames: Tensor, flows: Tensor, model: ModelConfig) -> Batch:
+    """Stored cubes as the network takes them (`amsrc.model.inputs`), channels last."""
+    appearance, motion, target = inputs(frames, flows, model)
+    last = torch.channels_last
+    return appearance.contiguous(memory_format=last), motion.contiguous(memory_format=last), target
+
+
+def _score(model: nn.Module, batches: Iterable[Batch], train: TrainConfig, device: torch.device) -> Scores:
     model.eval()
     parts: list[tuple[Tensor, Tensor]] = []
-    _, cast = arithmetic(train.precision, feed.device)
+    _, cast = arithmetic(train.precision, device)
     with torch.inference_mode(), cast:
-        for some in chunks(rows, SCORING_BATCH):
-            appearance, motion, target = feed.batch(some)
+        for appearance, motion, target in batches:
             parts.append(errors(model(appearance, motion), target))
     if not parts:
         return np.empty(0, np.float32), np.empty(0, np.float32)

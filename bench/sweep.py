@@ -1,11 +1,12 @@
-"""The main job: recipes x data sets x seeds -> stores, trained cells, records, tables, MLflow runs.
+"""The main job: plan cells or a search, run them as Ray Tune trials, keep records, tables and MLflow runs.
 
-    python bench/sweep.py                 the paper's job on the data sets under $AMSRC_DATA (or --root)
-    python bench/sweep.py --toy           the same on the embedded data sets, in minutes
+    python bench/sweep.py                 recipes x data sets x seeds on what lies under $AMSRC_DATA (or --root)
+    python bench/sweep.py search          Ray Tune and Optuna over the loss weights
+    python bench/sweep.py --toy           either on the embedded data sets, in minutes
 
-Reads videos; writes `<home>` (stores, runs, MLflow) and `<results>` (records, scores, tables). Cells are Ray
-tasks; a cell whose record stands is not run again, an interrupted one goes on from its checkpoint, a failed
-one is recorded with its error while the others go on (exit code 1).
+Reads videos; writes `<home>` (stores, runs, studies, MLflow) and `<results>` (records, scores, searches, tables).
+The same command goes on after any end: finished cells are not run again, an interrupted one goes on from its
+checkpoint, a failed one is recorded with its error while the others go on (exit code 1).
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start here, before bench is on the path
     root = Path(__file__).resolve().parents[1]
@@ -27,30 +30,29 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
 
     raise SystemExit(main(["sweep", *sys.argv[1:]]))
 
-from amsrc.errors import ConfigError, RunError
+from amsrc.errors import ConfigError
 from amsrc.store import CubeStore
-from bench import datasets, runs, tables
+from bench import cost, datasets, figures, plan, provenance, runs, search, tables
+from bench.board import Board, clock
+from bench.cells import Job, Trial, finished, run_trials
 from bench.cli import home_of, progress, results_of
-from bench.cluster import connect, resources
-from bench.config import TOY, Experiment, fingerprint, override, run_key
-from bench.evaluate import evaluate, failed, now, per_video
-from bench.prepare import Sources, on_cubes_of, prepare, with_providers
+from bench.cluster import connect, nodes
+from bench.config import TOY, Experiment, fingerprint, override
+from bench.evaluate import per_video
+from bench.plan import Cell
+from bench.prepare import Sources, on_cubes_of, prepare, store_path, with_providers
 from bench.recipes import DATASETS, build
-from bench.records import RunRecord, frame_scores_path, read, read_frame_scores, record_path, write
+from bench.records import RunRecord, read_all, read_frame_scores, search_path, write_search
 from bench.runs import writable
+from bench.search import Search
+from bench.selection import RULES, objective
 from bench.toy import render
-from bench.tracking import Tracker, open_tracker
+from bench.tracking import Evidence, open_tracker
 
-LOOK_EVERY_S = 15.0
-SHOWN = (("auroc", "AUROC"), ("auroc_f", "S_f alone"), ("auroc_p", "S_p alone"))
+if TYPE_CHECKING:
+    from ray.tune.search import Searcher
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One training and its evaluation: an experiment and the store it reads."""
-
-    experiment: Experiment
-    store: Path
+DEFAULT_RECIPES = {"matrix": "amsrc,no-gate-add,baseline", "search": "amsrc"}
 
 
 @dataclass(frozen=True)
@@ -60,44 +62,40 @@ class Places:
     root: Path
     home: Path
     results: Path
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """What this sweep alone keeps: studies and Tune's scratch."""
+        return self.home / "sweeps" / self.name
 
 
 def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """Plan, prepare, run every cell that has no record yet, make the tables. Returns the exit code."""
-    started = time.perf_counter()
+    """Plan, say the plan, prepare, run and record what is missing, make the tables. Returns the exit code."""
+    began = time.perf_counter()
     names, places = locate(args)
     if args.labels:
         changes = {**changes, "label_set": args.labels}
-    experiments = plan(names, args.recipes.split(","), args.seeds, changes)
+    recipes = (args.recipes or DEFAULT_RECIPES[args.mode]).split(",")
+    experiments = plan.matrix(names, recipes, args.seeds, changes, plan.parse_axes(args.axis))
+    searches_of(args, experiments)  # refuses what cannot be searched before anything is prepared
+    if args.dry_run:
+        say(described(args, places, _cells_without_stores(args, places, experiments), _machine(args)))
+        return 0
     writable(places.home)
     if places.root == embedded(places.home):
         say(f"embedded data: {places.root}")
         render(places.root)
     stores = {name: _prepared(name, places, args, changes) for name in names}
     cells = [Cell(on_cubes_of(e, stores[e.dataset]), stores[e.dataset].path) for e in experiments]
-    cached = [record for cell in cells if (record := finished(cell, places.results))]
-    done = {record.fingerprint for record in cached}
-    todo = [cell for cell in cells if fingerprint(cell.experiment) not in done]
-    say(f"{len(cells)} cells: {len(cached)} have their record, {len(todo)} to run")
-
-    tracker = open_tracker(places.home, args.mlflow)
-    parent = tracker.start_sweep(args.name, {"datasets": ",".join(names), "recipes": args.recipes, "seeds": args.seeds})
-    by_fingerprint = {fingerprint(cell.experiment): cell for cell in cells}
-    records = []
-    for record in chain(cached, run_cells(todo, places, args.workers)):
-        records.append(record)
-        if record.fingerprint not in done:
-            say(f"[{len(records)}/{len(cells)}] {outcome(record)}")
-        log_cell(tracker, parent, record, by_fingerprint[record.fingerprint], places)
-    broken = [record for record in records if record.status == "failed"]
-    texts = {path.name: path.read_text() for path in tables.write(places.results)}
-    tracker.finish_sweep(parent, "FAILED" if broken else "FINISHED", texts)
-    print(f"\n{texts['table1.md']}\n{texts['table2.md']}")
-    for record in broken:
-        say(f"failed: {outcome(record)}")
-    say(f"{len(records) - len(broken)} of {len(cells)} cells done in {time.perf_counter() - started:.0f} s")
-    say(f"records: {places.results / 'records'}\ntables:  {places.results / 'tables'}\n{tracker.where(parent)}")
-    return 1 if broken else 0
+    writable(places.folder)
+    with runs.locked(places.folder):
+        sweep = Sweep(args, places)
+        code = sweep.run(cells, {name: store.path for name, store in stores.items()})
+    say(f"records: {places.results / 'records'}\ntables:  {places.results / 'tables'}")
+    say(sweep.tracker.where(sweep.parent))
+    say(f"finished in {clock(time.perf_counter() - began)}")
+    return code
 
 
 def locate(args: argparse.Namespace) -> tuple[list[str], Places]:
@@ -123,7 +121,7 @@ def locate(args: argparse.Namespace) -> tuple[list[str], Places]:
     toy = all(name.startswith(TOY) for name in names)
     if not toy and any(name.startswith(TOY) for name in names):
         raise ConfigError("--datasets: toy and real data sets do not go into one sweep; run one for each kind.")
-    return names, Places(root, home, results_of(args, toy))
+    return names, Places(root, home, results_of(args, toy), args.name or args.mode)
 
 
 def embedded(home: Path) -> Path:
@@ -131,121 +129,270 @@ def embedded(home: Path) -> Path:
     return home / "toy"
 
 
-def plan(names: Sequence[str], recipes: Sequence[str], seeds: int, changes: dict[str, str]) -> list[Experiment]:
-    """Every cell's experiment, checked before anything starts."""
-    found = [
-        override(build(recipe, name, seed), changes) for name in names for recipe in recipes for seed in range(seeds)
-    ]
-    keys = [run_key(experiment) for experiment in found]
-    twice = {f"{e.recipe} on {e.dataset}" for e, key in zip(found, keys, strict=True) if keys.count(key) > 1}
-    if twice:
-        raise ConfigError(f"one network would be trained twice: {', '.join(sorted(twice))}. Leave all but one out.")
+def searches_of(args: argparse.Namespace, experiments: Sequence[Experiment]) -> list[Search]:
+    """The searches that were asked for: one a recipe and data set, or one a recipe over all data sets.
+
+    Raises:
+        ConfigError: options that do not go together, or belong to the other mode.
+    """
+    if args.mode == "matrix":
+        given = {"--joint": args.joint, "--asha": args.asha, "--over": args.over}
+        if wrong := [name for name, value in given.items() if value]:
+            raise ConfigError(f"{', '.join(wrong)}: for a search. Say `amsrc-bench sweep search ...`.")
+        return []
+    if args.axis:
+        raise ConfigError("--axis: for the matrix. A search takes its fields from --over.")
+    groups: dict[tuple[str, str], list[Experiment]] = {}
+    for e in experiments:
+        groups.setdefault((e.recipe, "" if args.joint else e.dataset), []).append(e)
+    found = []
+    for bases in groups.values():
+        space = search.space_of((args.over or search.OVER).split(","), bases[0])
+        sampler = search.sampler_for(args.rule, args.sampler)
+        wanted = Search(tuple(bases), space, args.rule, sampler, args.trials, args.joint, args.asha)
+        search.check(wanted)
+        found.append(wanted)
     return found
 
 
 def _prepared(name: str, places: Places, args: argparse.Namespace, changes: dict[str, str]) -> CubeStore:
-    wanted = override(
-        build("amsrc", name), {field: text for field, text in changes.items() if field.startswith("cube.")}
-    )
+    wanted = override(build("amsrc", name), {f: text for f, text in changes.items() if f.startswith("cube.")})
     experiment, sources = with_providers(wanted, Sources(places.root), args.boxes, args.flow)
     say(f"{name}: preparing cubes")
     return prepare(experiment, sources, places.home, partial=args.partial, progress=progress())
 
 
-def finished(cell: Cell, results: Path) -> RunRecord | None:
-    """The record of a cell that was done on these very cubes, if there is one."""
-    e = cell.experiment
-    path = record_path(results, e.recipe, e.dataset, e.seed, fingerprint(e))
-    record = read(path) if path.is_file() else None
-    store = CubeStore(cell.store)
-    if record is None or record.status != "done" or record.store != store.sha256:
-        return None
-    if not frame_scores_path(results, record).is_file():
-        return None
-    return record if record.labels in (None, store.labels_sha256(e.label_set)) else None  # None: an older record
+def _cells_without_stores(args: argparse.Namespace, places: Places, experiments: Sequence[Experiment]) -> list[Cell]:
+    """The cells as they will be, where no store need be there yet."""
+    found = []
+    for e in experiments:
+        wanted, _ = with_providers(e, Sources(places.root), args.boxes, args.flow)
+        paths = {partial: store_path(places.home, replace(wanted, partial=partial)) for partial in (False, True)}
+        partial = args.partial and (paths[True].is_dir() or not paths[False].is_dir())
+        found.append(Cell(replace(wanted, partial=partial), paths[partial]))
+    return found
 
 
-def run_cells(cells: Sequence[Cell], places: Places, workers: int) -> Iterator[RunRecord]:
-    """Run cells, several at a time where they need one worker each; yields each record as it is written."""
-    if not cells:
-        return
-    connect()
-    if workers > 1:  # Ray Train places the workers itself, one cell after the other
-        yield from (run_cell(cell, places, workers) for cell in cells)
-        return
-    import ray
+# -- the plan ------------------------------------------------------------------------------------------------
 
-    have = resources()
-    cpus = max(1, int(have["CPU"] // min(len(cells), have["CPU"])))
-    task = ray.remote(num_cpus=cpus, num_gpus=min(1, have["GPU"]), max_retries=2)(run_cell)
-    waiting = {task.remote(cell, places, 1): cell for cell in cells}
-    seen: dict[str, int] = {}
-    while waiting:
-        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK_EVERY_S)
-        if not ready:
-            _show_epochs(waiting.values(), places.home, seen)
-            continue
-        cell = waiting.pop(ready[0])
+
+def _machine(args: argparse.Namespace) -> plan.Machine:
+    """What a plan is made for before Ray is asked: a cluster file's machine, or this one."""
+    if args.cluster:
+        return plan.read_cluster(args.cluster)
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = provenance.hardware()
+    name = ", ".join(dict.fromkeys(here["gpus"])) if gpus else here["cpu"]  # type: ignore[arg-type]
+    return plan.Machine(((float(here["cores"]), float(gpus)),), str(name))  # type: ignore[arg-type]
+
+
+def described(
+    args: argparse.Namespace,
+    places: Places,
+    cells: Sequence[Cell],
+    machine: plan.Machine,
+) -> str:
+    """The plan in words: cells, what is cached, how many at a time, hours, cost; then the searches."""
+    searches = searches_of(args, [cell.experiment for cell in cells])
+    rows, counted = cost.read_speed(), cost.cubes_of(cells, read_all(places.results))
+    cached = [c for c in cells if (c.store / "manifest.json").is_file() and finished(c, places.results)]
+    todo = [cell for cell in cells if cell not in cached]
+    trials = sum(wanted.trials for wanted in searches)
+
+    def packing(number: int) -> plan.Packing:
+        return plan.packing(machine, number, args.workers, args.gpus_per_cell, args.cpus_per_cell)
+
+    expected = cost.estimate(todo, counted, rows, packing(len(todo)), machine)
+    names = [fingerprint(cell.experiment) for cell in cached]
+    lines = [cost.render(cells, names, packing(len(todo)), expected, machine)]
+    for wanted in searches:
+        mine = [cell for cell in cells if cell.experiment in wanted.bases]
+        each = cost.estimate(mine, counted, rows, packing(trials), machine).seconds.values()
+        at_once = packing(trials).concurrent
+        hours = "-" if None in each else f"{sum(filter(None, each)) * wanted.trials / at_once / 3600:.2g}"
+        space = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in wanted.space.items())
+        lines.append(
+            f"search      {wanted.study}: {wanted.trials} trials of {len(wanted.bases)} cells in all, at most {hours} "
+            f"hours; over {space}; rule {wanted.rule}, sampler {wanted.sampler}. {wanted.proposals}"
+        )
+    return "\n".join(lines)
+
+
+# -- running it ----------------------------------------------------------------------------------------------
+
+
+class Sweep:
+    """One run of the command: its cells and searches, what became of them, where it is shown and logged."""
+
+    def __init__(self, args: argparse.Namespace, places: Places) -> None:
+        self.args, self.places = args, places
+        self.board = Board(args.rule if args.mode == "search" else "paper")
+        self.tracker = open_tracker(places.home, args.mlflow)
+        self.parent: str | None = None
+        self.job = Job(places.home, places.results, args.workers)
+        self.database = args.storage or f"sqlite:///{places.folder / 'study.db'}"
+        self.storage = search.open_storage(self.database)
+        self.records: dict[str, RunRecord] = {}
+        """Of every cell that came to an end, by fingerprint."""
+        self._logging = ThreadPoolExecutor(1)  # MLflow takes seconds a cell; the next cell does not wait for it
+        self._logged: list[Future[Any]] = []
+
+    def run(self, cells: Sequence[Cell], stores: Mapping[str, Path]) -> int:
+        """Everything that is not there yet. Returns the exit code."""
+        status: Literal["FINISHED", "FAILED", "KILLED"] = "KILLED"
+        broken: list[RunRecord] = []
         try:
-            yield ray.get(ready[0])
-        except ray.exceptions.RayError as error:  # the worker died more often than it may
-            record = failed(cell.experiment, None, RunError(f"its worker died: {error}"), now())
-            write(record, places.results)
-            yield record
+            self._open(cells)
+            self._matrix(cells)
+            for wanted in searches_of(self.args, [cell.experiment for cell in cells]):
+                self._search(wanted, stores)
+            for logged in self._logged:
+                logged.result()
+            self._register()
+            broken = [record for record in self.records.values() if record.status == "failed"]
+            status = "FAILED" if broken else "FINISHED"
+        finally:
+            self._logging.shutdown(cancel_futures=True)
+            texts = {path.name: path.read_text() for path in tables.write(self.places.results)}
+            self.tracker.finish_sweep(self.parent, status, texts)
+        say("\n" + "\n".join(text for name, text in texts.items() if name.endswith(".md")))
+        for record in broken:
+            say(f"failed: {title(record)}: {record.error}")
+        if broken:
+            say("Run the same command with --rerun failed to try these again.")
+        by_status = Counter(record.status for record in self.records.values())
+        say(f"{len(self.records)} cells: " + ", ".join(f"{number} {name}" for name, number in by_status.items()))
+        return 1 if broken else 0
+
+    def _open(self, cells: Sequence[Cell]) -> None:
+        args = self.args
+        params = {"mode": args.mode, "recipes": args.recipes or DEFAULT_RECIPES[args.mode], "seeds": args.seeds}
+        params |= {"rule": self.board.rule, "datasets": ",".join(dict.fromkeys(c.experiment.dataset for c in cells))}
+        self.parent = self.tracker.start_sweep(self.places.name, params)
+        connect()
+        text = described(args, self.places, cells, self._here())
+        say(text)
+        self.tracker.log_files(self.parent, {"plan.txt": text})
+
+    def _here(self) -> plan.Machine:
+        return plan.machine_of(nodes(), provenance.hardware()["cpu"])  # type: ignore[arg-type]
+
+    def _matrix(self, cells: Sequence[Cell]) -> None:
+        """The cells that are known beforehand; of a search, the recipe's own."""
+        cached = {cell: record for cell in cells if (record := self._known(cell, self.places.results))}
+        for cell, record in cached.items():
+            self.board.count(record)
+            self._keep(cell, record)
+        todo = [Trial(number, (cell,)) for number, cell in enumerate(c for c in cells if c not in cached)]
+        self._trials(todo, Counter(cell.experiment.dataset for trial in todo for cell in trial.cells))
+
+    def _known(self, cell: Cell, results: Path) -> RunRecord | None:
+        """The record of a cell that is not to be run: done, or failed and not asked for again."""
+        return finished(cell, results, () if self.args.rerun == "failed" else ("failed",))
+
+    def _search(self, wanted: Search, stores: Mapping[str, Path]) -> None:
+        """The trials that a study proposes, and what the rules choose among them."""
+        results = self.places.results / "searches" / wanted.study
+        self.job = Job(self.places.home, results, self.args.workers, wanted.prune_by)
+        study = search.open_study(self.storage, wanted)
+        missing = search.catch_up(study, wanted, rerun_failed=self.args.rerun == "failed")
+        say(f"{wanted.study}: {wanted.trials - missing} of {wanted.trials} trials stand, {missing} to run")
+        for ended in search.counted(study, wanted):
+            for cell in wanted.trial(ended.number, ended.params, stores).cells:
+                if record := finished(cell, results, ("failed", "pruned")):
+                    self.board.count(record)
+                    self._keep(cell, record)
+
+        def records_of(trial: Trial) -> list[RunRecord]:
+            return [record for cell in trial.cells if (record := finished(cell, results, ("failed",)))]
+
+        proposals = search.searcher(study, wanted, stores, missing, records_of)
+        self._trials(proposals, Counter({"+".join(wanted.datasets): missing}), search.scheduler(wanted))
+        found = search.conclude(wanted, study, stores, self.places.results)
+        say(f"search: {write_search(found, self.places.results)}")
+        for dataset, chosen in found.chosen.items():
+            aurocs = (f"{rule} {_percent(chosen[rule]['auroc'])}" for rule in RULES)
+            say(f"    {dataset}: {', '.join(aurocs)}")
+        drawn = {"importances": figures.importances(found), "landscape": figures.landscape(found)}
+        files: dict[str, str | bytes] = {
+            f"{name}.png": figures.render(figure, "png") for name, figure in drawn.items() if figure
+        }
+        files |= {"search.json": search_path(self.places.results, found.study).read_text()}
+        self.tracker.log_files(self.parent, {f"searches/{found.study}/{name}": file for name, file in files.items()})
+        say(f"    browse the study: optuna-dashboard {search.shown(self.database)}")
+
+    def _trials(self, trials: Sequence[Trial] | Searcher, todo: Counter[str], scheduler: Any = None) -> None:
+        """Run trials with the table on; `todo`: how many by data set."""
+        number = sum(todo.values())
+        if number < 1:
+            return
+        args = self.args
+        packing = plan.packing(self._here(), number, args.workers, args.gpus_per_cell, args.cpus_per_cell)
+        with self.board.showing(todo):
+            run_trials(trials, number, self.job, packing, self, folder=self.places.folder, scheduler=scheduler)
+
+    # -- what happens to trials (`bench.cells.Watch`) ---------------------------------------------------------
+
+    def started(self, trial: Trial) -> None:
+        self.board.started(trial)
+
+    def epoch(self, trial: Trial, line: Mapping[str, Any]) -> None:
+        self.board.epoch(trial, line)
+
+    def ended(self, trial: Trial, records: Sequence[RunRecord]) -> None:
+        about = f"{trial.title}{_shown(trial.params)}"
+        self.board.over(trial, records, f"{about}: {'; '.join(map(outcome, records))}")
+        for cell, record in zip(trial.cells, records, strict=True):
+            self._keep(cell, record)
+
+    def _keep(self, cell: Cell, record: RunRecord) -> None:
+        """Remember a record, and log the cell and its fusion study beside the other work."""
+        logged = self.records.get(record.fingerprint)
+        self.records[record.fingerprint] = record
+        if logged is None or logged.status != "done":
+            self._logged.append(self._logging.submit(self._log, cell, record, self.job.results))
+
+    def _log(self, cell: Cell, record: RunRecord, results: Path) -> None:
+        if record.status == "done":
+            search.fusion_study(self.storage, record)
+        self.tracker.log_cell(self.parent, record, lambda: evidence(cell, record, self.places.home, results))
+
+    def _register(self) -> None:
+        """Point each rule's alias of a data set's model at the cell that the rule would take."""
+        trained = [r for r in self.records.values() if r.status == "done" and r.experiment["method"] == "amsrc"]
+        for dataset in dict.fromkeys(record.dataset for record in trained):
+            mine = [record for record in trained if record.dataset == dataset]
+            for rule in RULES:
+                values = [(value, r) for r in mine if (value := objective(r.rules, rule)) is not None]
+                if values:
+                    # The recipe as it is comes first; the paper's rule chooses nothing.
+                    best = values[0] if rule == "paper" else max(values, key=lambda pair: pair[0])
+                    self.tracker.register(rule, best[1])
 
 
-def _show_epochs(cells: Iterable[Cell], home: Path, seen: dict[str, int]) -> None:
-    """A line for each running cell that finished an epoch since the last look."""
-    for cell in cells:
-        e = cell.experiment
-        lines = runs.history(runs.folder_of(e, home))
-        if len(lines) > seen.get(fingerprint(e), 0):
-            seen[fingerprint(e)] = len(lines)
-            last, speed = lines[-1], f"{lines[-1]['cubes_per_s']:.0f} cubes/s"
-            say(f"    {title(e)}: epoch {last['epoch']} of {e.train.epochs}, loss {last['loss']:.5f}, {speed}")
-
-
-def run_cell(cell: Cell, places: Places, workers: int) -> RunRecord:
-    """Train and evaluate one cell. The boundary at which an error becomes a record instead of an end."""
-    started, store = now(), None
-    try:
-        store = CubeStore(cell.store)
-        if cell.experiment.method == "amsrc":
-            from bench.train import fit
-
-            fit(cell.experiment, store, places.home, workers=workers)
-        return evaluate(cell.experiment, store, places.home, places.results, started=started)
-    except Exception as error:  # noqa: BLE001
-        record = failed(cell.experiment, store, error, started)
-        write(record, places.results)
-        return record
-
-
-def log_cell(tracker: Tracker, parent: str | None, record: RunRecord, cell: Cell, places: Places) -> None:
-    """One child run: the record, and for a trained cell its network, weights and per-video scores."""
-    folder = runs.folder_of(cell.experiment, places.home)
-    if record.status == "failed" or not runs.is_trained(folder):  # a null, or a record whose run folder is elsewhere
-        tracker.log_cell(parent, record)
-        return
+def evidence(cell: Cell, record: RunRecord, home: Path, results: Path) -> Evidence:
+    """What a trained cell leaves beside its record: network, weights, scores by video and of all cubes."""
+    e, cube = cell.experiment, cell.experiment.cube
+    folder = runs.folder_of(e, home)
+    if record.status != "done" or not runs.is_trained(folder):  # a null, or the run folder is elsewhere
+        return Evidence()
     import torch
 
     from bench.train import load_model
 
-    e, cube = cell.experiment, cell.experiment.cube
     history = cube.frames - 1
     example = (
         torch.rand(2, history * e.model.channels, cube.size, cube.size),
         torch.rand(2, history * 2, cube.size, cube.size),
     )
-    scores, labels = read_frame_scores(places.results, record)
-    tracker.log_cell(
-        parent,
-        record,
-        model=load_model(e, folder, torch.device("cpu")),
-        example=example,
-        weights=runs.weights(folder),
-        scores_table=per_video(scores, labels),
-        artifacts=[folder / "cubes.parquet"],
+    return Evidence(
+        load_model(e, folder, torch.device("cpu")),
+        example,
+        runs.weights(folder),
+        per_video(*read_frame_scores(results, record)),
+        [folder / "cubes.parquet"],
     )
 
 
@@ -254,12 +401,20 @@ def title(cell: Experiment | RunRecord) -> str:
 
 
 def outcome(record: RunRecord) -> str:
-    """A cell's result in a line."""
-    name = title(record)
-    if record.status == "failed":
-        return f"{name}: FAILED: {record.error}"
-    parts = [f"{label} {record.metrics[key]:.4f}" for key, label in SHOWN if record.metrics.get(key) is not None]
-    return f"{name}: {', '.join(parts)} ({sum(filter(None, record.timings_s.values())):.0f} s)"
+    """A cell's result in a line: its AUROC under each rule, S_f and S_p alone, in percent."""
+    if record.status != "done":
+        return f"{record.status.upper()}: {record.error}"
+    by_rule = [f"{rule} {_percent(record.rules[rule]['auroc'])}" for rule in RULES if rule in record.rules]
+    alone = [f"{name} {_percent(record.metrics.get(key))}" for key, name in (("auroc_f", "S_f"), ("auroc_p", "S_p"))]
+    return f"{', '.join(by_rule)} ({', '.join(alone)}; {clock(sum(filter(None, record.timings_s.values())))})"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _shown(params: Mapping[str, float]) -> str:
+    return "".join(f", {name.partition('.')[2]} {value:.3g}" for name, value in params.items())
 
 
 def say(text: str) -> None:

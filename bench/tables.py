@@ -1,31 +1,33 @@
-"""Table 1 and Table 2 from `results/`: records and `paper.csv` in, `tables/table{1,2}.{md,tex,csv}` out.
+"""The tables from `results/`: records, searches and `paper.csv` in, `tables/{table1,table2,rules}.{md,tex,csv}` out.
 
-The only way from a record to a printed number. Quoted rows are the paper's, measured rows are means over
-seeds; the two are never mixed. Needs neither torch nor Ray, and the same records give the same bytes.
+The only way from a record to a printed number. Tables 1 and 2 set what was measured beside what the paper printed,
+`rules` sets the selection rules beside one another. Quoted rows are the paper's, measured rows (`bench.rows`) means
+over seeds; the two are never mixed. Needs neither torch nor Ray, and the same records give the same bytes.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping
-from itertools import groupby, zip_longest
+from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from amsrc.errors import DataError
 from amsrc.files import write_file
 from bench import recipes
-from bench.config import TOY, dump
-from bench.records import RunRecord, read_all
-from bench.typeset import Cell, Row, columns, footnotes, latex, markdown, raw
+from bench.config import TOY
+from bench.records import RunRecord, read_all, read_searches
+from bench.rows import BLOCKS, GAPS, METHODS, by_dataset, by_rule
+from bench.selection import RULES
+from bench.typeset import Cell, Column, Row, columns, footnotes, latex, markdown, raw, rule_columns
 
 PAPER_CSV = Path(__file__).resolve().parent.parent / "results" / "paper.csv"
 CAPTIONS = {
     "table1": "Frame-level AUROC in percent, all test frames of a data set together.",
     "table2": "Ablation of AMSRC: frame-level AUROC in percent, all test frames of a data set together.",
 }
+RULES_CAPTION = "The same trained models under four rules of choosing: frame-level AUROC in percent."
 GROUPS = {
     "classic": "Classic",
     "reconstruction": "Reconstruction",
@@ -33,21 +35,6 @@ GROUPS = {
     "hybrid": "Hybrid and other",
     "ablation": "Paper",
 }
-BLOCKS = ("Measured here", "Measured here, small", "Measured here, null rows")
-# Recipe -> its name in the tables and the method of `paper.csv` that it answers to; in the order of the rows.
-METHODS = {
-    "baseline": ("Baseline", "Baseline"),
-    "no-gate-add": ("No gate, features added", "AMSRC without gated fusion"),
-    "no-gate-concat": ("No gate, features concatenated", "AMSRC without gated fusion"),
-    "no-gate-appearance": ("No gate, appearance alone", "AMSRC without gated fusion"),
-    "amsrc": ("AMSRC", "AMSRC"),
-    "amsrc-paper-loss": ("AMSRC, losses as printed", "AMSRC"),
-    "null-flow": ("Mean flow magnitude", None),
-}
-# Settings that a row's name leaves out: they stand in its footnote, or they cannot change its number.
-UNNAMED = {"cube.boxes.provider", "cube.flow.provider", "label_set", "partial", "train.score_every"}
-UNTRAINED = ("model.", "loss.", "train.")  # settings that mean nothing to a row that learns nothing
-
 NULL_NOTE = "Null rows learn nothing and pass through the same protocol: what they reach is no evidence for a method."
 GATE_NOTE = "The paper does not say what takes the gate's place; adding the features is this project's first reading."
 TOY_NOTE = "Rendered toy data sets: these figures show that the path works and compare with no publication."
@@ -56,6 +43,24 @@ MEASURED_NOTE = (
     "Measured: mean ± sample standard deviation over seeds, (number of seeds), [setting]. Δ paper: measured minus the "
     "paper's figure, one for each data set."
 )
+RULE_NOTES = {
+    "paper": "the last epoch and the weights of the two scores as configured (the paper's, unless the row says "
+    "otherwise); no test label chooses.",
+    "oracle": "the epoch and the ratio of the two scores with the best AUROC on all test labels: those that measure "
+    "have chosen.",
+    "crossfit": "the test videos in folds; the epoch and the ratio for a fold are the best on the labels of the other "
+    "folds, so that no video's label chooses for that video. A fold's scores count as their ranks among all test "
+    "frames under its choice.",
+    "label-free": "the epoch and the ratio that best tell held-out normal training videos from pseudo-anomalies made "
+    "of them; no test label chooses. Missing where nothing was held out.",
+}
+GAPS_NOTE = (
+    "Gaps: what choosing on test labels adds. Oracle - crossfit is owed to choosing and measuring on the same videos; "
+    "oracle - label-free is what test labels are worth beside none at all."
+)
+RULES_NOTE = "Mean ± sample standard deviation over seeds; Seeds: their number and [setting]."
+SEARCHES_NOTE = "Searches: the rules choose among the trials as well, each with its epochs and ratios."
+NO_RULES_NOTE = "No record has other rules than paper yet."
 
 
 class Quote(NamedTuple):
@@ -84,17 +89,33 @@ def build(results: Path) -> dict[str, str]:
     records = [record for record in records if record.dataset.startswith(TOY) == toy]
     paper = [name for name in recipes.DATASETS if name.startswith(TOY) == toy]
     datasets = [*paper, *sorted({record.dataset for record in records}.difference(paper))]
-    files = {}
+    files: dict[str, str] = {}
     for table, caption in CAPTIONS.items():
         ours = [record for record in records if _belongs(record.recipe, table)]
-        rows = [*([] if toy else _quoted(quotes, table, datasets)), *_measured(ours, quotes, table, datasets)]
-        numbers = footnotes(rows)
-        shown = columns(datasets, numbers)
-        notes = [*_notes(rows, toy), *(f"[{number}] {text}" for text, number in numbers.items()), *_gaps(ours)]
-        files[f"{table}.md"] = markdown(f"Table {table[-1]}. {caption}", shown, rows, notes)
-        files[f"{table}.tex"] = latex(table, caption, shown, rows, notes)
-        files[f"{table}.csv"] = raw(table, rows)
-    return files
+        rows = [
+            *([] if toy else _quoted(quotes, table, datasets)),
+            *by_dataset(ours, partial(_figure, quotes, table), datasets),
+        ]
+        shown = columns(datasets, footnotes(rows))
+        notes = [*_notes(rows, toy), *_numbered(rows), *_gaps(ours)]
+        files |= _set(table, f"Table {table[-1]}", caption, shown, rows, notes)
+    rows = by_rule(records, read_searches(results), datasets)
+    shown = rule_columns(list(RULES), list(GAPS), footnotes(rows))
+    notes = [*_rule_notes(rows, toy), *_numbered(rows)]
+    return files | _set("rules", "Selection rules", RULES_CAPTION, shown, rows, notes)
+
+
+def _set(name: str, title: str, caption: str, shown: list[Column], rows: list[Row], notes: list[str]) -> dict[str, str]:
+    """The three files of one table."""
+    return {
+        f"{name}.md": markdown(f"{title}. {caption}", shown, rows, notes),
+        f"{name}.tex": latex(name, caption, shown, rows, notes),
+        f"{name}.csv": raw(name, rows, by="rule" if name == "rules" else "dataset"),
+    }
+
+
+def _numbered(rows: list[Row]) -> list[str]:
+    return [f"[{number}] {text}" for text, number in footnotes(rows).items()]
 
 
 def write(results: Path, readme: Path | None = None) -> list[Path]:
@@ -185,105 +206,11 @@ def _quoted(quotes: Quotes, table: str, datasets: list[str]) -> Iterator[Row]:
         )
 
 
-def _measured(records: list[RunRecord], quotes: Quotes, table: str, datasets: list[str]) -> Iterator[Row]:
-    """A row for each recipe, and for each set of changes made to one; seeds together.
-
-    Runs that differ in how their data were made are not averaged: they get lines of their own under the same
-    name, told apart by their footnotes. A recipe without any number keeps its row, empty.
-    """
-    rows: dict[tuple[int, int, str, str], dict[str, list[Cell]]] = {}
-    for _, same in groupby(sorted(records, key=_all_but_seed), key=_all_but_seed):
-        runs = list(same)
-        cells = rows.setdefault(_place(runs[0]), {}).setdefault(runs[0].dataset, [])
-        cells += _cell(runs, _figure(quotes, table, runs[0]))
-    for (block, _, recipe, name), found in sorted(rows.items()):
-        lines = zip_longest(*(found.get(dataset, []) for dataset in datasets))
-        for line in list(lines) or [()]:
-            yield Row(
-                group=BLOCKS[block],
-                method=f"{name} ({recipe})",
-                source="measured",
-                recipe=recipe,
-                cells=dict(zip_longest(datasets, line)),
-            )
-
-
-def _all_but_seed(record: RunRecord) -> str:
-    """Equal for the runs that a mean may join, and only for them."""
-    experiment = {name: value for name, value in record.experiment.items() if name != "seed"}
-    return json.dumps([experiment, record.rule, record.boxes, record.flow, record.videos], sort_keys=True)
-
-
-def _place(record: RunRecord) -> tuple[int, int, str, str]:
-    """Block, place within it, recipe and name of a run's row: they sort as the table is printed."""
-    recipe, order = record.recipe.removesuffix("-small"), list(METHODS)
-    block = 2 if recipe.startswith("null-") else 1 if recipe != record.recipe else 0
-    place = order.index(recipe) if recipe in order else len(order)
-    name, _ = METHODS.get(recipe, (record.recipe, None))
-    return block, place, record.recipe, ", ".join([name, *_changes(record)])
-
-
-def _changes(record: RunRecord) -> list[str]:
-    """Settings in which a run differs from its recipe as it stands today: `train.epochs=2`."""
-    if record.recipe not in recipes.RECIPES or record.dataset not in recipes.DATASETS:
-        return []
-    recipe = dump(recipes.build(record.recipe, record.dataset, record.seed))
-    idle = () if _is_trained(record) else UNTRAINED
-    differ = _differences(record.experiment, recipe)
-    return [f"{name}={value}" for name, value in differ if name not in UNNAMED and not name.startswith(idle)]
-
-
-def _is_trained(record: RunRecord) -> bool:
-    return bool(record.experiment.get("method", "amsrc") == "amsrc")
-
-
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and our values of the settings that both have and that differ."""
-    for name in sorted(ours.keys() & theirs.keys()):
-        if isinstance(ours[name], dict):
-            yield from _differences(ours[name], theirs[name], f"{prefix}{name}.")
-        elif ours[name] != theirs[name]:
-            yield prefix + name, ours[name]
-
-
 def _figure(quotes: Quotes, table: str, record: RunRecord) -> float | None:
     """The paper's figure that a run answers to, in percent. A part of a data set answers to none."""
     _, method = METHODS.get(record.recipe.removesuffix("-small"), ("", None))
     quote = quotes.get((table, method or "", record.dataset))
     return quote.cell.mean if quote and not record.partial else None
-
-
-def _cell(runs: list[RunRecord], paper: float | None) -> list[Cell]:
-    """The figure of runs that differ in their seed: none if all failed or one of them is undefined."""
-    done = sorted((run for run in runs if run.status == "done"), key=lambda run: run.seed)
-    percents = [100 * value for run in done if (value := run.metrics.get("auroc")) is not None]
-    if not percents or len(percents) < len(done):
-        return []
-    std = stdev(percents) if len(percents) > 1 else None
-    return [Cell(mean=fmean(percents), std=std, seeds=len(percents), paper=paper, setting=_setting(done))]
-
-
-def _setting(runs: list[RunRecord]) -> str:
-    """A footnote: what a reader must know of the runs behind a figure."""
-    first = runs[0]
-    model, train = first.experiment["model"], first.experiment["train"]
-    budget = f"width {model['width']}, {train['epochs']} epochs"
-    facts = [
-        f"seed{'s' if len(runs) > 1 else ''} {', '.join(str(run.seed) for run in runs)}",
-        f"rule {first.rule}",
-        budget if _is_trained(first) else "no training",
-        f"boxes {first.boxes.partition(':')[0]}",
-        f"flow {first.flow.partition(':')[0]}",
-        f"labels {first.label_set}",
-        f"PARTIAL DATA: test videos {', '.join(first.videos)}" if first.partial else "",
-        "code with uncommitted changes" if any(_is_changed(run) for run in runs) else "",
-    ]
-    return "; ".join(filter(None, facts)) + "."
-
-
-def _is_changed(record: RunRecord) -> bool:
-    """Whether the code that trained or that measured differed from its commit."""
-    return bool(record.git.get("dirty")) or "+changes" in str(record.git.get("trained"))
 
 
 def _notes(rows: list[Row], toy: bool) -> list[str]:
@@ -304,11 +231,26 @@ def _gaps(records: list[RunRecord]) -> list[str]:
     lines = []
     for record in records:
         where = f"{record.recipe} on {record.dataset}, seed {record.seed}"
-        if record.status == "failed":
-            lines.append(f"Failed: {where}: {' '.join((record.error or 'no reason recorded').split())[:200]}")
+        if record.status != "done":
+            reason = " ".join((record.error or "no reason recorded").split())[:200]
+            lines.append(f"{record.status.capitalize()}: {where}: {reason}")
         elif record.metrics.get("auroc") is None:
             lines.append(f"Undefined: {where}: the scored frames are of one class.")
     return lines
+
+
+def _rule_notes(rows: list[Row], toy: bool) -> list[str]:
+    """The lines under the table of rules that explain it."""
+    lines = [
+        (TOY_NOTE, toy),
+        (GATE_NOTE, any(row.recipe.startswith("no-gate-") for row in rows)),
+        (NO_RULES_NOTE, not rows),
+        *((f"{rule.capitalize()}: {used}", True) for rule, used in RULE_NOTES.items()),
+        (GAPS_NOTE, True),
+        (RULES_NOTE, True),
+        (SEARCHES_NOTE, any(row.group == BLOCKS[-1] for row in rows)),
+    ]
+    return [text for text, wanted in lines if wanted]
 
 
 if __name__ == "__main__":

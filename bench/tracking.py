@@ -1,4 +1,4 @@
-"""The one place that knows MLflow: a sweep is a parent run, each of its cells a child run.
+"""MLflow, which only this module and `bench.models` know: a sweep is a parent run, each of its cells a child run.
 
 Reads run records and what lies beside them; writes to an MLflow store, by default `<home>/mlflow.db` with its
 files under `<home>/mlartifacts`. The records are the truth: a store that fails costs one warning and no result,
@@ -16,18 +16,18 @@ import re
 import shlex
 import sqlite3
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from amsrc.errors import RunError
+from bench import models
 from bench.config import flatten, load
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "AMSRC Bench"
 TABLE = "per_video.json"
+STATUS = {"done": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
+SHARES_A_POINT = 10  # of the fusion curve; the whole of it is in the record and in the figure
 SETTINGS = {  # environment of this process, unless the user has set it
     # A dead server shows in seconds; by default MLflow goes on trying for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -59,6 +61,22 @@ class Store:
 
     client: MlflowClient
     experiment: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a cell leaves beside its record."""
+
+    model: torch.nn.Module | None = None
+    """The trained network; logged as a `pt2` program that takes and gives plain tensors."""
+    example: tuple[torch.Tensor, ...] | None = None
+    """One input of the network each, at least 2 cubes: a batch of 1 would be built into the program."""
+    weights: Path | None = None
+    """The same network as `.safetensors`."""
+    scores_table: pd.DataFrame | None = None
+    """One row a test video, named in the first column; MLflow compares runs by the second."""
+    artifacts: Sequence[Path] = ()
+    """Further files."""
 
 
 @dataclass
@@ -83,41 +101,58 @@ class Tracker:
         """
         return self._attempt(f"sweep {name}", lambda store: _start_sweep(store, name, params))
 
+    def log_files(self, run_id: str | None, files: Mapping[str, str | bytes]) -> None:
+        """Keep files in a run; those of the same names are replaced.
+
+        Args:
+            run_id: None, when the run could not be logged, does nothing.
+            files: content by name; a name may have folders: `figures/landscape.png`.
+        """
+        if run_id is not None:
+            self._attempt(", ".join(files), lambda store: _log_files(store, run_id, files))
+
     def log_cell(
-        self,
-        parent: str | None,
-        record: RunRecord,
-        *,
-        model: torch.nn.Module | None = None,
-        example: tuple[torch.Tensor, ...] | None = None,
-        weights: Path | None = None,
-        scores_table: pd.DataFrame | None = None,
-        artifacts: list[Path] | None = None,
+        self, parent: str | None, record: RunRecord, evidence: Callable[[], Evidence] = Evidence
     ) -> str | None:
         """The child run of a cell, found by its fingerprint and brought up to date.
 
-        A cell whose record is already there is only moved under `parent`, so this costs little for cells
-        that were finished before.
+        A cell whose record and network are already there is only moved under `parent`, so this costs little for
+        cells that were finished before.
 
         Args:
             parent: the sweep's run; None leaves the cell where it is.
-            model: the trained network; logged as a `pt2` program that takes and gives plain tensors.
-            example: one input of the network each, at least 2 cubes: a batch of 1 would be built into the program.
-            weights: the same network as `.safetensors`.
-            scores_table: one row a test video, named in the first column; MLflow compares runs by the second.
-            artifacts: further files.
+            evidence: called at most once, and not at all for a cell that is there with its network.
         """
-        evidence = Evidence(model, example, weights, scores_table, artifacts or [])
         return self._attempt(_title(record), lambda store: _log_cell(store, parent, record, evidence))
 
+    def register(self, rule: str, record: RunRecord) -> str | None:
+        """Point a rule's alias of the data set's registered model, `amsrc-<dataset>`, at a cell's network.
+
+        The network gets a version if it has none. `models:/amsrc-ped2@crossfit` then names it wherever MLflow
+        loads models.
+
+        Args:
+            rule: letters, digits, `-` and `_`.
+            record: the cell that the rule picks; logged before, with its network.
+
+        Returns:
+            The version; None as well for a cell that has no network in the store.
+        """
+        return self._attempt(f"{_title(record)} as {rule}", lambda store: _register(store, rule, record))
+
     def finish_sweep(
-        self, parent: str | None, status: Literal["FINISHED", "FAILED", "KILLED"], tables: Mapping[str, str]
+        self,
+        parent: str | None,
+        status: Literal["FINISHED", "FAILED", "KILLED"],
+        tables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Close the parent run and keep the tables in it.
 
         Args:
             parent: the sweep's run; None, when it could not be logged, does nothing.
-            tables: text by file name; those in Markdown (`.md`) also become the run's description.
+            status: `KILLED` for a sweep that was interrupted; starting it again opens its run again.
+            tables: text by file name; those in Markdown (`.md`) also become the run's description. Without any,
+                the ones that are there stay.
         """
         if parent is not None:
             self._attempt("the sweep's tables", lambda store: _finish_sweep(store, parent, status, tables))
@@ -163,17 +198,6 @@ class Tracker:
     @cached_property
     def _store(self) -> Store:
         return _open(self.uri, self.home)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a cell leaves beside its record."""
-
-    model: torch.nn.Module | None
-    example: tuple[torch.Tensor, ...] | None
-    weights: Path | None
-    scores_table: pd.DataFrame | None
-    artifacts: list[Path]
 
 
 def open_tracker(home: Path, uri: str | None = None) -> Tracker:
@@ -234,14 +258,23 @@ def _start_sweep(store: Store, name: str, params: Mapping[str, object]) -> str:
 
 
 def _finish_sweep(store: Store, parent: str, status: str, tables: Mapping[str, str]) -> None:
-    for name, text in tables.items():
-        store.client.log_text(parent, text, f"tables/{name}")
+    _log_files(store, parent, {f"tables/{name}": text for name, text in tables.items()})
     note = "\n\n".join(text for name, text in tables.items() if name.endswith(".md"))
-    store.client.set_tag(parent, "mlflow.note.content", note)
+    if note:
+        store.client.set_tag(parent, "mlflow.note.content", note)
     store.client.set_terminated(parent, status)
 
 
-def _log_cell(store: Store, parent: str | None, record: RunRecord, evidence: Evidence) -> str:
+def _log_files(store: Store, run_id: str, files: Mapping[str, str | bytes]) -> None:
+    with TemporaryDirectory() as folder:
+        for name, content in files.items():
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        store.client.log_artifacts(run_id, folder)
+
+
+def _log_cell(store: Store, parent: str | None, record: RunRecord, evidence_of: Callable[[], Evidence]) -> str:
     from mlflow.entities import Param, RunTag
 
     client = store.client
@@ -252,23 +285,41 @@ def _log_cell(store: Store, parent: str | None, record: RunRecord, evidence: Evi
     run_id: str = run.info.run_id
     if parent is not None:
         client.set_tag(run_id, "mlflow.parentRunId", parent)
-    has_model = bool(run.outputs and run.outputs.model_outputs)
-    if run.data.tags.get("finished") == record.finished and (has_model or evidence.model is None):
+    known = run.data.tags.get("finished") == record.finished
+    if known and run.outputs and run.outputs.model_outputs:
+        return run_id
+    evidence = evidence_of()
+    if known and evidence.model is None:
         return run_id
     client.update_run(run_id, status="RUNNING")
-    model_id = _log_model(store, run_id, record, evidence)
+    model_id = None
+    if evidence.model is not None and evidence.example is not None:
+        model_id = models.log_network(client, run, _title(record), evidence.model, evidence.example)
     params = [Param(name, str(value)) for name, value in flatten(load(record.experiment)).items()]
     tags = [RunTag(name, value) for name, value in _tags(record).items()]
     client.log_batch(run_id, list(_metrics(record, run_id, model_id)), params, tags)
     client.log_dict(run_id, asdict(record), "record.json")
+    _log_files(store, run_id, _figures(record))
     _log_table(client, run_id, evidence.scores_table)
     for path in [evidence.weights, *evidence.artifacts]:
         if path is not None:
             client.log_artifact(run_id, str(path))
-    status = "FINISHED" if record.status == "done" else "FAILED"
-    client.set_terminated(run_id, status, _milliseconds(record.finished))
+    client.set_terminated(run_id, STATUS[record.status], _milliseconds(record.finished))
     client.set_tag(run_id, "finished", record.finished)  # last: says that everything above is there
     return run_id
+
+
+def _register(store: Store, rule: str, record: RunRecord) -> str | None:
+    run = _find(store, "fingerprint", record.fingerprint)
+    return None if run is None else models.register(store.client, run, rule, record)
+
+
+def _figures(record: RunRecord) -> dict[str, bytes]:
+    """The figures of a cell by file name."""
+    from bench import figures
+
+    fusion = figures.fusion(record)
+    return {} if fusion is None else {"figures/fusion.png": figures.render(fusion, "png")}
 
 
 def _find(store: Store, tag: str, value: str) -> Run | None:
@@ -293,13 +344,14 @@ def _tags(record: RunRecord) -> dict[str, str]:
         "mlflow.source.git.commit": record.git.get("sha"),
         "mlflow.source.name": "amsrc-bench",
         "mlflow.source.type": "LOCAL",
-        "mlflow.note.content": record.error or "",
+        "mlflow.note.content": record.error or models.choices(record),
     }
     return {name: str(value) for name, value in tags.items() if value is not None}
 
 
 def _metrics(record: RunRecord, run_id: str, model_id: str | None) -> Iterator[Metric]:
-    """Final metrics at step 0, those of the epochs as `epoch/...` with the epoch as step; gaps are left out.
+    """Final metrics at step 0, those of the epochs as `epoch/...` with the epoch as step, AUROC over the share of S_f
+    as `fusion/auroc` with thousandths as step; gaps are left out.
 
     All carry the record's own time: logged twice, they are still one point each.
     """
@@ -307,9 +359,12 @@ def _metrics(record: RunRecord, run_id: str, model_id: str | None) -> Iterator[M
 
     time = _milliseconds(record.finished)
     final: dict[str, float | str | None] = {**record.metrics, "peak_memory_gib": record.peak_memory_gib}
-    for group in ("timings_s", "throughput"):
-        final |= {f"{group}/{name}": value for name, value in getattr(record, group).items()}
+    for group, values in (("timings_s", record.timings_s), ("throughput", record.throughput)):
+        final |= {f"{group}/{name}": value for name, value in values.items()}
+    final |= {f"rule/{rule}": read.get("auroc") for rule, read in record.rules.items()}
     points = [(name, value, 0) for name, value in final.items()]
+    curve = zip(record.fusion.get("share_f", []), record.fusion.get("auroc", []), strict=True)
+    points += [("fusion/auroc", auroc, round(1000 * share)) for share, auroc in islice(curve, 0, None, SHARES_A_POINT)]
     for epoch in record.epochs:
         step = int(epoch["epoch"] or 0)
         points += [(f"epoch/{name}", value, step) for name, value in epoch.items() if name != "epoch"]
@@ -317,89 +372,6 @@ def _metrics(record: RunRecord, run_id: str, model_id: str | None) -> Iterator[M
         if isinstance(value, int | float) and math.isfinite(value):
             of_model = model_id if name in record.metrics else None
             yield Metric(name, float(value), time, step, model_id=of_model, run_id=run_id)
-
-
-def _log_model(store: Store, run_id: str, record: RunRecord, evidence: Evidence) -> str | None:
-    """Log the network as a model of its own that belongs to the run; gives its id.
-
-    MLflow serves programs of one tensor only, so this one has no `pyfunc` flavour:
-    `mlflow.pytorch.load_model("models:/<id>")(appearance, motion)` runs it. A network that cannot be exported
-    costs a warning and is left out; the run is logged without it.
-    """
-    if evidence.model is None or evidence.example is None:
-        return None
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-    from mlflow.models import Model
-
-    client = store.client
-    name = _title(record).replace(" ", "-")
-    logged = client.create_logged_model(store.experiment, name, run_id)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model"
-        about = Model(logged.artifact_location, run_id, model_uuid=logged.model_id, model_id=logged.model_id)
-        try:
-            _export(evidence.model, evidence.example, path, about)
-        except RunError as error:
-            log.warning("MLflow: %s is logged without its network: %s", _title(record), _first_line(error))
-            client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
-            return None
-        client.log_model_artifacts(logged.model_id, str(path))
-    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    return str(logged.model_id)
-
-
-def _export(model: torch.nn.Module, example: tuple[torch.Tensor, ...], path: Path, about: Any) -> None:
-    """Write the network as an MLflow model folder, for any number of cubes.
-
-    Raises:
-        RunError: it cannot be traced, or the disk is full (torch calls both `RuntimeError`).
-    """
-    import mlflow.pytorch
-    import torch
-
-    class Plain(torch.nn.Module):
-        """The network with a plain tuple as its output; a program cannot name our own."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = deepcopy(model).cpu().eval()
-
-        def forward(self, appearance: torch.Tensor, motion: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return tuple(tensor for tensor in self.network(appearance, motion) if tensor is not None)
-
-    plain = Plain()
-    inputs = tuple(tensor.detach().cpu() for tensor in example)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)  # weights on the CPU are fine
-            mlflow.pytorch.save_model(
-                plain,
-                str(path),
-                mlflow_model=about,
-                signature=_signature(plain, inputs),
-                input_example=inputs,
-                serialization_format="pt2",
-                pip_requirements=[f"torch=={torch.__version__}"],  # else MLflow loads the model again to find out
-            )
-    except RuntimeError as error:
-        raise RunError(f"the model could not be exported: {error}") from error
-
-
-def _signature(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
-    import torch
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    with torch.no_grad():
-        outputs = model(*inputs)
-
-    def schema(names: tuple[str, ...], tensors: tuple[torch.Tensor, ...]) -> Schema:
-        arrays = [tensor.numpy() for tensor in tensors]
-        return Schema([TensorSpec(a.dtype, (-1, *a.shape[1:]), name) for name, a in zip(names, arrays, strict=False)])
-
-    named = ("prediction", "appearance_feature", "motion_feature")
-    return ModelSignature(schema(("appearance", "motion"), inputs), schema(named, outputs))
 
 
 def _log_table(client: MlflowClient, run_id: str, table: pd.DataFrame | None) -> None:

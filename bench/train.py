@@ -27,11 +27,21 @@ from amsrc.files import write_file
 from amsrc.fuse import statistics
 from amsrc.model import AMSRC
 from amsrc.store import CubeStore
-from bench import provenance
+from bench import provenance, pseudo
 from bench.config import Experiment
 from bench.memory import peak_memory_gib, watch_memory
-from bench.runs import claim, forget_scores, is_trained, locked, weights
-from bench.scoring import Feed, Rows, arithmetic, chunks, device_of, score
+from bench.runs import (
+    claim,
+    forget_scores,
+    is_trained,
+    locked,
+    read_held_out,
+    weights,
+    write_epoch,
+    write_held_out,
+)
+from bench.scoring import Feed, Rows, Scores, arithmetic, chunks, device_of, score, score_held_out
+from bench.selection import Epoch, HeldOut
 from bench.workers import fit_on_ray
 
 STATISTICS_CUBES = 2048  # training cubes behind the statistics of an epoch that is not the last
@@ -90,6 +100,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
         forget_scores(job.folder)
     store = CubeStore(job.store)
     train, test = Feed(store.train, e.model, device), Feed(store.test, e.model, device)
+    kept = pseudo.kept(store.train, e.train.held_out)
 
     for epoch in range(len(log) + 1, e.train.epochs + 1):
         started, seen = time.perf_counter(), 0
@@ -97,8 +108,8 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
             group["lr"] = e.train.learning_rate * e.train.decay ** ((epoch - 1) // e.train.decay_epochs)
         sums: dict[str, Tensor] = {}
         model.train()
-        for rows in batches(len(store.train), e.train.batch, e.seed, epoch, rank, world):
-            appearance, motion, target = train.batch(rows)
+        for rows in batches(len(kept), e.train.batch, e.seed, epoch, rank, world):
+            appearance, motion, target = train.batch(kept[rows])
             with cast:
                 output = model(appearance, motion)
             found = losses.terms(output, target, network, e.loss)
@@ -136,7 +147,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
 
 
 def batches(cubes: int, batch: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[Rows]:
-    """This worker's rows of every batch of an epoch.
+    """This worker's part of every batch of an epoch, as positions among the cubes that are trained on.
 
     The order depends on seed and epoch alone, so a resumed training sees what an uninterrupted one sees, and
     two workers together see the batches that one sees. What of the last batch cannot be shared is left out.
@@ -190,11 +201,17 @@ def load_model(experiment: Experiment, folder: Path, device: torch.device) -> AM
     """The trained network of a run, in evaluation mode.
 
     Raises:
+        RunError: it is not trained.
         DataError: the weights' file is damaged.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if not is_trained(folder):
+        raise RunError(
+            f"{experiment.recipe} on {experiment.dataset}, seed {experiment.seed} is not trained "
+            f"({folder} has no weights). Run `amsrc-bench train` with the same options; it goes on where it stopped."
+        )
     network = AMSRC(experiment.model, experiment.cube)
     try:
         network.load_state_dict(load_file(weights(folder)))
@@ -203,25 +220,41 @@ def load_model(experiment: Experiment, folder: Path, device: torch.device) -> AM
     return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
 
 
+def held_out_scores(experiment: Experiment, store: CubeStore, folder: Path) -> HeldOut | None:
+    """The held-out scores of a run's trained weights, found in `held_out.npz` or made and kept there.
+
+    Returns:
+        None where there is nothing to train, or nothing to score (`score_held_out`).
+
+    Raises:
+        RunError: it is not trained, or the file of the scores is damaged.
+        DataError: the weights' file is damaged.
+    """
+    e = experiment
+    found = read_held_out(folder)
+    if found is None and e.method == "amsrc" and e.train.held_out:
+        device = device_of()
+        found = score_held_out(load_model(e, folder, device), store.train, e.model, e.train, device)
+        if found is not None:
+            write_held_out(folder, found)
+    return found
+
+
 def _score_epoch(job: Job, epoch: int, network: nn.Module, train: Feed, test: Feed, rank: int, world: int) -> None:
-    """Keep the scores of all test cubes and the statistics of a fixed sample of training cubes."""
+    """Keep the scores of all test cubes and of held-out ones, and the statistics of a sample of training cubes."""
     for buffer in network.buffers():  # each worker has its own running statistics of BatchNorm on CPUs
         if world > 1:
             dist.broadcast(buffer, 0)
     sample = np.random.default_rng(0).permutation(len(train.cubes))[:STATISTICS_CUBES]
     s_f, s_p = _score_together(job, network, test, np.arange(len(test.cubes)), rank, world)
     f, p = _score_together(job, network, train, sample, rank, world)
-    if rank == 0:
-        content = io.BytesIO()
-        known = statistics(f, p)
-        numbers = np.array([known.mean_f, known.sd_f, known.mean_p, known.sd_p])
-        np.savez(content, s_f=s_f, s_p=s_p, statistics=numbers, allow_pickle=False)
-        write_file(job.folder / "epochs" / f"{epoch:03d}.npz", content.getvalue())
+    if rank == 0:  # the held-out cubes are few: the other workers wait
+        e = job.experiment
+        held_out = score_held_out(network, train.cubes, e.model, e.train, train.device)
+        write_epoch(job.folder, Epoch(epoch, s_f, s_p, statistics(f, p), held_out))
 
 
-def _score_together(
-    job: Job, network: nn.Module, feed: Feed, rows: Rows, rank: int, world: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _score_together(job: Job, network: nn.Module, feed: Feed, rows: Rows, rank: int, world: int) -> Scores:
     """Each worker scores every world-th cube; all get all scores."""
     mine = score(network, feed, rows[rank::world], job.experiment.train)
     if world == 1:
@@ -257,8 +290,12 @@ def _check(e: Experiment, store: CubeStore, workers: int) -> None:
     """Refuse what would fail or mislead only after training has started."""
     if workers < 1 or e.train.batch % workers or e.train.batch < 2 * workers:
         raise ConfigError(f"train.batch {e.train.batch} must be a multiple of --workers {workers}, 2 or more for each.")
-    if len(store.train) < 2 * workers:
-        raise DataError(f"{store.path} has {len(store.train)} training cubes; {2 * workers} are the least to train on.")
+    kept, out = len(pseudo.kept(store.train, e.train.held_out)), e.train.held_out
+    if kept < 2 * workers:
+        raise DataError(
+            f"{store.path} has {kept} training cubes outside the held-out videos, {len(store.train)} in all; "
+            f"{2 * workers} are the least to train on. train.held_out is {out}; 0 trains on all."
+        )
     stored = store.train.frames(np.arange(1)).shape[2]
     if stored not in (1, e.model.channels):
         raise ConfigError(f"model.channels is {e.model.channels}, the cubes have {stored}. Set it to {stored}.")

@@ -29,7 +29,7 @@ TEX = str.maketrans(
     }
 )
 
-RAW = ("table", "group", "method", "source", "reference", "recipe", "dataset")  # then the fields of a cell
+RAW = ("table", "group", "method", "source", "reference", "recipe")  # then data set, rule and the fields of a cell
 
 Column: TypeAlias = tuple[str, str, Callable[[Any], str]]
 """Header, key of the row, formatter of its value."""
@@ -68,8 +68,10 @@ class Row:
     """Citation of a quoted row."""
     recipe: str = ""
     """Recipe of a measured row."""
+    dataset: str = ""
+    """Data set of a row whose cells are rules."""
     cells: dict[str, Cell | None]
-    """By data set, in the order of the columns."""
+    """By data set or by rule, in the order of the columns."""
 
 
 def footnotes(rows: list[Row]) -> dict[str, int]:
@@ -80,7 +82,7 @@ def footnotes(rows: list[Row]) -> dict[str, int]:
 
 
 def columns(datasets: list[str], numbers: Mapping[str, int]) -> list[Column]:
-    """The printed columns.
+    """The printed columns of a table with a column a data set.
 
     Args:
         datasets: one column each.
@@ -88,12 +90,9 @@ def columns(datasets: list[str], numbers: Mapping[str, int]) -> list[Column]:
     """
 
     def figure(cell: Cell | None) -> str:
-        if cell is None:
-            return MISSING
-        if cell.seeds is None:
+        if cell is not None and cell.seeds is None:
             return f"{cell.mean:.1f}"
-        spread = "" if cell.std is None else f" ± {cell.std:.2f}"
-        return f"{cell.mean:.2f}{spread} ({cell.seeds}) [{numbers[cell.setting]}]"
+        return MISSING if cell is None else f"{_spread(cell)} ({cell.seeds}) [{numbers[cell.setting]}]"
 
     return [
         ("Method", "method", str),
@@ -103,16 +102,49 @@ def columns(datasets: list[str], numbers: Mapping[str, int]) -> list[Column]:
     ]
 
 
+def rule_columns(rules: list[str], gaps: list[str], numbers: Mapping[str, int]) -> list[Column]:
+    """The printed columns of a table with a column a rule; the footnote stands beside the number of seeds.
+
+    Args:
+        rules: one column each.
+        gaps: differences of two rules, one column each.
+        numbers: footnote of each setting.
+    """
+    return [
+        ("Method", "method", str),
+        ("Data set", "dataset", lambda name: str(NAMES.get(name, name))),
+        ("Seeds", "first", lambda cell: f"{cell.seeds} [{numbers[cell.setting]}]"),
+        *((rule.capitalize(), rule, _spread) for rule in rules),
+        *((name.capitalize(), name, _signed) for name in gaps),
+    ]
+
+
+def _spread(cell: Cell | None, sign: str = "") -> str:
+    if cell is None:
+        return MISSING
+    return f"{cell.mean:{sign}.2f}" + ("" if cell.std is None else f" ± {cell.std:.2f}")
+
+
+def _signed(cell: Cell | None) -> str:
+    return MISSING if cell is None else _minus(_spread(cell, "+"))
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
 def _deltas(deltas: list[float | None]) -> str:
     """Signed, one for each data set; a single mark for none at all."""
-    texts = [MISSING if delta is None else f"{delta:+.2f}".replace("-", "\N{MINUS SIGN}") for delta in deltas]
+    texts = [MISSING if delta is None else _minus(f"{delta:+.2f}") for delta in deltas]
     return MISSING if set(texts) == {MISSING} else " / ".join(texts)
 
 
 def _values(row: Row, shown: list[Column]) -> list[str]:
     """The texts of a row, column by column."""
     deltas = [cell.delta if cell else None for cell in row.cells.values()]
-    fields = {"method": row.method, "source": row.source, "deltas": deltas, **row.cells}
+    first = next(filter(None, row.cells.values()), None)
+    named = {"method": row.method, "source": row.source, "dataset": row.dataset, "deltas": deltas, "first": first}
+    fields = {**named, **row.cells}
     return [formatter(fields[key]) for _, key, formatter in shown]
 
 
@@ -162,13 +194,18 @@ def _latex_line(texts: list[str]) -> str:
     return rf"{' & '.join(text.translate(TEX) for text in texts)} \\"
 
 
-def raw(name: str, rows: list[Row]) -> str:
-    """CSV: one line a row and data set, numbers in percent with all their digits, empty where there is none."""
+def raw(name: str, rows: list[Row], by: str = "dataset") -> str:
+    """CSV: one line a row and cell, numbers in percent with all their digits, empty where there is none.
+
+    Args:
+        by: what the cells of a row are: `dataset`, or `rule` in rows of one data set each.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*RAW, *(field.name for field in fields(Cell)), "delta"])
+    writer.writerow([*RAW, *dict.fromkeys(["dataset", by]), *(field.name for field in fields(Cell)), "delta"])
     for row in rows:
-        for dataset, cell in row.cells.items():
+        for key, cell in row.cells.items():
+            where = {"dataset": row.dataset, by: key}.values()
             figures = [*astuple(cell), cell.delta] if cell else [None] * (len(fields(Cell)) + 1)
-            writer.writerow([name, row.group, row.method, row.source, row.reference, row.recipe, dataset, *figures])
+            writer.writerow([name, row.group, row.method, row.source, row.reference, row.recipe, *where, *figures])
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""A real `mlflow server` on loopback: what a sweep logs there, and what a sweep does when it dies."""
+"""MLflow for real, a server on loopback and a database: a whole sweep, logged twice, and one whose server dies."""
 
 import os
 import signal
@@ -20,9 +20,10 @@ from amsrc.model import AMSRC
 from bench.config import dump, fingerprint
 from bench.recipes import build
 from bench.records import RunRecord
-from bench.tracking import open_tracker
+from bench.tracking import Evidence, Tracker, open_tracker
 
 START_UP_S = 120
+EXAMPLE = (torch.rand(2, 12, 32, 32), torch.rand(2, 8, 32, 32))
 
 
 @pytest.fixture
@@ -70,9 +71,27 @@ def end(process: "subprocess.Popen[bytes]") -> None:
         process.wait(timeout=30)
 
 
+RULES = {
+    "paper": {"auroc": 0.95, "epoch": 60, "share_f": 0.5},
+    "oracle": {"auroc": 0.97, "epoch": 12, "share_f": 0.25},
+    "crossfit": {"auroc": 0.96, "folds": [{"videos": ["01"], "selected_auroc": 0.9, "epoch": 12, "share_f": 0.25}]},
+    "label-free": {"auroc": 0.94, "epoch": 30, "share_f": 0.5, "pseudo_auroc": 0.8, "pseudo_auroc_by_kind": {}},
+}
+FUSION = {
+    "share_f": [step / 1000 for step in range(1001)],
+    "auroc": [0.9 + step / 20_000 for step in range(1001)],
+    "best_share": 1.0,
+    "best_auroc": 0.95,
+    "paper_share": 0.5,
+    "paper_auroc": 0.925,
+}
+
+
 def a_record(seed: int) -> RunRecord:
     e = build("amsrc", "toy-ped2", seed)
     return RunRecord(
+        rules=RULES,
+        fusion=FUSION,
         recipe="amsrc",
         dataset="toy-ped2",
         seed=seed,
@@ -106,10 +125,9 @@ def test_a_sweep_is_logged_to_a_server_and_survives_its_death(
     cell = tracker.log_cell(
         parent,
         a_record(0),
-        model=AMSRC(ModelConfig(width=2)),
-        example=(torch.rand(2, 12, 32, 32), torch.rand(2, 8, 32, 32)),
-        weights=weights,
-        scores_table=pd.DataFrame({"video": ["01"], "auroc": [0.95]}),
+        lambda: Evidence(
+            AMSRC(ModelConfig(width=2)), EXAMPLE, weights, pd.DataFrame({"video": ["01"], "auroc": [0.95]})
+        ),
     )
     assert parent is not None and cell is not None, tracker.missed
 
@@ -117,7 +135,8 @@ def test_a_sweep_is_logged_to_a_server_and_survives_its_death(
     run = client.get_run(cell)
     assert run.data.tags["mlflow.parentRunId"] == parent
     assert [point.step for point in client.get_metric_history(cell, "epoch/loss")] == list(range(1, 61))
-    assert {file.path for file in client.list_artifacts(cell)} == {"model.safetensors", "per_video.json", "record.json"}
+    kept = {file.path for file in client.list_artifacts(cell)}
+    assert kept == {"figures", "model.safetensors", "per_video.json", "record.json"}
     assert not home.exists(), "the server keeps the files"
     assert len(list((tmp_path / "server" / "files").rglob("model.pt2"))) == 1
     assert tracker.where(parent) == f"MLflow: {uri}/#/experiments/1/runs/{parent}?workflowType=machine_learning"
@@ -126,6 +145,67 @@ def test_a_sweep_is_logged_to_a_server_and_survives_its_death(
     end(process)
     before = time.monotonic()
     assert tracker.log_cell(parent, a_record(1)) is None
+    assert tracker.register("paper", a_record(0)) is None
     tracker.finish_sweep(parent, "FINISHED", {"table1.md": "x"})
     assert time.monotonic() - before < 30
-    assert tracker.missed == ["amsrc toy-ped2 seed 1", "the sweep's tables"]
+    assert tracker.missed == ["amsrc toy-ped2 seed 1", "amsrc toy-ped2 seed 0 as paper", "the sweep's tables"]
+
+
+def a_whole_sweep(tracker: Tracker, records: list[RunRecord], networks: list[AMSRC]) -> tuple[object, ...]:
+    """Everything a sweep logs; gives the ids it got."""
+    parent = tracker.start_sweep("whole", {"seeds": len(records)})
+    tracker.log_files(parent, {"plan.txt": "2 cells", "figures/landscape.png": b"\x89PNG", "search.json": "{}"})
+    cells = [
+        tracker.log_cell(parent, record, lambda network=network: Evidence(network, EXAMPLE))  # type: ignore[misc]
+        for record, network in zip(records, networks, strict=True)
+    ]
+    versions = [tracker.register(rule, records[rule == "oracle"]) for rule in RULES]
+    tracker.finish_sweep(parent, "FINISHED", {"table1.md": "| a |"})
+    return parent, cells, versions
+
+
+@pytest.mark.parametrize("store", ["sqlite", "server"])
+def test_a_whole_sweep_is_logged_once_however_often_it_is_run(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")})
+    uri = request.getfixturevalue("server")[0] if store == "server" else None
+    records, networks = [a_record(seed) for seed in range(2)], [AMSRC(ModelConfig(width=2)) for _ in range(2)]
+    tracker = open_tracker(tmp_path / "home", uri)
+    first = a_whole_sweep(tracker, records, networks)
+    again = open_tracker(tmp_path / "home", uri)
+    assert a_whole_sweep(again, records, networks) == first
+    assert tracker.missed == again.missed == []
+
+    parent, cells, versions = first
+    assert versions == ["1", "2", "1", "1"]
+    client = again._store.client
+    assert client.get_run(parent).info.status == "FINISHED"
+    assert {file.path for file in client.list_artifacts(parent)} == {"plan.txt", "search.json", "figures", "tables"}
+    children = client.search_runs([again._store.experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    assert {run.info.run_id for run in children} == set(cells)
+    for run in children:
+        assert len(run.outputs.model_outputs) == 1
+        curve = client.get_metric_history(run.info.run_id, "fusion/auroc")
+        assert sorted((point.step, point.value) for point in curve) == [
+            (step, FUSION["auroc"][step]) for step in range(0, 1001, 10)
+        ]
+        assert run.data.metrics["rule/label-free"] == 0.94
+        assert [file.path for file in client.list_artifacts(run.info.run_id, "figures")] == ["figures/fusion.png"]
+
+    (model,) = client.search_registered_models()
+    assert model.name == "amsrc-toy-ped2"
+    aliases = {alias: str(version) for alias, version in model.aliases.items()}  # numbers from a database
+    assert aliases == {"paper": "1", "oracle": "2", "crossfit": "1", "label-free": "1"}
+    assert len(client.search_model_versions("name = 'amsrc-toy-ped2'")) == 2
+    oracle = client.get_model_version_by_alias(model.name, "oracle")
+    assert (oracle.run_id, oracle.tags["seed"], oracle.tags["oracle/auroc"]) == (cells[1], "1", "0.97")
+    mlflow.set_tracking_uri(again.uri)
+    try:
+        program = mlflow.pytorch.load_model(f"models:/{model.name}@oracle")
+    finally:
+        mlflow.set_tracking_uri(None)
+    torch.testing.assert_close(list(program(*EXAMPLE)), list(networks[1].eval()(*EXAMPLE)))

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amsrc.config import ScoreConfig
-from amsrc.fuse import Statistics, frame_scores, statistics
+from amsrc.errors import DataError, RunError
+from amsrc.fuse import Fuser, Statistics, frame_scores, statistics
 from tests.parity import reference
 
 unhurried = settings(deadline=None)  # a busy machine is not a failure
@@ -25,10 +26,21 @@ class Case:
     statistics: Statistics
     config: ScoreConfig
 
-    def fused(self) -> list[np.ndarray]:
+    @property
+    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """S_f, S_p, video, frame."""
         video, frame, s_f, s_p = np.array(self.cubes, np.float64).reshape(-1, 4).T
-        scores = s_f.astype(np.float32), s_p.astype(np.float32)
-        return frame_scores(*scores, video.astype(int), frame.astype(int), self.frames, self.statistics, self.config)
+        return s_f.astype(np.float32), s_p.astype(np.float32), video.astype(int), frame.astype(int)
+
+    def fused(self) -> list[np.ndarray]:
+        return frame_scores(*self.columns, self.frames, self.statistics, self.config)
+
+    def under(self, weights: list[tuple[float, float]], dtype: type = np.float64) -> np.ndarray:
+        """All frames laid end to end, under many weights at once."""
+        s_f, s_p, video, frame = self.columns
+        fuser = Fuser.of(video, frame, self.frames, self.config)
+        assert fuser.lengths == tuple(max(count - self.config.skip_frames, 0) for count in self.frames)
+        return fuser.scores(s_f, s_p, self.statistics, weights, dtype)
 
     def expected(self) -> list[list[float]]:
         return reference.frame_scores(
@@ -89,6 +101,18 @@ def test_frame_scores_equal_the_loop(case: Case) -> None:
     for ours, expected in zip(fused, case.expected(), strict=True):
         assert ours.dtype == np.float64
         np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+@unhurried
+@given(cases(), st.lists(st.tuples(HUNDREDTHS, HUNDREDTHS), max_size=5))
+def test_many_weights_at_once_equal_one_pair_after_the_other(case: Case, weights: list[tuple[float, float]]) -> None:
+    together = case.under(weights)
+    assert together.shape == (len(weights), sum(max(count - case.config.skip_frames, 0) for count in case.frames))
+    for row, (weight_f, weight_p) in zip(together, weights, strict=True):
+        alone = replace(case, config=replace(case.config, weight_f=weight_f, weight_p=weight_p))
+        np.testing.assert_array_equal(row, np.concatenate(alone.fused()))
+        np.testing.assert_allclose(row, np.concatenate(alone.expected()), rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(case.under(weights, np.float32), together.astype(np.float32))
 
 
 @unhurried
@@ -189,3 +213,30 @@ def test_an_unknown_s_f_of_weight_zero_is_not_looked_at() -> None:
     case = simple([(0, 0, np.nan, 4.0)], [2])
     (scores,) = replace(case, statistics=Statistics(np.nan, np.nan, 2.0, 1.0)).fused()
     assert scores.tolist() == [2, -2]
+
+
+def test_among_many_weights_only_those_above_zero_look_at_a_score() -> None:
+    case = replace(simple([(0, 0, np.nan, 4.0)], [2]), statistics=Statistics(np.nan, np.nan, 2.0, 1.0))
+    assert case.under([(0.0, 1.0), (0.0, 0.5)]).tolist() == [[2, -2], [1, -1]]
+    with pytest.raises(RunError, match="S_f cannot be fused"):
+        case.under([(0.0, 1.0), (0.1, 0.9)])
+    other = replace(simple([(0, 0, 4.0, np.nan)], [2]), statistics=Statistics(2.0, 1.0, np.nan, np.nan))
+    assert other.under([(1.0, 0.0)]).tolist() == [[2, -2]]
+
+
+def test_a_single_score_that_is_not_finite_is_found_wherever_it_lies() -> None:
+    """Below a larger one of its frame, or in a frame that gets no score."""
+    for cubes in ([(0, 5, 0.0, 9.0), (0, 5, 0.0, -np.inf)], [(0, 0, 0.0, np.nan), (0, 5, 0.0, 1.0)]):
+        with pytest.raises(RunError, match="S_p cannot be fused"):
+            simple(cubes, [6], skip_frames=4).fused()
+
+
+def test_weights_below_zero_take_the_largest_of_what_they_give() -> None:
+    (scores,) = simple([(0, 0, 0.0, 3.0), (0, 0, 0.0, 7.0)], [1], weight_p=-1.0).fused()
+    assert scores.tolist() == [-3]
+
+
+@pytest.mark.parametrize("cube", [(0, 2, 0.0, 1.0), (0, -1, 0.0, 1.0)])
+def test_a_cube_outside_its_video_is_an_error(cube: Cube) -> None:
+    with pytest.raises(DataError, match="outside its video"):
+        simple([cube], [2, 5]).fused()

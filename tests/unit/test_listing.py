@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from amsrc.store import SPLITS, seal, write_shard
 from bench import listing
 from bench.config import dump, flatten, override
 from bench.recipes import RECIPES, build
+from bench.records import SearchRecord, read, write, write_search
 
 RECORD = Path(__file__).resolve().parents[1] / "data" / "records" / "schema2.json"
 
@@ -87,6 +89,52 @@ def test_a_record_is_a_line_and_looking_changes_nothing(tmp_path: Path) -> None:
     _, _, line = text.split("\n\n")[0].splitlines()
     assert line.split()[:6] == ["amsrc", "ped2", "0", "91.25", "64.25", "92.00"]
     assert line.split()[-2:] == ["done", record["fingerprint"]]
+    assert "mlflow" in text.lower()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_pruned_record_says_so_and_shows_no_number(tmp_path: Path) -> None:
+    record = replace(read(RECORD), status="pruned", metrics={}, error="worse than its rivals at epoch 1")
+    write(record, tmp_path)
+    _, _, line = listing.records(tmp_path, tmp_path / "home").split("\n\n")[0].splitlines()
+    assert line.split() == ["amsrc", "ped2", "0", "-", "-", "-", "60", "64", "pruned", record.fingerprint]
+
+
+# Searches
+
+
+def test_without_searches_it_says_how_to_make_one(tmp_path: Path) -> None:
+    text = listing.searches(tmp_path, tmp_path)
+    assert text == f"no searches under {tmp_path}. `amsrc-bench sweep search` makes one."
+
+
+def test_a_search_has_a_line_for_each_of_its_data_sets(tmp_path: Path) -> None:
+    search = SearchRecord(
+        study="amsrc-joint-crossfit-1a2b3c4d",
+        recipe="amsrc",
+        datasets=["ped2", "avenue"],
+        seeds=[0],
+        joint=True,
+        rule="crossfit",
+        space={"loss.gradient": [0.1, 10.0]},
+        sampler="QMCSampler",
+        proposals="The sampler never saw a score.",
+        reference=[],
+        trials=[{"state": "done"}, {"state": "done"}, {"state": "pruned"}],
+        chosen={"ped2": {"oracle": {"auroc": 0.98125}, "crossfit": {"auroc": 0.95}, "label-free": {"auroc": None}}},
+        started="2025-01-01T00:00:00+00:00",
+        finished="2025-01-01T00:00:00+00:00",
+        git={},
+        hardware={},
+        versions={},
+    )
+    write_search(search, tmp_path / "results")
+    before = sorted(tmp_path.rglob("*"))
+    text = listing.searches(tmp_path / "results", tmp_path / "home")
+    head, _, ped2, avenue = text.split("\n\n")[0].splitlines()
+    assert re.split("  +", head.strip())[2:6] == ["paper", "oracle", "crossfit", "label-free"]
+    assert ped2.split() == [search.study, "ped2", "-", "98.12", "95.00", "-", "crossfit", "2", "1", "0"]
+    assert avenue.split() == [search.study, "avenue", *["-"] * 4, "crossfit", "2", "1", "0"]
     assert "mlflow" in text.lower()
     assert sorted(tmp_path.rglob("*")) == before
 

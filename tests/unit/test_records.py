@@ -3,24 +3,30 @@
 import errno
 import json
 import os
-from dataclasses import replace
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from amsrc.errors import DataError, RunError
-from bench.config import dump, fingerprint, run_key
+from bench.config import dump, fingerprint, load, run_key
 from bench.recipes import build
 from bench.records import (
     RunRecord,
+    SearchRecord,
     frame_scores_path,
     path_of,
     read,
     read_all,
+    read_crossfit,
     read_frame_scores,
+    read_searches,
+    search_path,
     write,
     write_frame_scores,
+    write_search,
 )
 
 EXAMPLES = Path(__file__).parents[1] / "data" / "records"
@@ -66,14 +72,49 @@ def test_nan_and_infinity_are_null_and_numpy_numbers_are_numbers(tmp_path):
     assert read(path).counts == {"test_cubes": 7}
 
 
-def test_a_failure_never_takes_the_place_of_finished_work(tmp_path):
+@pytest.mark.parametrize("status", ["failed", "pruned"])
+def test_what_did_not_finish_never_takes_the_place_of_what_did(tmp_path, status):
     done = a_record()
-    failed = replace(done, status="failed", error="RunError: full", metrics={})
-    path = write(failed, tmp_path)
-    assert read(path).error == "RunError: full"
+    unfinished = replace(done, status=status, error="RunError: full", metrics={})
+    path = write(unfinished, tmp_path)
+    assert (read(path).status, read(path).error) == (status, "RunError: full")
     write(done, tmp_path)
-    assert write(failed, tmp_path) == path
+    assert write(unfinished, tmp_path, replace=True) == path
     assert read(path) == done
+
+
+def test_what_did_not_finish_gives_way_to_whatever_comes_later(tmp_path):
+    pruned = a_record(status="pruned", metrics={})
+    for record in (pruned, a_record(status="failed", metrics={}), pruned):
+        assert read(write(record, tmp_path)) == record
+
+
+RULES = {
+    "paper": {"auroc": 0.9, "epoch": 8, "share_f": None},
+    "crossfit": {"auroc": 0.85, "folds": [{"videos": ["01"], "selected_auroc": 0.95, "epoch": 3, "share_f": 0.5}]},
+    "label-free": {"auroc": None, "pseudo_auroc": 0.6, "pseudo_auroc_by_kind": {"skip": 0.7}},
+}
+FUSION = {"share_f": [0.0, 0.5, 1.0], "auroc": [0.9, 0.95, 0.6], "best_share": 0.5, "best_auroc": 0.95}
+
+
+def test_rules_and_the_fusion_curve_come_back_and_a_curve_is_one_line(tmp_path):
+    fusion = FUSION | {"share_f": np.array([0.0, 0.5, 1.0]), "auroc": [np.float64(0.9), 0.95, 0.6]}
+    path = write(a_record(rules=RULES, fusion=fusion), tmp_path)
+    assert (read(path).rules, read(path).fusion) == (RULES, FUSION)
+    lines = path.read_text().splitlines()
+    assert '    "auroc": [0.9, 0.95, 0.6],' in lines
+    assert '          "videos": [' in lines
+    assert json.loads(path.read_text())["experiment"]["model"]["flow_scale"] == [2.8444444444444446, 3.2]
+
+
+def test_a_written_record_reads_as_plain_json_would(tmp_path):
+    """The same values in the same order, whatever the layout of the lines."""
+    texts = {"quoted": 'a "name", [odd] {one}: \\ \n\u00e4', "empty": [[], {}, ""], "mixed": [1, [2, None], "3", True]}
+    path = write(a_record(hardware=texts), tmp_path)
+    data = json.loads(path.read_text())
+    assert data["hardware"] == texts
+    assert json.dumps(data) == json.dumps(asdict(read(path)))
+    assert "\u00e4" in path.read_text(encoding="utf-8")
 
 
 def test_finished_work_is_replaced_only_on_request(tmp_path):
@@ -116,26 +157,58 @@ def test_percents_and_contradictions_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"rules": {"oracle": {"auroc": 98.3}}}, "rules.oracle.auroc is 98.3"),
+        ({"rules": {"crossfit": {"folds": [{"selected_auroc": 1.5}]}}}, "rules.crossfit.folds.selected_auroc is 1.5"),
+        ({"rules": {"label-free": {"pseudo_auroc_by_kind": {"skip": -1}}}}, "pseudo_auroc_by_kind.skip is -1"),
+        ({"fusion": {"share_f": [0.5, 2], "auroc": [0.5, 50.0]}}, "fusion.auroc is 50.0"),
+        ({"fusion": {"best_auroc": 98.3}}, "fusion.best_auroc is 98.3"),
+    ],
+)
+def test_percents_are_refused_wherever_an_auroc_stands(tmp_path, changes, named):
+    with pytest.raises(DataError, match=re.escape(named)):
+        write(a_record(**changes), tmp_path)
+
+
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("schema*.json")), ids=lambda path: path.stem)
 def test_records_of_every_schema_load_for_ever(example):
     record = read(example)
-    assert record.schema_version == 2
+    assert record.schema_version == 3
     assert (record.recipe, record.dataset, record.status) == ("amsrc", "ped2", "done")
     assert record.metrics["auroc"] == 0.9125
     assert record.metrics["macro_videos"] == 8
     assert record.rule == "paper"
+    assert example.stem == "schema3" or (record.rules, record.fusion) == ({}, {})
+
+
+def test_what_was_trained_before_there_was_a_hold_out_held_out_nothing():
+    parts = {path.stem: read(path).experiment["train"]["held_out"] for path in EXAMPLES.glob("schema*.json")}
+    assert parts == {"schema1": 0.0, "schema2": 0.0, "schema3": 0.1}
+
+
+def test_a_record_of_today_holds_an_experiment_of_today():
+    record = read(EXAMPLES / "schema3.json")
+    assert fingerprint(load(record.experiment)) == record.fingerprint
+    assert record.rules["oracle"]["auroc"] == 0.935
+    assert len(record.fusion["share_f"]) == len(record.fusion["auroc"])
 
 
 def test_there_is_an_example_of_every_schema():
     versions = {json.loads(path.read_text())["schema_version"] for path in EXAMPLES.glob("schema*.json")}
-    assert versions == set(range(1, max(versions) + 1)) == {1, 2}
+    assert versions == set(range(1, max(versions) + 1)) == {1, 2, 3}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 99}, "schema 99 is not known; known: 1 to 2"),
+        ({"schema_version": 99}, "schema 99 is not known; known: 1 to 3"),
         ({"schema_version": None}, "schema None is not known"),
+        ({"schema_version": 2, "experiment": {}}, "no experiment with a part `train`"),
+        ({"rules": {"oracle": {"auroc": float("nan")}}}, "NaN is not a finite number"),
+        ({"rules": {"oracle": 0.9}}, "rules.oracle: Input should be a valid dictionary"),
+        ({"status": "stopped"}, "status: Input should be 'done', 'failed' or 'pruned'"),
         ({"metric": {}}, "metric: Unexpected keyword argument"),
         ({"seed": "zero"}, "seed: Input should be a valid integer"),
         ({"metrics": {"auroc": float("nan")}}, "finite"),
@@ -198,6 +271,40 @@ def test_frame_scores_must_fit_their_labels(tmp_path):
         write_frame_scores(tmp_path, record, SCORES | {"01": np.array([np.nan], np.float32)}, LABELS)
 
 
+CROSSFIT = {"01": np.array([0.5], np.float32), "02": np.array([0.25, 1.0], np.float32)}
+
+
+def test_the_ranks_of_crossfit_lie_beside_the_scores(tmp_path):
+    record = a_record()
+    write_frame_scores(tmp_path, record, SCORES, LABELS, CROSSFIT)
+    ranks = read_crossfit(tmp_path, record)
+    assert list(ranks) == ["01", "02"]
+    for video in CROSSFIT:
+        np.testing.assert_array_equal(ranks[video], CROSSFIT[video])
+    assert ranks["02"].dtype == np.float32
+    np.testing.assert_array_equal(read_frame_scores(tmp_path, record)[0]["02"], SCORES["02"])
+
+
+def test_scores_without_ranks_say_so(tmp_path):
+    path = write_frame_scores(tmp_path, a_record(), SCORES, LABELS)
+    with pytest.raises(DataError, match=f"{path.name}.*crossfit is not a file in the archive"):
+        read_crossfit(tmp_path, a_record())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"03": np.zeros(1, np.float32)}, "crossfit and labels name different videos"),
+        ({"02": np.zeros(3, np.float32)}, r"video 02 has \(3,\) crossfit and \(2,\) labels"),
+        ({"01": np.array([np.inf], np.float32)}, "video 01 has a score that is not finite"),
+    ],
+)
+def test_the_ranks_of_crossfit_must_fit_the_labels(tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        write_frame_scores(tmp_path, a_record(), SCORES, LABELS, CROSSFIT | changes)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_damaged_or_hostile_frame_scores_are_named(tmp_path):
     record = a_record()
     path = frame_scores_path(tmp_path, record)
@@ -211,3 +318,101 @@ def test_damaged_or_hostile_frame_scores_are_named(tmp_path):
     np.savez(path, videos=np.array([{"a": 1}], dtype=object), lengths=[1], scores=[1.0], labels=[1])
     with pytest.raises(DataError, match="no readable frame scores"):
         read_frame_scores(tmp_path, record)
+
+
+# Searches
+
+
+def a_trial(number, state="done"):
+    return {"number": number, "state": state, "params": {"loss.gradient": 2.0}, "values": [0.9], "fingerprints": ["ab"]}
+
+
+def a_search(done=2, **changes):
+    facts = {
+        "study": "amsrc-small-ped2-1a2b3c4d",
+        "recipe": "amsrc-small",
+        "datasets": ["ped2"],
+        "seeds": [0],
+        "joint": False,
+        "rule": "crossfit",
+        "space": {"loss.gradient": [0.1, 10.0]},
+        "sampler": "QMCSampler(seed=0)",
+        "proposals": "The sampler never saw a score.",
+        "reference": ["e56985711f5a"],
+        "trials": [a_trial(number) for number in range(done)],
+        "chosen": {"ped2": {"oracle": {"auroc": 0.9, "params": {"loss.gradient": 2.0}, "share_f": None}}},
+        "started": "2025-01-01T00:00:00+00:00",
+        "finished": "2025-01-01T01:00:00+00:00",
+        "git": {"sha": None, "dirty": None},
+        "hardware": {"cores": 2},
+        "versions": {"python": "3.11.7"},
+    }
+    return SearchRecord(**(facts | changes))
+
+
+def test_searches_come_back_as_they_were_in_the_order_of_their_names(tmp_path):
+    later, earlier = a_search(study="b"), a_search(study="a")
+    path = write_search(later, tmp_path)
+    write_search(earlier, tmp_path)
+    assert path == tmp_path / "searches" / "b" / "search.json" == search_path(tmp_path, "b")
+    assert read_searches(tmp_path) == [earlier, later]
+    assert '    "loss.gradient": [0.1, 10.0]' in path.read_text().splitlines()
+
+
+def test_the_records_of_trials_are_not_among_the_ordinary_ones(tmp_path):
+    search = a_search()
+    below = write_search(search, tmp_path).parent
+    write(a_record(), below)
+    assert read_all(tmp_path) == []
+    assert read_all(below) == [a_record()]
+    assert read_searches(tmp_path) == [search]
+
+
+def test_a_search_grows_and_never_shrinks(tmp_path):
+    write_search(a_search(2), tmp_path)
+    more = a_search(2, trials=[a_trial(0), a_trial(1), a_trial(2, "pruned"), a_trial(3, "failed")])
+    path = write_search(more, tmp_path)
+    assert read_searches(tmp_path) == [more]
+    with pytest.raises(RunError, match=r"search with 3 finished trials stands here, this one has 2\."):
+        write_search(a_search(2), tmp_path)
+    assert read_searches(tmp_path) == [more]
+    again = a_search(3)
+    write_search(again, tmp_path)
+    assert read_searches(tmp_path) == [again]
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"chosen": {"ped2": {"oracle": {"auroc": 90.0}}}},
+            r"chosen\.ped2\.oracle\.auroc is 90\.0; records hold fractions",
+        ),
+        ({"trials": [a_trial(7, "running")]}, "trial 7 is 'running'; done, failed or pruned"),
+    ],
+)
+def test_a_search_that_would_print_nonsense_is_refused(tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        write_search(a_search(**changes), tmp_path)
+    path = write_search(a_search(), tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(DataError, match=message):
+        read_searches(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 9}, "schema 9 of a search is not known; known: 1"),
+        ({"study": "elsewhere"}, "holds the search 'elsewhere'"),
+        ({"sampler": None}, "sampler: Input should be a valid string"),
+        ({"space": {"loss.gradient": float("inf")}}, "Infinity is not a finite number"),
+    ],
+)
+def test_what_is_not_a_search_is_named(tmp_path, change, message):
+    path = write_search(a_search(), tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError, match=message) as caught:
+        read_searches(tmp_path)
+    assert str(path) in str(caught.value)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from amsrc.config import TrainConfig
 from amsrc.model import AMSRC, Output
 from amsrc.store import CubeStore
-from bench import nulls, scoring
+from bench import nulls, pseudo, scoring
 from bench.config import Experiment
 from bench.nulls import flow_magnitude
-from bench.scoring import Feed, arithmetic, chunks, device_of, score
+from bench.scoring import Feed, arithmetic, chunks, device_of, score, score_held_out
 from tests.cubes_made import SIZE, an_experiment, write_store
 
 CPU = torch.device("cpu")
@@ -151,6 +151,86 @@ def test_the_device_is_the_cpu_where_there_is_nothing_else(monkeypatch: pytest.M
 def test_chunks_are_consecutive() -> None:
     assert [piece.tolist() for piece in chunks(np.arange(7), 3)] == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(chunks(np.arange(0), 3)) == []
+
+
+# -- held-out cubes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [5, 36, 512])
+def test_held_out_scores_are_those_of_each_cube_by_itself(
+    made: tuple[Experiment, CubeStore, AMSRC], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    e, store, network = made
+    monkeypatch.setattr(scoring, "SCORING_BATCH", size)
+    found = score_held_out(network, store.train, e.model, FP32, CPU)
+    assert found is not None
+    rows = np.arange(44, 80)  # video 02 without the cubes whose history is not whole
+    frames, flows = store.train.frames(rows), store.train.flows(rows)
+    cubes = pseudo.anomalies(frames, flows)
+    expected = {kind: one_by_one(network, *cubes[kind]) for kind in cubes}
+    for mine, theirs in zip((found.normal_f, found.normal_p), one_by_one(network, frames, flows), strict=True):
+        assert (mine.dtype, mine.shape) == (np.float32, (36,))
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-6)
+    assert list(found.pseudo_f) == list(found.pseudo_p) == list(pseudo.KINDS)
+    for kind, (s_f, s_p) in expected.items():
+        np.testing.assert_allclose(found.pseudo_f[kind], s_f, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(found.pseudo_p[kind], s_p, rtol=1e-3, atol=1e-6)
+
+
+@torch.no_grad()
+def one_by_one(network: AMSRC, frames: np.ndarray, flows: np.ndarray) -> np.ndarray:
+    """S_f and S_p (2, n) by their definitions, each cube a batch of its own."""
+    network.eval()
+    scores = []
+    for cube, flow in zip(frames, flows, strict=True):
+        appearance = torch.from_numpy(cube[:-1].reshape(1, -1, SIZE, SIZE) / 255).float()
+        motion = torch.from_numpy(flow.reshape(1, -1, SIZE, SIZE).astype(np.float32))
+        output = network(appearance, motion)
+        a, m = (feature.double().flatten().numpy() for feature in (output.appearance, output.motion))
+        error = output.prediction[0].double().numpy() - cube[-1] / 255
+        scores.append((1 - a @ m / np.sqrt((a @ a) * (m @ m)), (error**2).sum()))
+    return np.array(scores).T
+
+
+def test_the_same_weights_have_the_same_held_out_scores(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
+    e, store, network = made
+    one, other = (score_held_out(network, store.train, e.model, FP32, CPU) for _ in range(2))
+    assert one is not None
+    assert other is not None
+    for kind in pseudo.KINDS:
+        np.testing.assert_array_equal(one.pseudo_f[kind], other.pseudo_f[kind])
+        np.testing.assert_array_equal(one.pseudo_p[kind], other.pseudo_p[kind])
+
+
+def test_what_a_kind_leaves_alone_keeps_its_score(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
+    """S_f knows no target, so that a patch in it does not move S_f; every other kind moves both."""
+    e, store, network = made
+    found = score_held_out(network, store.train, e.model, FP32, CPU)
+    assert found is not None
+    np.testing.assert_array_equal(found.pseudo_f["patch"], found.normal_f)
+    assert (found.pseudo_p["patch"] != found.normal_p).mean() > 0.9
+    for kind in ("flow-swap", "skip", "shuffle", "reverse"):
+        assert (found.pseudo_f[kind] != found.normal_f).mean() > 0.9
+        assert (found.pseudo_p[kind] != found.normal_p).mean() > 0.9
+
+
+def test_the_baseline_has_held_out_prediction_errors_alone(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
+    e = an_experiment("baseline")
+    found = score_held_out(AMSRC(e.model, e.cube), made[1].train, e.model, FP32, CPU)
+    assert found is not None
+    assert np.isnan([found.normal_f, *found.pseudo_f.values()]).all()
+    assert np.isfinite([found.normal_p, *found.pseudo_p.values()]).all()
+
+
+@pytest.mark.parametrize(("cubes", "part"), [(40, 0.0), (5, 0.1), (4, 0.1), (0, 0.1)])
+def test_no_pair_of_held_out_cubes_no_scores(tmp_path: Path, cubes: int, part: float) -> None:
+    """The first four cubes of a video have no whole history, and one cube has no other."""
+    e = an_experiment(train={"held_out": part})
+    store = write_store(tmp_path, e, train_cubes=cubes)
+    assert score_held_out(AMSRC(e.model, e.cube), store.train, e.model, e.train, CPU) is None
+
+
+# -- null scores ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("chunk", [1, 50, 2048])

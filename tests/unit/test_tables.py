@@ -12,8 +12,9 @@ from amsrc.config import ModelConfig, TrainConfig
 from amsrc.errors import DataError
 from bench import recipes, tables
 from bench.config import Experiment, derive, dump, fingerprint
-from bench.records import RunRecord, write
+from bench.records import RunRecord, SearchRecord, write, write_search
 
+TABLES = ("table1", "table2", "rules")
 GOLDEN = Path(__file__).parents[1] / "data" / "tables"
 
 
@@ -26,7 +27,7 @@ def pinned(recipe, dataset, seed=0):
         seed=seed,
         method="flow-magnitude" if recipe.startswith("null-") else "amsrc",
         model=ModelConfig(width=width),
-        train=TrainConfig(epochs=epochs),
+        train=TrainConfig(epochs=epochs, held_out=0.1),
     )
 
 
@@ -55,11 +56,53 @@ def add(results, recipe, dataset, seed, auroc, *, experiment=None, **changes):
     write(RunRecord(**(facts | changes)), results)
 
 
+def chosen(paper, oracle, crossfit, label_free=None):
+    """What four rules reach, as a record has it."""
+    aurocs = {"paper": paper, "oracle": oracle, "crossfit": crossfit, "label-free": label_free}
+    return {rule: {"auroc": auroc} for rule, auroc in aurocs.items()}
+
+
+def search(results, recipe, datasets, found, reference, **changes):
+    """Put a search into `results`, with what the rules choose on each data set."""
+    states = ["done"] * 20 + ["pruned"] * 3 + ["failed"]
+    facts = {
+        "study": f"{recipe}-{datasets[0]}-1a2b3c4d",
+        "recipe": recipe,
+        "datasets": datasets,
+        "seeds": [0],
+        "joint": len(datasets) > 1,
+        "rule": "crossfit",
+        "space": {"loss.consistency": [0.1, 10.0], "train.learning_rate": [0.0001, 0.001]},
+        "sampler": "QMCSampler(seed=0)",
+        "proposals": "The sampler never saw a score.",
+        "reference": reference,
+        "trials": [{"number": number, "state": state} for number, state in enumerate(states)],
+        "chosen": found,
+        "started": "2025-01-01T00:00:00+00:00",
+        "finished": "2025-01-01T01:00:00+00:00",
+        "git": {"sha": "0" * 40, "dirty": False},
+        "hardware": {},
+        "versions": {},
+    }
+    write_search(SearchRecord(**(facts | changes)), results)
+
+
 def published(results):
     """Every kind of record that the published tables can meet."""
     for seed, auroc in enumerate([0.9712, 0.9754, 0.9688]):
-        add(results, "amsrc", "ped2", seed, auroc)
-    add(results, "amsrc", "avenue", 0, 0.871, partial=True, videos=["08", "21"], boxes="onnx:77aa")
+        rules = chosen(auroc, auroc + 0.01, auroc - 0.005 * seed, auroc + 0.002)
+        add(results, "amsrc", "ped2", seed, auroc, rules=rules)
+    add(
+        results,
+        "amsrc",
+        "avenue",
+        0,
+        0.871,
+        partial=True,
+        videos=["08", "21"],
+        boxes="onnx:77aa",
+        rules=chosen(0.871, 0.9, 0.86),
+    )
     add(
         results,
         "amsrc",
@@ -74,23 +117,40 @@ def published(results):
     add(results, "no-gate-add", "ped2", 0, 0.9601)
     add(results, "no-gate-add", "ped2", 1, None, status="failed", error="RunError: 100% full_disk", metrics={})
     add(results, "no-gate-concat", "ped2", 0, 0.9555)
-    add(results, "baseline", "ped2", 0, 0.9333)
+    add(
+        results,
+        "no-gate-concat",
+        "ped2",
+        1,
+        None,
+        status="pruned",
+        error="worse than its rivals at epoch 3",
+        metrics={},
+    )
+    add(results, "baseline", "ped2", 0, 0.9333, rules=chosen(0.9333, 0.9333, 0.9333, 0.92))
     add(results, "baseline", "avenue", 0, None, metrics={"auroc": float("nan")})
-    add(results, "amsrc-small", "ped2", 0, 0.905)
+    kept = derive(pinned("amsrc-small", "ped2"), train={"held_out": 0.0})
+    add(results, "amsrc-small", "ped2", 0, 0.905, rules=chosen(0.905, 0.95, 0.93, 0.91))
+    add(results, "amsrc-small", "ped2", 0, 0.91, experiment=kept, rules=chosen(0.91, 0.95, 0.94))
+    found = {"ped2": chosen(0.905, 0.97, 0.94, 0.93)}
+    search(results, "amsrc-small", ["ped2"], found, [fingerprint(pinned("amsrc-small", "ped2"))])
     add(results, "amsrc-small", "ped2", 0, 0.88, experiment=derive(pinned("amsrc-small", "ped2"), train={"epochs": 2}))
     add(results, "baseline-small", "ped2", 0, 0.9125)
-    add(results, "null-flow", "ped2", 0, 0.98347)
+    add(results, "null-flow", "ped2", 0, 0.98347, rules=chosen(0.98347, 0.98347, 0.98347))
     add(results, "amsrc", "toy-ped2", 0, 0.999)
 
 
 def toys(results):
     for name in ("toy-ped2", "toy-avenue", "toy-shanghaitech"):
-        add(results, "amsrc", name, 0, 0.95)
+        add(results, "amsrc", name, 0, 0.95, rules=chosen(0.95, 0.97, 0.96, 0.955))
         add(results, "no-gate-add", name, 0, 0.9)
     add(results, "baseline", "toy-ped2", 0, 0.85)
+    names = ["toy-ped2", "toy-avenue"]
+    found = {name: chosen(0.95, 0.98, 0.97, 0.94) for name in names}
+    search(results, "amsrc", names, found, [fingerprint(pinned("amsrc", name)) for name in names], seeds=[0, 1])
 
 
-@pytest.mark.parametrize("name", ["table1.md", "table1.tex", "table1.csv", "table2.md", "table2.tex", "table2.csv"])
+@pytest.mark.parametrize("name", [f"{table}.{kind}" for table in TABLES for kind in ("md", "tex", "csv")])
 @pytest.mark.parametrize("fill", [published, toys], ids=lambda fill: fill.__name__)
 def test_tables_are_as_they_were(tmp_path, fill, name):
     """A wanted change: look at the difference, then put the new text into tests/data/tables."""
@@ -112,13 +172,25 @@ def test_nothing_but_numbers_looks_like_one(tmp_path):
     assert [cell.strip() for cell in row.split("|")][3:6] == ["97.18 ± 0.33 (3) [1]", "87.10 (1) [2]", "-"]
 
 
-def test_failed_runs_are_named_and_are_no_numbers(tmp_path):
-    add(tmp_path, "amsrc", "ped2", 0, None, status="failed", error="RunError: the disk is full", metrics={"auroc": 0.5})
+@pytest.mark.parametrize("status", ["failed", "pruned"])
+def test_unfinished_runs_are_named_and_are_no_numbers(tmp_path, status):
+    add(
+        tmp_path,
+        "amsrc",
+        "ped2",
+        0,
+        None,
+        status=status,
+        error="RunError: the disk is full",
+        metrics={"auroc": 0.5},
+        rules=chosen(0.5, 0.5, 0.5, 0.5),
+    )
+    assert "50.0" not in tables.build(tmp_path)["rules.md"]
     text = tables.build(tmp_path)["table1.md"]
     assert "50.0" not in text
     (row,) = lines_of(text, "AMSRC (amsrc)")
     assert row.split()[2:] == ["(amsrc)", "|", "measured", *["|", "-"] * 4, "|"]
-    assert "- Failed: amsrc on ped2, seed 0: RunError: the disk is full" in text
+    assert f"- {status.capitalize()}: amsrc on ped2, seed 0: RunError: the disk is full" in text
 
 
 def test_a_mean_over_a_gap_is_no_number(tmp_path):
@@ -139,6 +211,27 @@ def test_what_was_measured_differently_is_never_averaged(tmp_path):
     assert sorted(found) == ["60.00", "70.00", "80.00", "90.00"]
     assert len(lines_of(text, "AMSRC, loss.consistency=10.0 (amsrc)")) == 1
     assert "rule oracle" in text and "boxes motion" in text
+
+
+def test_of_the_same_seed_measured_twice_the_later_counts(tmp_path):
+    """A fingerprint of an older schema names the same experiment by another name."""
+    later = "2026-01-01T00:00:00+00:00"
+    add(tmp_path, "amsrc", "ped2", 0, 0.8, finished=later, fingerprint="ffffffffffff", rules=chosen(0.8, 0.8, 0.8))
+    add(tmp_path, "amsrc", "ped2", 0, 0.9, rules=chosen(0.9, 0.9, 0.9))
+    add(tmp_path, "amsrc", "ped2", 1, 0.7, rules=chosen(0.7, 0.7, 0.7))
+    (line,) = lines_of(tables.build(tmp_path)["table1.md"], "AMSRC (amsrc)")
+    assert line.split("|")[3].strip() == "75.00 ± 7.07 (2) [1]"
+    assert figures(tmp_path, "AMSRC (amsrc)")[0][1:3] == ["2 [1]", "75.00 ± 7.07"]
+
+
+def test_rows_that_trained_on_fewer_videos_say_so_and_are_never_averaged_with_the_others(tmp_path):
+    add(tmp_path, "amsrc", "ped2", 0, 0.9, experiment=derive(pinned("amsrc", "ped2"), train={"held_out": 0.0}))
+    add(tmp_path, "amsrc", "ped2", 1, 0.8)
+    text = tables.build(tmp_path)["table1.md"]
+    found = [line.split("|")[3].split()[0] for line in lines_of(text, "AMSRC (amsrc)")]
+    assert sorted(found) == ["80.00", "90.00"]
+    assert "seed 0; rule paper; width 64, 60 epochs, trained on all training videos;" in text
+    assert "seed 1; rule paper; width 64, 60 epochs, 10 % of the training videos held out;" in text
 
 
 def test_a_null_is_not_named_after_settings_that_mean_nothing_to_it(tmp_path):
@@ -206,11 +299,14 @@ def test_every_published_figure_is_there():
 
 
 def test_check_finds_what_is_stale_and_write_mends_it(tmp_path):
-    assert len(tables.check(tmp_path)) == 6
+    assert len(tables.check(tmp_path)) == 9
     tables.write(tmp_path)
     assert tables.check(tmp_path) == []
     add(tmp_path, "amsrc", "ped2", 0, 0.9)
     assert {Path(name).stem for name in tables.check(tmp_path)} == {"table1", "table2"}
+    tables.write(tmp_path)
+    search(tmp_path, "amsrc", ["ped2"], {"ped2": chosen(0.9, 0.95, 0.9)}, [])
+    assert {Path(name).stem for name in tables.check(tmp_path)} == {"rules"}
     tables.write(tmp_path)
     path = tmp_path / "tables" / "table2.tex"
     path.write_text(path.read_text().replace("90.00", "99.00"))
@@ -253,3 +349,87 @@ def test_tables_need_neither_torch_nor_ray(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+# Selection rules
+
+
+def figures(results, start):
+    """The texts behind method and data set, one list for each row of the rules table that begins so."""
+    lines = lines_of(tables.build(results)["rules.md"], start)
+    return [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines]
+
+
+def test_gaps_are_taken_seed_by_seed(tmp_path):
+    """Gaps of 5 and 1 points: mean 3, sample standard deviation 2.83; the figures' own spreads would hide it."""
+    add(tmp_path, "amsrc", "ped2", 0, 0.8, rules=chosen(0.8, 0.9, 0.85, 0.91))
+    add(tmp_path, "amsrc", "ped2", 1, 0.9, rules=chosen(0.9, 0.94, 0.93, 0.95))
+    (row,) = figures(tmp_path, "AMSRC (amsrc)")
+    assert row[:2] == ["Ped2", "2 [1]"]
+    assert row[2:6] == ["85.00 ± 7.07", "92.00 ± 2.83", "89.00 ± 5.66", "93.00 ± 2.83"]
+    assert row[6:] == ["+3.00 ± 2.83", "\N{MINUS SIGN}1.00 ± 0.00"]
+
+
+def test_a_rule_without_a_number_for_each_seed_has_none_and_the_others_stay(tmp_path):
+    add(tmp_path, "amsrc", "ped2", 0, 0.8, rules=chosen(0.8, 0.9, 0.85, 0.91))
+    add(tmp_path, "amsrc", "ped2", 1, 0.8, rules=chosen(0.8, 0.9, 0.85))
+    assert figures(tmp_path, "AMSRC (amsrc)") == [
+        ["Ped2", "2 [1]", *("80.00 ± 0.00", "90.00 ± 0.00", "85.00 ± 0.00", "-"), "+5.00 ± 0.00", "-"]
+    ]
+
+
+def test_what_has_no_rules_or_nothing_to_choose_leaves_no_row(tmp_path):
+    add(tmp_path, "amsrc", "ped2", 0, 0.9)
+    add(tmp_path, "null-flow", "ped2", 0, 0.98, rules=chosen(0.98, 0.98, 0.98))
+    add(tmp_path, "baseline", "ped2", 0, None, rules=chosen(None, None, None))
+    text = tables.build(tmp_path)["rules.md"]
+    assert "measured" not in text.lower()
+    assert "- No record has other rules than paper yet." in text
+    add(tmp_path, "amsrc", "ped2", 1, 0.9, rules=chosen(0.9, 0.9, 0.9))
+    assert figures(tmp_path, "AMSRC (amsrc)")[0][1] == "1 [1]"
+    assert "- [1] seed 1; width 64" in tables.build(tmp_path)["rules.md"]
+
+
+def test_rules_compare_the_same_settings_only(tmp_path):
+    add(tmp_path, "amsrc", "ped2", 0, 0.8, rules=chosen(0.8, 0.8, 0.8))
+    add(tmp_path, "amsrc", "ped2", 1, 0.7, boxes="motion", rules=chosen(0.7, 0.7, 0.7))
+    add(tmp_path, "amsrc", "avenue", 0, 0.6, rules=chosen(0.6, 0.6, 0.6))
+    assert sorted((row[0], row[2]) for row in figures(tmp_path, "AMSRC (amsrc)")) == [
+        ("Avenue", "60.00"),
+        ("Ped2", "70.00"),
+        ("Ped2", "80.00"),
+    ]
+
+
+def test_a_search_says_what_it_tried_and_stands_in_no_other_table(tmp_path):
+    add(tmp_path, "amsrc-small", "ped2", 0, 0.9, boxes="motion")
+    before = tables.build(tmp_path)
+    own = fingerprint(pinned("amsrc-small", "ped2"))
+    search(tmp_path, "amsrc-small", ["ped2"], {"ped2": chosen(0.9, 0.97, 0.94)}, [own], git={"dirty": True})
+    after = tables.build(tmp_path)
+    assert {name.partition(".")[0] for name in after if after[name] != before[name]} == {"rules"}
+    assert figures(tmp_path, "AMSRC, searched (amsrc-small)") == [
+        ["Ped2", "1 [1]", "90.00", "97.00", "94.00", "-", "+3.00", "-"]
+    ]
+    assert (
+        "- [1] search amsrc-small-ped2-1a2b3c4d; loss.consistency 0.1 to 10, train.learning_rate 0.0001 to 0.001, "
+        "log-uniform; trials: 20 done, 3 pruned, 1 failed; objective under rule crossfit; QMCSampler(seed=0); The "
+        "sampler never saw a score; seed 0; width 16, 8 epochs, 10 % of the training videos held out; boxes motion; "
+        "flow dis; labels official; searched by code with uncommitted changes." in after["rules.md"]
+    )
+
+
+def test_a_search_without_its_reference_still_has_its_row(tmp_path):
+    search(tmp_path, "my-method", ["ped2"], {"ped2": chosen(0.9, 0.97, 0.94)}, ["0123456789ab"], seeds=[0, 1])
+    assert figures(tmp_path, "my-method, searched (my-method)")[0][1] == "2 [1]"
+    assert "The sampler never saw a score; seeds 0, 1." in tables.build(tmp_path)["rules.md"]
+
+
+def test_the_csv_of_the_rules_has_a_line_for_each_rule_and_gap(tmp_path):
+    add(tmp_path, "amsrc", "ped2", 0, 0.8, rules=chosen(1 / 3, 2 / 3, 0.5))
+    rows = {row["rule"]: row for row in csv.DictReader(io.StringIO(tables.build(tmp_path)["rules.csv"]))}
+    assert list(rows) == ["paper", "oracle", "crossfit", "label-free", "oracle - crossfit", "oracle - label-free"]
+    assert {row["dataset"] for row in rows.values()} == {"ped2"}
+    assert float(rows["paper"]["mean"]) == pytest.approx(100 / 3, abs=1e-12)
+    assert float(rows["oracle - crossfit"]["mean"]) == pytest.approx(100 / 6, abs=1e-12)
+    assert rows["label-free"]["mean"] == rows["oracle - label-free"]["mean"] == ""

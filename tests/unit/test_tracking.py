@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,10 +18,31 @@ from amsrc.model import AMSRC
 from bench.config import dump, fingerprint, run_key
 from bench.recipes import build
 from bench.records import RunRecord
-from bench.tracking import Tracker, open_tracker
+from bench.tracking import Evidence, Tracker, open_tracker
 
 EXAMPLE = (torch.rand(2, 12, 32, 32), torch.rand(2, 8, 32, 32))
 PER_VIDEO = pd.DataFrame({"video": ["01", "02"], "auroc": [None, 0.75]})
+RULES = {
+    "paper": {"auroc": 0.9, "epoch": 6, "share_f": 0.99},
+    "oracle": {"auroc": 0.95, "epoch": 2, "share_f": 0.25},
+    "crossfit": {
+        "auroc": 0.93,
+        "folds": [
+            {"videos": ["01"], "selected_auroc": 0.96, "epoch": 2, "share_f": 0.5},
+            {"videos": ["02"], "selected_auroc": 0.94, "epoch": 6, "share_f": None},
+        ],
+    },
+    "label-free": {"auroc": None, "epoch": 6, "share_f": 0.5, "pseudo_auroc": None, "pseudo_auroc_by_kind": {}},
+}
+SHARES = [step / 1000 for step in range(1001)]
+FUSION = {
+    "share_f": SHARES,
+    "auroc": [0.5 + share / 4 for share in SHARES],
+    "best_share": 1.0,
+    "best_auroc": 0.75,
+    "paper_share": 0.5,
+    "paper_auroc": 0.625,
+}
 
 
 def a_record(recipe: str = "amsrc", dataset: str = "ped2", seed: int = 0, **changes: object) -> RunRecord:
@@ -95,7 +117,7 @@ def test_all_files_land_under_the_home_and_none_in_the_current_directory(
     weights = tmp_path_factory.mktemp("run") / "model.safetensors"
     weights.write_bytes(b"weights")
     parent = tracker.start_sweep("files", {})
-    run_id = tracker.log_cell(parent, a_record(seed=1), weights=weights, scores_table=PER_VIDEO)
+    run_id = tracker.log_cell(parent, a_record(seed=1), lambda: Evidence(weights=weights, scores_table=PER_VIDEO))
     tracker.finish_sweep(parent, "FINISHED", {"table1.md": "| a |\n|---|\n| 1 |", "table1.csv": "a\n1\n"})
 
     files = home / "mlartifacts" / str(run_id) / "artifacts"
@@ -117,7 +139,7 @@ def test_the_logged_model_gives_what_the_network_gives_for_any_number_of_cubes(
 
     model = AMSRC(ModelConfig(width=2, fusion=fusion)).train()  # type: ignore[arg-type]
     recipe = {"gate": "no-gate-add", "none": "baseline"}[fusion]
-    run = run_of(tracker, tracker.log_cell(None, a_record(recipe), model=model, example=EXAMPLE))
+    run = run_of(tracker, tracker.log_cell(None, a_record(recipe), lambda: Evidence(model, EXAMPLE)))
 
     assert model.training  # the caller's network is left as it was
     assert mlflow.active_run() is None
@@ -134,20 +156,135 @@ def test_the_logged_model_gives_what_the_network_gives_for_any_number_of_cubes(
 
 def test_a_sweep_and_its_cells_are_opened_again_and_never_logged_twice(home: Path) -> None:
     record = a_record("no-gate-concat")
-    model = AMSRC(ModelConfig(width=2))
-    seen = set()
+    evidence = Evidence(AMSRC(ModelConfig(width=2)), EXAMPLE, scores_table=PER_VIDEO)
+    seen, asked = set(), []
     for seeds in ("0", "0 1"):
         tracker = open_tracker(home)
         parent = tracker.start_sweep("again", {"seeds": seeds})
-        cell = tracker.log_cell(parent, record, model=model, example=EXAMPLE, scores_table=PER_VIDEO)
+        cell = tracker.log_cell(parent, record, lambda: asked.append("the network") or evidence)
         assert run_of(tracker, parent).info.status == "RUNNING"
         tracker.finish_sweep(parent, "FINISHED", {})
         seen.add((parent, cell))
     assert len(seen) == 1
+    assert asked == ["the network"], "it is not loaded for a cell that is there"
     assert run_of(tracker, parent).data.tags["seeds"] == "0 1"
     run = run_of(tracker, cell)
     assert len(run.outputs.model_outputs) == 1
     assert len(tracker._store.client.get_metric_history(cell, "epoch/loss")) == 2
+
+
+def test_a_network_that_was_not_there_before_is_added_to_its_cell(tracker: Tracker) -> None:
+    record = a_record("no-gate-appearance")
+    first = run_of(tracker, tracker.log_cell(None, record))
+    network = Evidence(AMSRC(ModelConfig(width=2)), EXAMPLE)
+    again = run_of(tracker, tracker.log_cell(None, record, lambda: network))
+    assert (len(first.outputs.model_outputs), len(again.outputs.model_outputs)) == (0, 1)
+    assert again.info.run_id == first.info.run_id
+
+
+def test_a_cell_shows_what_the_rules_reach_and_the_curve_over_the_fusion_share(tracker: Tracker, home: Path) -> None:
+    run = run_of(tracker, tracker.log_cell(None, a_record(seed=6, rules=RULES, fusion=FUSION)))
+    by_rule = {name: value for name, value in run.data.metrics.items() if name.startswith("rule/")}
+    assert by_rule == {"rule/paper": 0.9, "rule/oracle": 0.95, "rule/crossfit": 0.93}
+    curve = tracker._store.client.get_metric_history(run.info.run_id, "fusion/auroc")
+    assert {(point.step, point.value) for point in curve} == {(k * 10, 0.5 + k / 100 / 4) for k in range(101)}
+    assert (home / "mlartifacts" / run.info.run_id / "artifacts" / "figures" / "fusion.png").stat().st_size > 1000
+    assert run.data.tags["mlflow.note.content"].splitlines() == [
+        "| rule | AUROC | epoch | share of S_f |",
+        "|---|---|---|---|",
+        "| paper | 0.9000 | 6 | 0.990 |",
+        "| oracle | 0.9500 | 2 | 0.250 |",
+        "| crossfit | 0.9300 | 2, 6 | 0.500, - |",
+        "| label-free | - | 6 | 0.500 |",
+    ]
+
+
+def test_a_cell_that_was_stopped_early_is_killed_and_says_why(tracker: Tracker) -> None:
+    pruned = a_record(seed=7, status="pruned", error="stopped early by the scheduler", metrics={})
+    run = run_of(tracker, tracker.log_cell(None, pruned))
+    assert (run.info.status, run.data.tags["status"]) == ("KILLED", "pruned")
+    assert run.data.tags["mlflow.note.content"] == "stopped early by the scheduler"
+    assert run.data.metrics["epoch/auroc"] == 0.8
+
+
+def test_a_sweep_keeps_its_plan_and_its_figures_and_an_interrupted_one_is_opened_again(
+    tracker: Tracker, home: Path
+) -> None:
+    parent = tracker.start_sweep("planned", {})
+    tracker.log_files(parent, {"plan.txt": "2 cells", "figures/landscape.png": b"\x89PNG"})
+    tracker.finish_sweep(parent, "FINISHED", {"table1.md": "| a |"})
+    tracker.start_sweep("planned", {})
+    tracker.log_files(parent, {"plan.txt": "3 cells", "search.json": "{}"})
+    tracker.finish_sweep(parent, "KILLED")
+
+    files = home / "mlartifacts" / str(parent) / "artifacts"
+    assert (files / "plan.txt").read_text() == "3 cells"
+    assert (files / "figures" / "landscape.png").read_bytes() == b"\x89PNG"
+    assert (files / "search.json").is_file()
+    run = run_of(tracker, parent)
+    assert (run.info.status, run.data.tags["mlflow.note.content"]) == ("KILLED", "| a |"), "its tables stay"
+    assert tracker.start_sweep("planned", {}) == parent
+    assert run_of(tracker, parent).info.status == "RUNNING"
+
+
+def test_what_the_rules_pick_are_versions_of_the_data_sets_model_each_made_once(home: Path) -> None:
+    import mlflow
+
+    records = [a_record(dataset="toy-avenue", seed=seed, rules=RULES) for seed in range(2)]
+    networks = [AMSRC(ModelConfig(width=2)) for _ in records]
+    picks = [("paper", 0), ("oracle", 1), ("crossfit", 1), ("label-free", 0)]
+    for _ in range(2):
+        tracker = open_tracker(home)
+        for record, network in zip(records, networks, strict=True):
+            tracker.log_cell(None, record, lambda network=network: Evidence(network, EXAMPLE))  # type: ignore[misc]
+        versions = {rule: tracker.register(rule, records[seed]) for rule, seed in picks}
+    assert versions == {"paper": "1", "oracle": "2", "crossfit": "2", "label-free": "1"}
+
+    client = tracker._store.client
+    assert len(client.search_model_versions("name = 'amsrc-toy-avenue'")) == 2
+    oracle = client.get_model_version_by_alias("amsrc-toy-avenue", "oracle")
+    assert (str(oracle.version), sorted(oracle.aliases)) == ("2", ["crossfit", "oracle"])
+    assert oracle.tags == {
+        "recipe": "amsrc",
+        "dataset": "toy-avenue",
+        "seed": "1",
+        "fingerprint": records[1].fingerprint,
+        "epoch": "6",
+        "paper/auroc": "0.9",
+        "paper/epoch": "6",
+        "paper/share_f": "0.99",
+        "oracle/auroc": "0.95",
+        "oracle/epoch": "2",
+        "oracle/share_f": "0.25",
+        "crossfit/auroc": "0.93",
+        "label-free/epoch": "6",
+        "label-free/share_f": "0.5",
+    }
+    assert oracle.description.startswith("amsrc on toy-avenue, seed 1: the weights after the last epoch, 6.\n")
+    assert "| oracle | 0.9500 | 2 | 0.250 |" in oracle.description
+
+    mlflow.set_tracking_uri(tracker.uri)
+    try:
+        program = mlflow.pytorch.load_model("models:/amsrc-toy-avenue@oracle")
+    finally:
+        mlflow.set_tracking_uri(None)
+    torch.testing.assert_close(list(program(*EXAMPLE)), list(networks[1].eval()(*EXAMPLE)))
+
+
+def test_an_alias_moves_to_the_network_of_a_new_measurement(tracker: Tracker) -> None:
+    record = a_record(dataset="toy-shanghaitech")
+    for version, finished in enumerate(("2025-01-01T01:00:00+00:00", "2025-02-01T01:00:00+00:00"), 1):
+        again = replace(record, finished=finished)
+        tracker.log_cell(None, again, lambda: Evidence(AMSRC(ModelConfig(width=2)), EXAMPLE))
+        assert tracker.register("paper", again) == str(version)
+
+
+def test_a_cell_without_a_network_gets_no_version(tracker: Tracker) -> None:
+    record = a_record("null-flow", seed=9)
+    assert tracker.register("paper", record) is None
+    tracker.log_cell(None, record)
+    assert tracker.register("paper", record) is None
+    assert (tracker.off, tracker.missed) == (False, [])
 
 
 def table_of(home: Path, run_id: str | None):  # type: ignore[no-untyped-def]
@@ -156,11 +293,11 @@ def table_of(home: Path, run_id: str | None):  # type: ignore[no-untyped-def]
 
 def test_a_failed_cell_shows_its_error_until_a_later_run_succeeds(tracker: Tracker, home: Path) -> None:
     failed = a_record(seed=3, status="failed", error="RunError: the loss is not finite", metrics={}, epochs=[])
-    run = run_of(tracker, tracker.log_cell(None, failed, scores_table=PER_VIDEO))
+    run = run_of(tracker, tracker.log_cell(None, failed, lambda: Evidence(scores_table=PER_VIDEO)))
     assert (run.info.status, run.data.tags["mlflow.note.content"]) == ("FAILED", "RunError: the loss is not finite")
 
     done = a_record(seed=3, finished="2025-01-02T00:00:00+00:00")
-    again = run_of(tracker, tracker.log_cell(None, done, scores_table=PER_VIDEO))
+    again = run_of(tracker, tracker.log_cell(None, done, lambda: Evidence(scores_table=PER_VIDEO)))
     assert again.info.run_id == run.info.run_id
     assert (again.info.status, again.data.tags["mlflow.note.content"]) == ("FINISHED", "")
     assert again.data.metrics["auroc"] == 0.9
@@ -232,15 +369,20 @@ def test_a_store_that_fails_costs_one_warning_and_nothing_else(
     before = time.monotonic()
     with caplog.at_level(logging.WARNING, "bench"):
         parent = tracker.start_sweep("lost", {})
-        cell = tracker.log_cell(parent, a_record(), model=AMSRC(ModelConfig(width=2)), example=EXAMPLE)
+        cell = tracker.log_cell(parent, a_record(), lambda: Evidence(AMSRC(ModelConfig(width=2)), EXAMPLE))
+        tracker.log_files(parent, {"plan.txt": "1 cell"})
+        version = tracker.register("paper", a_record())
         tracker.finish_sweep(parent, "FINISHED", {"table1.md": "x"})
-    assert (parent, cell) == (None, None)
+    assert (parent, cell, version) == (None, None, None)
     assert time.monotonic() - before < 30
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "could not log sweep lost" in warning
     assert "Run the same command again" in warning
     assert "secret" not in warning
-    assert tracker.where() == "MLflow: not logged: sweep lost, amsrc ped2 seed 0. Run the same command again to log it."
+    assert tracker.where() == (
+        "MLflow: not logged: sweep lost, amsrc ped2 seed 0, amsrc ped2 seed 0 as paper. "
+        "Run the same command again to log it."
+    )
 
 
 def test_a_store_that_dies_in_between_loses_only_the_rest_and_a_second_run_logs_it(
@@ -277,7 +419,7 @@ def test_a_model_that_cannot_be_exported_is_named_and_the_rest_is_logged(
         def forward(self, appearance: torch.Tensor, motion: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return (appearance[: int(appearance.sum() * 0 + 2)], motion.new_tensor(motion.sum().item()))
 
-    run = run_of(tracker, tracker.log_cell(None, a_record(seed=5), model=Untraceable(), example=EXAMPLE))
+    run = run_of(tracker, tracker.log_cell(None, a_record(seed=5), lambda: Evidence(Untraceable(), EXAMPLE)))
     assert "amsrc ped2 seed 5 is logged without its network" in caplog.text
     assert "the model could not be exported" in caplog.text
     assert (run.info.status, run.data.metrics["auroc"]) == ("FINISHED", 0.9)

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from amsrc.errors import BenchError, ConfigError, RunError
+from amsrc.errors import BenchError, ConfigError, DataError, RunError
 from amsrc.files import write_file
+from amsrc.fuse import Statistics
 from amsrc.store import CubeStore
 from bench import train
 from bench.config import Experiment, derive, load
-from bench.runs import history, is_trained
-from bench.scoring import Feed, score
-from bench.train import fit, load_model
+from bench.runs import forget_scores, history, is_trained, read_epochs, write_epoch
+from bench.scoring import Feed, score, score_held_out
+from bench.selection import Epoch, HeldOut
+from bench.train import fit, held_out_scores, load_model
 from tests.cubes_made import an_experiment, write_store
 
 OF_THE_CLOCK = ("seconds", "score_seconds", "cubes_per_s", "peak_memory_gib", "hardware", "restarts")
@@ -54,18 +56,15 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> list[train.AMSRC]:
     return made
 
 
-def killer(after: int) -> Callable[[Any], None]:
-    def report(line: dict[str, Any]) -> None:
-        if line["epoch"] == after:
-            raise Killed
-
-    return report
-
-
-def killed(e: Experiment, store: CubeStore, home: Path, after: int) -> Path:
+def killed(e: Experiment, store: CubeStore, home: Path, after: int, by: type[BaseException] = Killed) -> Path:
     """Train until the end of an epoch, then die. Returns the run's folder."""
-    with pytest.raises(Killed):
-        fit(e, store, home, report=killer(after))
+
+    def report(line: Any) -> None:
+        if line["epoch"] == after:
+            raise by
+
+    with pytest.raises(by):
+        fit(e, store, home, report=report)
     (folder,) = (home / "runs").iterdir()
     assert not is_trained(folder)
     return folder
@@ -116,6 +115,19 @@ def test_a_kill_after_every_epoch_changes_nothing(tmp_path: Path) -> None:
     assert fit(e, store, tmp_path / "killed") == folder
     assert not (folder / "checkpoint.pt").exists()
     assert (written(folder), log(folder)) == (written(straight), log(straight))
+
+
+@pytest.mark.parametrize("by", [SystemExit, KeyboardInterrupt, RuntimeError])
+def test_a_training_that_its_report_stops_goes_on_as_if_it_had_not(tmp_path: Path, by: type[BaseException]) -> None:
+    """As a scheduler stops a trial: by an exit or an error out of `report`."""
+    e = an_experiment()
+    store = write_store(tmp_path, e)
+    straight = fit(e, store, tmp_path / "straight")
+    stopped = killed(e, store, tmp_path / "stopped", after=2, by=by)
+    assert [line["epoch"] for line in history(stopped)] == [1, 2]
+    assert torch.load(stopped / "checkpoint.pt", weights_only=True)["log"] == history(stopped)
+    assert fit(e, store, tmp_path / "stopped") == stopped
+    assert (written(stopped), log(stopped)) == (written(straight), log(straight))
 
 
 def test_an_epoch_without_its_checkpoint_is_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,9 +206,9 @@ def test_the_seed_and_nothing_else_by_chance_decides(tmp_path: Path) -> None:
 # -- the guard -----------------------------------------------------------------------------------------------
 
 
-def poison(store: CubeStore, value: float) -> None:
+def poison(store: CubeStore, value: float, video: str = "*") -> None:
     """Spoil one flow of every training cube, behind the store's back."""
-    for path in (store.path / "train").glob("*/flows.npy"):
+    for path in (store.path / "train").glob(f"{video}/flows.npy"):
         flows = np.load(path, "r+")
         flows[:, 0, 0, 0, 0] = value
         flows.flush()
@@ -266,6 +278,16 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         fit(e, store, tmp_path / "file")
 
 
+def test_held_out_videos_that_leave_too_few_cubes_are_named(tmp_path: Path) -> None:
+    e = an_experiment(train={"epochs": 1})
+    store = write_store(tmp_path, e, train_cubes=1)
+    message = r"has 1 training cubes outside the held-out videos, 2 in all; 2 are the least .* is 0\.1; 0 trains on all"
+    with pytest.raises(DataError, match=message):
+        fit(e, store, tmp_path)
+    assert not (tmp_path / "runs").exists()
+    assert is_trained(fit(derive(e, train={"held_out": 0.0}), store, tmp_path))
+
+
 @pytest.mark.parametrize("cubes", [0, 1])
 def test_too_few_cubes_to_train_on_are_refused(tmp_path: Path, cubes: int) -> None:
     e = an_experiment()
@@ -275,6 +297,152 @@ def test_too_few_cubes_to_train_on_are_refused(tmp_path: Path, cubes: int) -> No
         (store.path / "manifest.json").write_text(json.dumps(store.manifest))
     with pytest.raises(BenchError, match="cubes"):
         fit(e, CubeStore(store.path), tmp_path)
+
+
+# -- held-out videos -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The rows of every batch; without scoring they are those that are trained on."""
+    batches: list[list[int]] = []
+    batch = Feed.batch
+
+    def noted(self: Feed, rows: Any) -> Any:
+        batches.append(rows.tolist())
+        return batch(self, rows)
+
+    monkeypatch.setattr(Feed, "batch", noted)
+    return batches
+
+
+def test_no_batch_shows_a_held_out_cube(tmp_path: Path, shown: list[list[int]]) -> None:
+    e = an_experiment(train={"epochs": 3, "score_every": 0})
+    fit(e, write_store(tmp_path, e), tmp_path)
+    epochs = [[*one, *two, *three] for one, two, three in zip(*[iter(shown)] * 3, strict=True)]
+    assert [sorted(rows) for rows in epochs] == [list(range(40))] * 3  # video 01 whole, nothing of 02
+    assert len({tuple(rows) for rows in epochs}) == 3
+
+
+def test_without_held_out_videos_the_batches_are_those_of_all_cubes(tmp_path: Path, shown: list[list[int]]) -> None:
+    e = an_experiment(seed=3, train={"epochs": 2, "score_every": 0, "held_out": 0.0})
+    fit(e, write_store(tmp_path, e), tmp_path)
+    orders = [np.random.default_rng([3, epoch]).permutation(80).tolist() for epoch in (1, 2)]
+    assert shown == [order[first : first + 16] for order in orders for first in range(0, 80, 16)]
+
+
+def test_what_held_out_cubes_show_never_reaches_the_weights(tmp_path: Path) -> None:
+    e = an_experiment(train={"epochs": 2, "score_every": 0})
+    store = write_store(tmp_path, e)
+    before = written(fit(e, store, tmp_path / "before"))
+    poison(store, np.nan, video="02")
+    assert written(fit(e, CubeStore(store.path), tmp_path / "after")) == before
+
+
+def assert_same(one: HeldOut | None, other: HeldOut | None) -> None:
+    assert one is not None
+    assert other is not None
+    np.testing.assert_array_equal(one.normal_f, other.normal_f)
+    np.testing.assert_array_equal(one.normal_p, other.normal_p)
+    for mine, theirs in ((one.pseudo_f, other.pseudo_f), (one.pseudo_p, other.pseudo_p)):
+        assert list(mine) == list(theirs) == ["flow-swap", "skip", "shuffle", "reverse", "patch"]
+        for kind in mine:
+            np.testing.assert_array_equal(mine[kind], theirs[kind])
+
+
+def test_the_held_out_scores_of_an_epoch_are_those_of_its_network(tmp_path: Path, networks: list[train.AMSRC]) -> None:
+    e = an_experiment(train={"epochs": 4})
+    store = write_store(tmp_path, e)
+    found: list[HeldOut | None] = []
+
+    def look(line: Any) -> None:
+        found.append(score_held_out(networks[-1], store.train, e.model, e.train, torch.device("cpu")))
+
+    folder = fit(e, store, tmp_path, report=look)
+    epochs = read_epochs(folder)
+    assert [epoch.number for epoch in epochs] == [1, 2, 3]
+    for epoch, expected in zip(epochs, found[:3], strict=True):
+        assert_same(epoch.held_out, expected)
+        assert len(epoch.s_f) == len(epoch.s_p) == len(store.test)
+        assert isinstance(epoch.statistics, Statistics)
+    assert_same(held_out_scores(e, store, folder), found[3])
+
+
+def test_the_held_out_scores_of_the_last_epoch_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    e = an_experiment(train={"epochs": 1})
+    store = write_store(tmp_path, e)
+    folder = fit(e, store, tmp_path)
+    made = held_out_scores(e, store, folder)
+    assert (folder / "held_out.npz").is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "load_model", lambda *_: pytest.fail("scored again"))
+        assert_same(held_out_scores(e, store, folder), made)
+    forget_scores(folder)
+    assert not (folder / "held_out.npz").exists()
+    assert_same(held_out_scores(e, store, folder), made)
+
+
+def test_without_held_out_videos_there_are_no_scores_of_them(tmp_path: Path) -> None:
+    e = an_experiment(train={"epochs": 2, "held_out": 0.0})
+    store = write_store(tmp_path, e)
+    folder = fit(e, store, tmp_path)
+    assert [epoch.held_out for epoch in read_epochs(folder)] == [None]
+    assert held_out_scores(e, store, folder) is None
+    assert not (folder / "held_out.npz").exists()
+
+
+def test_what_is_not_trained_has_no_held_out_scores(tmp_path: Path) -> None:
+    e = an_experiment()
+    store = write_store(tmp_path, e)
+    assert held_out_scores(an_experiment("null-flow"), store, tmp_path) is None
+    with pytest.raises(RunError, match=r"amsrc on toy-ped2, seed 0 is not trained .* Run `amsrc-bench train`"):
+        held_out_scores(e, store, tmp_path)
+
+
+def an_epoch(number: int) -> Epoch:
+    scores = np.arange(3, dtype=np.float32)
+    held_out = HeldOut(scores, scores + 1, {"skip": scores + 2}, {"skip": scores + 3})
+    return Epoch(number, scores + 4, scores + 5, Statistics(0.1, 0.2, 0.3, 0.4), held_out)
+
+
+def test_epochs_are_read_as_they_were_written_and_in_order(tmp_path: Path) -> None:
+    for number in (1000, 20, 3):
+        write_epoch(tmp_path, an_epoch(number))
+    found = read_epochs(tmp_path)
+    assert [epoch.number for epoch in found] == [3, 20, 1000]
+    expected = an_epoch(20)
+    np.testing.assert_array_equal(found[1].s_f, expected.s_f)
+    np.testing.assert_array_equal(found[1].s_p, expected.s_p)
+    assert found[1].statistics == expected.statistics
+    kept = found[1].held_out
+    assert kept is not None
+    assert kept.normal_f.tolist() == [0, 1, 2]
+    assert kept.normal_p.tolist() == [1, 2, 3]
+    assert {kind: scores.tolist() for kind, scores in kept.pseudo_f.items()} == {"skip": [2, 3, 4]}
+    assert {kind: scores.tolist() for kind, scores in kept.pseudo_p.items()} == {"skip": [3, 4, 5]}
+    assert read_epochs(tmp_path / "nothing") == []
+
+
+def test_a_damaged_file_of_scores_is_named(tmp_path: Path) -> None:
+    e = an_experiment(train={"epochs": 2})
+    store = write_store(tmp_path, e)
+    folder = fit(e, store, tmp_path)
+    held_out_scores(e, store, folder)
+    for path, read in (
+        (folder / "epochs" / "001.npz", lambda: read_epochs(folder)),
+        (folder / "held_out.npz", lambda: held_out_scores(e, store, folder)),
+    ):
+        whole = path.read_bytes()
+        with np.load(path, allow_pickle=False) as archive:
+            spoilt = bytearray(whole)
+            spoilt[whole.index(archive["pseudo_p.skip"].tobytes())] ^= 255
+        for content in (b"", b"no archive", whole[: len(whole) // 2], bytes(spoilt)):
+            path.write_bytes(content)
+            with pytest.raises(RunError, match=rf"{path.name} is damaged \(.*\)\. Delete it and evaluate again"):
+                read()
+    np.savez(folder / "epochs" / "001.npz", s_f=np.zeros(3), s_p=np.zeros(3), allow_pickle=False)
+    with pytest.raises(RunError, match=r"001\.npz is damaged \('statistics'\)"):
+        read_epochs(folder)
 
 
 # -- settings ------------------------------------------------------------------------------------------------
@@ -293,7 +461,7 @@ def test_the_learning_rate_follows_its_formula(tmp_path: Path, monkeypatch: pyte
     folder = fit(e, write_store(tmp_path, e), tmp_path)
     rates = [0.01, 0.01, 0.01, 0.005, 0.005, 0.005, 0.0025]
     assert [line["learning_rate"] for line in history(folder)] == pytest.approx(rates, rel=1e-12)
-    assert steps == pytest.approx(np.repeat(rates, 5), rel=1e-12)  # 80 cubes are 5 batches of 16
+    assert steps == pytest.approx(np.repeat(rates, 3), rel=1e-12)  # 40 cubes are 3 batches of 16
 
 
 def test_the_log_holds_the_mean_of_each_term(tmp_path: Path) -> None:
@@ -304,7 +472,7 @@ def test_the_log_holds_the_mean_of_each_term(tmp_path: Path) -> None:
         assert line["loss"] == pytest.approx(total, rel=1e-5)
         assert line["workers"] == 1
         assert line["precision"] == "fp32" or torch.cuda.is_available()
-        assert line["cubes_per_s"] == pytest.approx(80 / line["seconds"])
+        assert line["cubes_per_s"] == pytest.approx(40 / line["seconds"])  # of two videos one is held out
     assert lines[-1]["loss"] < lines[0]["loss"]
 
 

@@ -1,0 +1,147 @@
+"""What the driver shows while cells run: one live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bench.cells import Trial
+from bench.config import fingerprint
+from bench.records import RunRecord
+from bench.selection import objective
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+EVERY_S = 15.0  # between two plain lines of the same trial
+
+
+@dataclass
+class Running:
+    """A trial at work."""
+
+    trial: Trial
+    cell: int = 0
+    epoch: int = 0
+    speed: float = 0.0
+    shown: float = 0.0
+
+    @property
+    def done(self) -> float:
+        """Part of its epochs that is behind it, 0 to 1."""
+        epochs = self.trial.cells[self.cell].experiment.train.epochs
+        return (self.cell + self.epoch / epochs) / len(self.trial.cells)
+
+
+@dataclass
+class Board:
+    """Counts and best values by data set, kept up to date by what happens to trials; shown while it is entered."""
+
+    rule: str
+    """Rule under which the best so far is judged."""
+    todo: Counter[str] = field(default_factory=Counter)
+    """Trials that are to run, by data set."""
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Cells by data set and status."""
+    best: dict[str, tuple[float, str]] = field(default_factory=dict)
+    running: dict[int, Running] = field(default_factory=dict)
+    finished: float = 0.0
+    """Trials behind us that were run here."""
+    began: float = field(default_factory=time.monotonic)
+    live: Live | None = None
+
+    @contextmanager
+    def showing(self, todo: Counter[str]) -> Iterator[None]:
+        """Show what happens to these trials."""
+        self.todo, self.finished, self.began = todo, 0.0, time.monotonic()
+        self.running.clear()
+        if not sys.stdout.isatty():
+            yield
+            return
+        from rich.live import Live
+
+        with Live(get_renderable=self.table, refresh_per_second=2) as self.live:
+            yield
+        self.live = None
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self.live:
+            self.live.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, flush=True)
+
+    def started(self, trial: Trial) -> None:
+        self.running[trial.number] = Running(trial)
+
+    def epoch(self, trial: Trial, line: Mapping[str, Any]) -> None:
+        mine = self.running.setdefault(trial.number, Running(trial))
+        names = [fingerprint(cell.experiment) for cell in trial.cells]
+        mine.cell, mine.epoch, mine.speed = names.index(line["cell"]), line["epoch"], line["cubes_per_s"]
+        now = time.monotonic()
+        if self.live is None and now - mine.shown >= EVERY_S:
+            mine.shown = now
+            epochs = trial.cells[mine.cell].experiment.train.epochs
+            self.say(
+                f"    {trial.title}: epoch {mine.epoch} of {epochs}, loss {line['loss']:.5f}, "
+                f"{mine.speed:.0f} cubes/s{self.left()}"
+            )
+
+    def over(self, trial: Trial, records: Sequence[RunRecord], title: str) -> None:
+        """A trial came to its end; `title` is its line."""
+        self.running.pop(trial.number, None)
+        self.finished += 1
+        for record in records:
+            self.count(record)
+        self.say(f"[{self.finished:.0f}/{sum(self.todo.values())}] {title}{self.left()}")
+
+    def count(self, record: RunRecord) -> None:
+        """Add a cell that came to its end, now or earlier."""
+        self.ended[record.dataset, record.status] += 1
+        value = objective(record.rules, self.rule) if record.status == "done" else None
+        if value is not None and value > self.best.get(record.dataset, (-1.0, ""))[0]:
+            self.best[record.dataset] = value, f"{record.recipe}, seed {record.seed}, {record.fingerprint}"
+
+    def left(self) -> str:
+        """Time to go, from the part of the work that was done since the start; empty while that says nothing."""
+        whole = sum(self.todo.values())
+        done = self.finished + sum(running.done for running in self.running.values())
+        if not 0 < done < whole:
+            return ""
+        return f", about {clock((time.monotonic() - self.began) * (whole - done) / done)} left"
+
+    def table(self) -> Table:
+        """The live view."""
+        from rich.table import Table
+
+        table = Table(
+            title=f"{self.finished:.0f} of {sum(self.todo.values())} trials{self.left()}", title_justify="left"
+        )
+        for name in ("data set", "done", "failed", "pruned", "running", f"best ({self.rule})"):
+            table.add_column(name, justify="left" if name in ("data set", "running") else "right")
+        datasets = dict.fromkeys([*self.todo, *(dataset for dataset, _ in self.ended)])
+        for dataset in datasets:
+            now = [running for running in self.running.values() if _of(running, dataset)]
+            lines = [f"{r.trial.title}: epoch {r.epoch}, {r.speed:.0f} cubes/s" for r in now]
+            best = self.best.get(dataset)
+            counts = (str(self.ended[dataset, status]) for status in ("done", "failed", "pruned"))
+            table.add_row(dataset, *counts, "\n".join(lines), f"{100 * best[0]:.2f} ({best[1]})" if best else "-")
+        return table
+
+
+def _of(running: Running, dataset: str) -> bool:
+    return running.trial.cells[running.cell].experiment.dataset == dataset
+
+
+def clock(seconds: float) -> str:
+    """`2 h 05 min`, `12 min`, `40 s`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,239 @@
+"""Trials on the cluster: each trains and measures its cells in a reused Ray Tune actor; the driver watches.
+
+A cell becomes a record under a results folder, whatever happens to it: done, failed with its error, or pruned.
+What stands already is not done again, so a trial that Tune starts anew after its worker died goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from amsrc.errors import RunError
+from amsrc.store import CubeStore
+from bench import runs
+from bench.cluster import connect
+from bench.config import fingerprint
+from bench.evaluate import evaluate, now, unfinished, worth_so_far
+from bench.plan import Cell, Packing
+from bench.records import RunRecord, frame_scores_path, read, record_path, write
+
+if TYPE_CHECKING:
+    from ray.tune.search import Searcher
+
+DEATHS = 2  # times that a trial is started again after its worker died
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Cells that run one after the other and are judged together: one in a matrix; all seeds and sets in a search."""
+
+    number: int
+    cells: tuple[Cell, ...]
+    params: Mapping[str, float] = field(default_factory=dict)
+    """What a search chose for them, by field."""
+
+    @property
+    def title(self) -> str:
+        e = self.cells[0].experiment
+        if not self.params:
+            return f"{e.recipe} on {e.dataset}, seed {e.seed}"
+        where = ", ".join(dict.fromkeys(cell.experiment.dataset for cell in self.cells))
+        return f"trial {self.number} on {where}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every trial needs to know; travels to the workers."""
+
+    home: Path
+    results: Path
+    workers: int = 1
+    """Data-parallel processes a cell."""
+    prune_by: str | None = None
+    """Rule whose value is reported after every scored epoch, for a scheduler that stops trials by it."""
+
+
+class Watch(Protocol):
+    """What the driver is told while trials run."""
+
+    def started(self, trial: Trial) -> None: ...
+
+    def epoch(self, trial: Trial, line: Mapping[str, Any]) -> None: ...
+
+    def ended(self, trial: Trial, records: Sequence[RunRecord]) -> None: ...
+
+
+def finished(cell: Cell, results: Path, also: Sequence[str] = ()) -> RunRecord | None:
+    """The record of a cell that was done on these very cubes and labels, if there is one.
+
+    Args:
+        also: other states than `done` that count as finished (`failed`, `pruned`).
+    """
+    e = cell.experiment
+    path = record_path(results, e.recipe, e.dataset, e.seed, fingerprint(e))
+    record = read(path) if path.is_file() else None
+    store = CubeStore(cell.store)
+    if record is None or record.store != store.sha256 or record.status not in ("done", *also):
+        return None
+    if record.labels not in (None, store.labels_sha256(e.label_set)):  # None: an older record
+        return None
+    complete = record.status != "done" or (frame_scores_path(results, record).is_file())
+    return record if complete else None
+
+
+def run_trials(
+    trials: Sequence[Trial] | Searcher,
+    number: int,
+    job: Job,
+    packing: Packing,
+    watch: Watch,
+    *,
+    folder: Path,
+    scheduler: Any = None,
+) -> None:
+    """Run trials to their end, `packing.concurrent` at a time.
+
+    Args:
+        trials: known beforehand, or proposed one by one by a Tune searcher as `{"trial": Trial}`.
+        number: how many.
+        folder: scratch space of Tune. Nothing there is needed to go on: records, run folders and studies are.
+        scheduler: a Tune scheduler that may stop a trial early; its cell is then recorded as pruned.
+    """
+    if not number:
+        return
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the sweep at once; every epoch is kept
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # epochs that are not scored have no worth
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    connect()
+    from ray import tune
+
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(
+        logging.ERROR
+    )  # misses the logs turned off above
+
+    listed = not hasattr(trials, "suggest")
+    resources = {"CPU": packing.cpus, "GPU": packing.gpus} if job.workers == 1 else {"CPU": 0.01}
+    trainable = tune.with_resources(tune.with_parameters(_work, job=job), resources)
+    tuner = tune.Tuner(
+        trainable,
+        param_space={"trial": tune.grid_search(list(trials))} if listed else {},  # type: ignore[arg-type]
+        tune_config=tune.TuneConfig(
+            search_alg=None if listed else trials,  # type: ignore[arg-type]
+            num_samples=1 if listed else number,
+            max_concurrent_trials=packing.concurrent,
+            reuse_actors=True,
+            scheduler=scheduler,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=DEATHS),
+            callbacks=[_callback(watch, job)],
+        ),
+    )
+    tuner.fit()
+
+
+def _work(config: dict[str, Trial], job: Job) -> None:
+    """A trial in its actor. Reports every epoch, and at the end that it came to its end."""
+    from ray import tune
+
+    trial = config["trial"]
+    for cell in trial.cells:
+        if finished(cell, job.results):
+            continue
+
+        def report(line: Mapping[str, Any], cell: Cell = cell) -> None:
+            e = cell.experiment
+            known = {name: line[name] for name in ("epoch", "loss", "cubes_per_s")} | {"cell": fingerprint(e)}
+            if job.prune_by:
+                worth = worth_so_far(e, CubeStore(cell.store), runs.folder_of(e, job.home), job.prune_by)
+                known |= {} if worth is None else {"worth": worth}
+            if line["epoch"] < e.train.epochs:  # the last one comes with the end
+                tune.report(known)
+
+        run_cell(cell, job, report)
+    tune.report({"ended": True})
+
+
+def run_cell(cell: Cell, job: Job, report: Callable[[Mapping[str, Any]], None] | None = None) -> RunRecord:
+    """Train and evaluate one cell. The boundary at which an error becomes a record instead of an end."""
+    started, store = now(), None
+    try:
+        store = CubeStore(cell.store)
+        if cell.experiment.method == "amsrc":
+            from bench.train import fit
+
+            fit(cell.experiment, store, job.home, workers=job.workers, report=report)
+        return evaluate(cell.experiment, store, job.home, job.results, started=started)
+    except Exception as error:  # noqa: BLE001
+        return _record_end(cell, job, "failed", f"{type(error).__name__}: {error}", started)
+
+
+def _record_end(
+    cell: Cell, job: Job, status: Literal["failed", "pruned"], reason: str, started: str | None = None
+) -> RunRecord:
+    """The record of a cell that gave no number."""
+    try:
+        store: CubeStore | None = CubeStore(cell.store)
+    except Exception:  # noqa: BLE001  a store that cannot be opened may be the very reason
+        store = None
+    folder = runs.folder_of(cell.experiment, job.home)
+    record = unfinished(cell.experiment, store, folder, status, reason, started or now())
+    write(record, job.results)
+    return record
+
+
+def _callback(watch: Watch, job: Job) -> Any:
+    from ray import tune
+
+    class Follow(tune.Callback):
+        """Passes on what Tune's loop sees, in the driver."""
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            """Tune keeps pickles to restore itself from; nothing here is ever restored."""
+            return (object, ())
+
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            watch.started(trial.config["trial"])
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            if "loss" in result:
+                watch.epoch(trial.config["trial"], result)
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            ours: Trial = trial.config["trial"]
+            stopped = "ended" not in (trial.last_result or {})
+            watch.ended(ours, list(_records(ours, job, "stopped early by the scheduler" if stopped else None)))
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            ours: Trial = trial.config["trial"]
+            text = str(trial.get_error() or "no reason given").strip().splitlines()[-1]
+            error = RunError(f"its worker died {DEATHS + 1} times, or never started: {text}")
+            watch.ended(ours, list(_records(ours, job, None, error)))
+
+    return Follow()
+
+
+def _records(trial: Trial, job: Job, pruned: str | None, error: Exception | None = None) -> Iterator[RunRecord]:
+    """The record of each cell of a trial that came to an end, made here where the worker could not."""
+    for cell in trial.cells:
+        found = finished(cell, job.results, ("failed",)) if not (pruned or error) else finished(cell, job.results)
+        if found:
+            yield found
+        elif pruned:
+            yield _record_end(cell, job, "pruned", pruned)
+        else:
+            reason = f"{type(error).__name__}: {error}" if error else "RunError: it ended without a record"
+            yield _record_end(cell, job, "failed", reason)

@@ -1,0 +1,289 @@
+"""What a sweep is going to do, before anything starts: its cells, and how they share the machine.
+
+Values in, values out; of files it reads a Ray cluster file alone. Hours and cost are in `bench.cost`. Imports neither
+torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from amsrc.config import LossConfig, ModelConfig, TrainConfig
+from amsrc.errors import ConfigError
+from bench.config import Experiment, derive, flatten, override, run_key, unknown
+from bench.recipes import build
+
+# -- cells ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its evaluation: an experiment and the store it reads."""
+
+    experiment: Experiment
+    store: Path
+
+
+def matrix(
+    names: Sequence[str],
+    recipes: Sequence[str],
+    seeds: int,
+    changes: Mapping[str, str],
+    axes: Mapping[str, Sequence[str]],
+) -> list[Experiment]:
+    """Every cell's experiment, checked before anything starts: data sets x recipes x axes x seeds.
+
+    Args:
+        changes: fields set in all cells.
+        axes: fields with the values that each takes (`parse_axes`); the last one changes fastest.
+
+    Raises:
+        ConfigError: a wrong name or value, a field both set and an axis, or a network that would be trained twice.
+    """
+    both = [field for field in axes if field in changes]
+    if both:
+        raise ConfigError(f"{', '.join(both)}: set to one value and an axis at the same time. Leave one of them out.")
+    points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    found = [
+        override(build(recipe, name, seed), {**changes, **point})
+        for name in names
+        for recipe in recipes
+        for point in points
+        for seed in range(seeds)
+    ]
+    keys = Counter(map(_trained, found))
+    twice = dict.fromkeys(f"{e.recipe} on {e.dataset}" for e in found if keys[_trained(e)] > 1)
+    if twice:
+        raise ConfigError(
+            f"one network would be trained twice: {', '.join(twice)}. Leave all but one out"
+            f"{', and what the axes do not change' if axes else ''}."
+        )
+    return found
+
+
+def _trained(e: Experiment) -> str:
+    """The key of what is trained, without the fields that this method or network does not use."""
+    if e.method != "amsrc":
+        e = replace(e, model=ModelConfig(), loss=LossConfig(), train=TrainConfig())
+    elif e.model.fusion == "none":  # no motion stream, so no consistency
+        e = derive(e, loss={"consistency": 0.0})
+    return run_key(e)
+
+
+def parse_axes(texts: Sequence[str]) -> dict[str, list[str]]:
+    """`["loss.consistency=0.1,1,10"]` as {"loss.consistency": ["0.1", "1", "10"]}.
+
+    Raises:
+        ConfigError: not of that form, a field that is unknown or cannot be an axis, an empty or repeated value.
+    """
+    known = {name: value for name, value in flatten(Experiment(recipe="", dataset="")).items() if "." in name}
+    axes: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--axis {text}: write a field and its values, as in loss.consistency=0.1,1,10.")
+        if name not in known:
+            raise ConfigError(unknown("field", name, known))
+        if isinstance(known[name], list):
+            raise ConfigError(
+                f"--axis {name}: its value is a list itself. Run a sweep for each with --{name} {values}."
+            )
+        if not name.startswith(("model.", "loss.", "train.")):
+            raise ConfigError(
+                f"--axis {name}: only fields of model, loss and train can be axes. Cubes are cut once for a sweep, and "
+                f"fields of score train no other network. Run a sweep for each value with --{name} VALUE."
+            )
+        if name in axes:
+            raise ConfigError(f"--axis {name} is given twice. Put all its values into one: {name}=A,B.")
+        axes[name] = values.split(",")
+        if "" in axes[name]:
+            raise ConfigError(f"--axis {text}: a value is empty.")
+        again = [value for value, times in Counter(axes[name]).items() if times > 1]
+        if again:
+            raise ConfigError(f"--axis {text}: {', '.join(again)} is repeated.")
+    return axes
+
+
+# -- the machine and how cells share it ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the cells run on."""
+
+    nodes: tuple[tuple[float, float], ...]
+    """CPUs and GPUs of each node: a cell of one worker has to fit into one."""
+    name: str
+    """The GPUs' name, as Ray (`A10G`) or torch (`NVIDIA A10G`) has it; without GPUs the CPUs'."""
+    usd_per_gpu_hour: float | None = None
+
+    @property
+    def cpus(self) -> float:
+        return sum(cpus for cpus, _ in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        return sum(gpus for _, gpus in self.nodes)
+
+
+def machine_of(nodes: Iterable[Mapping[str, float]], cpu: str | None) -> Machine:
+    """The machine that Ray's nodes make up.
+
+    Args:
+        nodes: resources of each node that is alive (`node["Resources"]` of `ray.nodes()`).
+        cpu: name of the CPUs, for where there is no GPU.
+    """
+    nodes = list(nodes)
+    kinds = dict.fromkeys(
+        key.partition(":")[2] for node in nodes for key in node if key.startswith("accelerator_type:")
+    )
+    sizes = tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes)
+    return Machine(sizes, ", ".join(kinds) if any(gpus for _, gpus in sizes) else cpu or "CPU")
+
+
+def read_cluster(path: Path) -> Machine:
+    """The machine that a Ray cluster file describes with all its workers up, and its price.
+
+    Ray ignores what stands under `metadata`; there the file may say by node type what an hour costs
+    (`usd_per_hour: {worker: 1.006}`) and which GPU it has (`gpu: {worker: A10G}`). The head counts as a node, its
+    price does not: the price is that of the workers' GPUs.
+
+    Raises:
+        ConfigError: no such file, or one that does not say what its workers have.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable cluster file ({error}).") from None
+    types: dict[str, Any] = _dict(_dict(content, path, "the file").get("available_node_types"), path, "node types")
+    head = content.get("head_node_type")
+    most = _number(content.get("max_workers", 2), path, "max_workers")  # Ray's own default
+    about = _dict(content.get("metadata", {}), path, "metadata")
+    prices = _dict(about.get("usd_per_hour", {}), path, "metadata.usd_per_hour")
+    gpu_names = _dict(about.get("gpu", {}), path, "metadata.gpu")
+    for name in (*prices, *gpu_names):
+        if name not in types:
+            raise ConfigError(f"{path}: metadata: {unknown('node type', name, types)}")
+
+    nodes: list[tuple[float, float]] = []
+    kinds: list[str] = []
+    cost: float | None = 0.0
+    sizes = {name: _size(_dict(about, path, name), path, name) for name, about in types.items()}
+    for name, size in sorted(sizes.items(), key=lambda item: -item[1][1]):  # most GPUs first: max_workers may cut
+        if name == head:
+            nodes.append(size)
+            continue
+        number = int(min(_number(types[name].get("max_workers", most), path, f"{name}.max_workers"), most))
+        most -= number
+        nodes += [size] * number
+        if size[1] and number:
+            kinds.append(str(gpu_names.get(name, "unnamed GPU")))
+            price = _number(prices[name], path, f"metadata.usd_per_hour.{name}") if name in prices else None
+            cost = None if cost is None or price is None else cost + number * price
+    gpus = sum(size[1] for size in nodes)
+    if not any(cpus or gpus for cpus, gpus in nodes):
+        raise ConfigError(f"{path}: no node has a CPU or GPU. Give its types resources, as in {{CPU: 4, GPU: 1}}.")
+    return Machine(tuple(nodes), ", ".join(dict.fromkeys(kinds)) or "CPU", cost / gpus if gpus and cost else None)
+
+
+def _size(about: Mapping[str, Any], path: Path, name: str) -> tuple[float, float]:
+    has = _dict(about.get("resources"), path, f"{name}.resources (such as {{CPU: 4, GPU: 1}})")
+    cpus, gpus = (_number(has.get(kind, 0), path, f"{name}.resources.{kind}") for kind in ("CPU", "GPU"))
+    return cpus, gpus
+
+
+def _dict(value: Any, path: Path, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: {what} must be a table of names and values, found {value!r}.")
+    return value
+
+
+def _number(value: Any, path: Path, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigError(f"{path}: {what} must be a number from 0, found {value!r}.")
+    return float(value)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How cells share the machine."""
+
+    concurrent: int
+    """Cells at a time."""
+    cpus: int
+    """CPUs of one cell, all its workers together."""
+    gpus: float
+    """GPUs of one cell, likewise; below 1, a part of one."""
+    workers: int = 1
+
+
+def packing(
+    machine: Machine,
+    cells: int,
+    workers: int = 1,
+    gpus_per_cell: float | None = None,
+    cpus_per_cell: int | None = None,
+) -> Packing:
+    """As many cells at a time as fit, and what each gets.
+
+    A cell of one worker gets a GPU, or the part of one that is asked for, and an even share of its node's CPUs; on a
+    machine without GPUs a CPU, and more where there are fewer cells than CPUs. A cell of several workers gets a GPU (or
+    CPU, likewise) for each, on whichever nodes.
+
+    Args:
+        cells: how many are to run.
+
+    Raises:
+        ConfigError: values that Ray does not know, or a cell that would wait forever because it never fits.
+    """
+    cells = max(1, cells)
+    if gpus_per_cell is not None and not (0 < gpus_per_cell < 1 or gpus_per_cell in range(1, 1000)):
+        raise ConfigError(f"--gpus-per-cell {gpus_per_cell:g}: give a part below 1, or a whole number from 1.")
+    if cpus_per_cell is not None and cpus_per_cell < 1:
+        raise ConfigError(f"--cpus-per-cell {cpus_per_cell}: give a whole number from 1.")
+    if workers > 1:
+        if gpus_per_cell is not None or cpus_per_cell is not None:
+            raise ConfigError(
+                f"--workers {workers} sets what a cell gets: leave out --gpus-per-cell and --cpus-per-cell."
+            )
+        kind, have = ("GPU", machine.gpus) if machine.gpus else ("CPU", machine.cpus)
+        if have < workers:
+            raise ConfigError(f"--workers {workers} needs as many {kind}s; there are {have:g}. Ask for fewer.")
+        on_gpu = kind == "GPU"
+        return Packing(min(cells, int(have // workers)), 0 if on_gpu else workers, workers if on_gpu else 0, workers)
+
+    gpus = gpus_per_cell or float(bool(machine.gpus))
+    cpus = cpus_per_cell or _cpus_a_cell(machine, cells, gpus)
+    slots = sum(_slots(node, cpus, gpus) for node in machine.nodes)
+    if not slots:
+        wants = f"{cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        nodes = ", ".join(f"{c:g} CPUs and {g:g} GPUs" for c, g in dict.fromkeys(machine.nodes)) or "none"
+        raise ConfigError(f"a cell that asks for {wants} fits on no node; there are nodes with {nodes}. Ask for less.")
+    return Packing(min(cells, slots), cpus, gpus)
+
+
+def _slots(node: tuple[float, float], cpus: int, gpus: float) -> int:
+    """Cells that a node holds; parts of different GPUs do not add up to one."""
+    by_cpu = int(node[0] // cpus)
+    if not gpus:
+        return by_cpu
+    by_gpu = int(node[1]) * math.floor(1 / gpus + 1e-9) if gpus < 1 else int(node[1] // gpus)
+    return min(by_cpu, by_gpu)
+
+
+def _cpus_a_cell(machine: Machine, cells: int, gpus: float) -> int:
+    """The most CPUs a cell with which no cell more has to wait than with one each."""
+    largest = int(max((cpus for cpus, _ in machine.nodes), default=1))
+    most = min(cells, sum(_slots(node, 1, gpus) for node in machine.nodes))
+    if not most:
+        return 1
+    fitting = (c for c in range(largest, 0, -1) if sum(_slots(node, c, gpus) for node in machine.nodes) >= most)
+    return next(fitting, 1)

@@ -1,0 +1,240 @@
+"""Measured rows of the tables: records and searches -> `Row`s, by data set or by selection rule.
+
+For `bench.tables` alone; reads and writes nothing. Decides which runs a mean may join, and says in a footnote what a
+reader must know of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, groupby, zip_longest
+from statistics import fmean, stdev
+from typing import Any, TypeAlias
+
+from bench import recipes
+from bench.config import dump
+from bench.records import RunRecord, SearchRecord
+from bench.selection import RULES
+from bench.typeset import Cell, Row
+
+Place: TypeAlias = tuple[int, int, str, str]  # block, place within it, recipe, name: sorted as the table is printed
+
+BLOCKS = ("Measured here", "Measured here, small", "Measured here, null rows", "Measured here, searches")
+# Recipe -> its name in the tables and the method of `paper.csv` that it answers to; in the order of the rows.
+METHODS = {
+    "baseline": ("Baseline", "Baseline"),
+    "no-gate-add": ("No gate, features added", "AMSRC without gated fusion"),
+    "no-gate-concat": ("No gate, features concatenated", "AMSRC without gated fusion"),
+    "no-gate-appearance": ("No gate, appearance alone", "AMSRC without gated fusion"),
+    "amsrc": ("AMSRC", "AMSRC"),
+    "amsrc-paper-loss": ("AMSRC, losses as printed", "AMSRC"),
+    "null-flow": ("Mean flow magnitude", None),
+}
+# Differences between two rules: what choosing on test labels adds.
+GAPS = {f"oracle - {rule}": ("oracle", rule) for rule in ("crossfit", "label-free")}
+# Settings that a row's name leaves out: they stand in its footnote, or they cannot change its number.
+UNNAMED = {
+    "cube.boxes.provider",
+    "cube.flow.provider",
+    "label_set",
+    "partial",
+    "train.held_out",
+    "train.score_every",
+}
+UNTRAINED = ("model.", "loss.", "train.")  # settings that mean nothing to a row that learns nothing
+
+
+def by_dataset(
+    records: list[RunRecord], paper: Callable[[RunRecord], float | None], datasets: list[str]
+) -> Iterator[Row]:
+    """A row for each recipe, and for each set of changes made to one; seeds together.
+
+    Runs that differ in how their data were made are not averaged: they get lines of their own under the same
+    name, told apart by their footnotes. A recipe without any number keeps its row, empty.
+
+    Args:
+        paper: the paper's figure that a run answers to, in percent.
+    """
+    rows: dict[Place, dict[str, list[Cell]]] = {}
+    for _, same in groupby(sorted(records, key=_all_but_seed), key=_all_but_seed):
+        runs = list(same)
+        cells = rows.setdefault(_place(runs[0]), {}).setdefault(runs[0].dataset, [])
+        cells += _cell(runs, paper(runs[0]))
+    for (block, _, recipe, name), found in sorted(rows.items()):
+        lines = zip_longest(*(found.get(dataset, []) for dataset in datasets))
+        for line in list(lines) or [()]:
+            yield Row(
+                group=BLOCKS[block],
+                method=f"{name} ({recipe})",
+                source="measured",
+                recipe=recipe,
+                cells=dict(zip_longest(datasets, line)),
+            )
+
+
+def _all_but_seed(record: RunRecord) -> str:
+    """Equal for the runs that a mean may join, and only for them."""
+    experiment = {name: value for name, value in record.experiment.items() if name != "seed"}
+    return json.dumps([experiment, record.rule, record.boxes, record.flow, record.videos], sort_keys=True)
+
+
+def _by_seed(runs: list[RunRecord]) -> list[RunRecord]:
+    """In the order of their seeds, the latest of each: a new schema gives the same experiment a new fingerprint."""
+    latest = {run.seed: run for run in sorted(runs, key=lambda run: run.finished)}
+    return [run for _, run in sorted(latest.items())]
+
+
+def _place(record: RunRecord) -> Place:
+    """Where the row of a run stands, and its name."""
+    recipe, order = record.recipe.removesuffix("-small"), list(METHODS)
+    block = 2 if recipe.startswith("null-") else 1 if recipe != record.recipe else 0
+    place = order.index(recipe) if recipe in order else len(order)
+    name, _ = METHODS.get(recipe, (record.recipe, None))
+    return block, place, record.recipe, ", ".join([name, *_changes(record)])
+
+
+def _changes(record: RunRecord) -> list[str]:
+    """Settings in which a run differs from its recipe as it stands today: `train.epochs=2`."""
+    if record.recipe not in recipes.RECIPES or record.dataset not in recipes.DATASETS:
+        return []
+    recipe = dump(recipes.build(record.recipe, record.dataset, record.seed))
+    idle = () if _is_trained(record) else UNTRAINED
+    differ = _differences(record.experiment, recipe)
+    return [f"{name}={value}" for name, value in differ if name not in UNNAMED and not name.startswith(idle)]
+
+
+def _is_trained(record: RunRecord) -> bool:
+    return bool(record.experiment.get("method", "amsrc") == "amsrc")
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and our values of the settings that both have and that differ."""
+    for name in sorted(ours.keys() & theirs.keys()):
+        if isinstance(ours[name], dict):
+            yield from _differences(ours[name], theirs[name], f"{prefix}{name}.")
+        elif ours[name] != theirs[name]:
+            yield prefix + name, ours[name]
+
+
+def _cell(runs: list[RunRecord], paper: float | None) -> list[Cell]:
+    """The figure of runs that differ in their seed: none if none is done or one of them is undefined."""
+    done = _by_seed([run for run in runs if run.status == "done"])
+    cell = _mean([run.metrics.get("auroc") for run in done], _sentence(_facts(done, rule=True))) if done else None
+    return [replace(cell, paper=paper)] if cell else []
+
+
+def _mean(fractions: Sequence[float | None], setting: str) -> Cell | None:
+    """Mean and spread over seeds in percent; none over a gap."""
+    percents = [100 * value for value in fractions if value is not None]
+    if len(percents) < len(fractions):
+        return None
+    std = stdev(percents) if len(percents) > 1 else None
+    return Cell(mean=fmean(percents), std=std, seeds=len(percents), setting=setting)
+
+
+def _sentence(facts: list[str]) -> str:
+    return "; ".join(filter(None, facts)) + "."
+
+
+def _facts(runs: list[RunRecord], *, rule: bool = False) -> list[str]:
+    """What a reader must know of the runs behind a figure, the rule among it if asked."""
+    first = runs[0]
+    model, train = first.experiment["model"], first.experiment["train"]
+    budget = f"width {model['width']}, {train['epochs']} epochs, {_trained_on(train['held_out'])}"
+    return [
+        _seeds([run.seed for run in runs]),
+        f"rule {first.rule}" if rule else "",
+        budget if _is_trained(first) else "no training",
+        f"boxes {first.boxes.partition(':')[0]}",
+        f"flow {first.flow.partition(':')[0]}",
+        f"labels {first.label_set}",
+        f"PARTIAL DATA: test videos {', '.join(first.videos)}" if first.partial else "",
+        "code with uncommitted changes" if any(_is_changed(run) for run in runs) else "",
+    ]
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _trained_on(held_out: float) -> str:
+    return f"{100 * held_out:g} % of the training videos held out" if held_out else "trained on all training videos"
+
+
+def _is_changed(record: RunRecord) -> bool:
+    """Whether the code that trained or that measured differed from its commit."""
+    return bool(record.git.get("dirty")) or "+changes" in str(record.git.get("trained"))
+
+
+def by_rule(records: list[RunRecord], searches: list[SearchRecord], datasets: list[str]) -> list[Row]:
+    """A row for each recipe and data set, then for each search and data set; seeds together.
+
+    Runs without rules (older ones) leave no row, nor do those that trained nothing: there was nothing to choose.
+
+    Args:
+        datasets: in the order in which they are printed; rows of others are left out.
+    """
+    placed = [*_ruled(records), *chain.from_iterable(_searched(search, records) for search in searches)]
+    shown = [(place, row) for place, row in placed if row.dataset in datasets and any(row.cells.values())]
+    return [row for _, row in sorted(shown, key=lambda pair: (pair[0], datasets.index(pair[1].dataset)))]
+
+
+def _ruled(records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
+    """Rows of cells, and where each stands."""
+    chosen = [record for record in records if record.status == "done" and record.rules and _is_trained(record)]
+    for _, same in groupby(sorted(chosen, key=_all_but_seed), key=_all_but_seed):
+        runs = _by_seed(list(same))
+        values = {rule: [run.rules.get(rule, {}).get("auroc") for run in runs] for rule in RULES}
+        yield _rule_row(_place(runs[0]), runs[0].dataset, _under_rules(values, _sentence(_facts(runs))))
+
+
+def _searched(search: SearchRecord, records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
+    """Rows of a search, one for each of its data sets, and where each stands: named after the recipe's own runs."""
+    plain, _ = METHODS.get(search.recipe.removesuffix("-small"), (search.recipe, None))
+    for dataset, found in search.chosen.items():
+        runs = [run for run in records if run.fingerprint in search.reference and run.dataset == dataset]
+        _, order, recipe, name = _place(runs[0]) if runs else (0, len(METHODS), search.recipe, plain)
+        values = {rule: [found.get(rule, {}).get("auroc")] for rule in RULES}
+        cells = _under_rules(values, _sentence(_search_facts(search, runs)), seeds=len(search.seeds))
+        yield _rule_row((len(BLOCKS) - 1, order, recipe, f"{name}, searched"), dataset, cells)
+
+
+def _rule_row(place: Place, dataset: str, cells: dict[str, Cell | None]) -> tuple[Place, Row]:
+    block, _, recipe, name = place
+    method = f"{name} ({recipe})"
+    return place, Row(
+        group=BLOCKS[block], method=method, source="measured", recipe=recipe, dataset=dataset, cells=cells
+    )
+
+
+def _under_rules(
+    values: Mapping[str, list[float | None]], setting: str, seeds: int | None = None
+) -> dict[str, Cell | None]:
+    """A figure for each rule and for each gap, which is taken seed by seed; `seeds` where means are given."""
+    found = dict(values)
+    for name, (more, less) in GAPS.items():
+        pairs = zip(values[more], values[less], strict=True)
+        found[name] = [None if high is None or low is None else high - low for high, low in pairs]
+    means = {name: _mean(each, setting) for name, each in found.items()}
+    return {name: cell and replace(cell, seeds=seeds or cell.seeds) for name, cell in means.items()}
+
+
+def _search_facts(search: SearchRecord, runs: list[RunRecord]) -> list[str]:
+    """What was searched and how, and what is known of the recipe's own runs but their seeds."""
+    states = Counter(trial["state"] for trial in search.trials)
+    ranges = ", ".join(f"{field} {low:g} to {high:g}" for field, (low, high) in search.space.items())
+    return [
+        f"search {search.study}",
+        f"{ranges}, log-uniform",
+        f"trials: {', '.join(f'{states[state]} {state}' for state in ('done', 'pruned', 'failed'))}",
+        f"objective under rule {search.rule}",
+        f"{', '.join(search.datasets)} searched together" if search.joint else "",
+        search.sampler,
+        search.proposals.rstrip("."),
+        _seeds(search.seeds),
+        *(_facts(runs)[1:] if runs else []),
+        "searched by code with uncommitted changes" if search.git.get("dirty") else "",
+    ]

@@ -1,0 +1,418 @@
+"""Selection rules: which epoch and fusion ratio a cell's number comes from, and which setting a search's.
+
+Reads scores of cubes and labels, writes nothing. What a chooser may not know is not handed to it: under
+`crossfit` each fold's is given the labels of the other folds alone, under `label-free` none at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amsrc.config import ScoreConfig
+from amsrc.errors import ConfigError, DataError
+from amsrc.fuse import Floats, Fuser, Statistics, cube_scores
+
+Values = npt.NDArray[np.float64]
+Labels = Mapping[str, npt.NDArray[np.integer]]  # by video; 1 = abnormal
+
+RULES = ("paper", "oracle", "crossfit", "label-free")
+FOLDS = 5
+SHARES = np.arange(1001) / 1000
+"""Shares w_f / (w_f + w_p) of the fusion curve."""
+CHOICES = SHARES[::10]
+"""Shares that are tried where epoch and share are chosen together."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scores of held-out training cubes, as they are and, by kind, as pseudo-anomalies; (m,) each."""
+
+    normal_f: Floats
+    normal_p: Floats
+    pseudo_f: dict[str, Floats]
+    pseudo_p: dict[str, Floats]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What a scored epoch leaves: (n,) scores of the test cubes, and the statistics that standardise them."""
+
+    number: int
+    s_f: Floats
+    """All NaN without a motion stream."""
+    s_p: Floats
+    statistics: Statistics
+    held_out: HeldOut | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the rules make of one cell."""
+
+    rules: dict[str, dict[str, Any]]
+    """`RunRecord.rules`; fractions, None where undefined."""
+    crossfit: Mapping[str, npt.NDArray[np.float32]]
+    """By video the ranks of its scored frames under rule `crossfit`: in (0, 1), higher = more abnormal."""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One way to turn a cell's cubes into frame scores."""
+
+    epoch: Epoch
+    weights: tuple[float, float]
+    share_f: float | None
+    """None where there is no S_f to weigh."""
+    distance: float
+    """From the experiment's own share."""
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        return {"epoch": self.epoch.number, "share_f": self.share_f}
+
+
+def decide(fuser: Fuser, videos: Sequence[str], epochs: Sequence[Epoch], labels: Labels) -> Decision:
+    """What each rule chooses among a cell's epochs and shares, and the AUROC it reaches.
+
+    Candidates are the experiment's own weights and CHOICES, in every epoch. Of equal ones the latest epoch is
+    taken, then the share closest to the experiment's own. A fold whose other folds lack a class takes the
+    experiment's own weights in the last epoch; its `selected_auroc` is None.
+
+    Args:
+        fuser: knows where the test cubes lie; its `config` holds the experiment's own weights.
+        videos: names of the test videos, in the fuser's order.
+        epochs: one or more; the latest is that of the trained weights.
+        labels: of the scored frames.
+
+    Raises:
+        DataError: the labels do not fit the scored frames.
+        RunError: a score that counts cannot be fused (`cube_scores`).
+    """
+    truth, columns = _checked(fuser, videos, labels), _columns(fuser, videos)
+    parts = folds(videos)
+    views = [truth, *({video: truth[video] for video in videos if video not in part} for part in parts)]
+    found: list[_Candidate] = []
+    aurocs_by_epoch: list[Values] = []
+    pseudo: list[dict[str, float]] = []
+    for epoch in epochs:
+        tried = _candidates(epoch, fuser.config, CHOICES)
+        frames = _frames(fuser, epoch, tried)
+        aurocs_by_epoch.append(np.stack([known_aurocs(frames, columns, view) for view in views]))
+        pseudo += pseudo_aurocs(epoch, [candidate.weights for candidate in tried])
+        found += tried
+    on_all, *on_others = np.concatenate(aurocs_by_epoch, axis=1)
+
+    own, best = _best(np.zeros(len(found)), found), _best(on_all, found)
+    chosen = [_best(on_other, found) for on_other in on_others]
+    ranks: dict[str, npt.NDArray[np.float32]] = {}
+    for part, choice in zip(parts, chosen, strict=True):
+        (frames,) = _frames(fuser, found[choice].epoch, [found[choice]])
+        ranks |= {video: _ranks(frames)[columns[video]] for video in part}
+    rules: dict[str, dict[str, Any]] = {
+        "paper": {"auroc": _plain(on_all[own]), **found[own].choice},
+        "oracle": {"auroc": _plain(on_all[best]), **found[best].choice},
+        "crossfit": {
+            "auroc": _pooled(ranks, truth),
+            "folds": [
+                {"videos": part, "selected_auroc": _plain(on_other[choice]), **found[choice].choice}
+                for part, on_other, choice in zip(parts, on_others, chosen, strict=True)
+            ],
+        },
+        "label-free": _label_free(found, pseudo, on_all),
+    }
+    return Decision(rules, ranks)
+
+
+def known_aurocs(frames: npt.NDArray[np.float32], columns: Mapping[str, slice], labels: Labels) -> Values:
+    """Pooled AUROC of each candidate over the videos whose labels are given; there is no other label to read.
+
+    Args:
+        frames: (R, N), all scored frames under each candidate.
+        columns: where each video's frames lie in them.
+
+    Returns:
+        (R,), NaN when only one class is present.
+    """
+    parts = [frames[:, columns[video]] for video in labels]
+    return aurocs(np.concatenate([frames[:, :0], *parts], axis=1), _end_to_end(labels, labels))
+
+
+def pseudo_aurocs(epoch: Epoch, weights: Sequence[tuple[float, float]]) -> list[dict[str, float]]:
+    """How well each pair of weights tells held-out normal cubes from pseudo-anomalies: AUROC over cubes, by kind.
+
+    Neither a test cube nor a label is looked at. The dicts are empty without held-out cubes.
+    """
+    held_out = epoch.held_out
+    if held_out is None or not len(held_out.normal_p):
+        return [{} for _ in weights]
+    by_kind: dict[str, Values] = {}
+    for kind, pseudo_p in held_out.pseudo_p.items():
+        s_f = np.concatenate([held_out.normal_f, held_out.pseudo_f[kind]])
+        s_p = np.concatenate([held_out.normal_p, pseudo_p])
+        fused = np.stack([cube_scores(s_f, s_p, epoch.statistics, *pair) for pair in weights])
+        by_kind[kind] = aurocs(fused.astype(np.float32), np.repeat([0, 1], [len(held_out.normal_p), len(pseudo_p)]))
+    return [{kind: float(values[i]) for kind, values in by_kind.items()} for i in range(len(weights))]
+
+
+def pseudo_worth(epoch: Epoch, config: ScoreConfig) -> float | None:
+    """What one epoch is worth under `label-free`: the best mean AUROC over kinds that any share reaches."""
+    tried = pseudo_aurocs(epoch, [candidate.weights for candidate in _candidates(epoch, config, CHOICES)])
+    return max((float(np.mean(list(by_kind.values()))) for by_kind in tried if by_kind), default=None)
+
+
+def _label_free(found: list[_Candidate], pseudo: list[dict[str, float]], on_all: Values) -> dict[str, Any]:
+    """The choice by the mean over kinds of pseudo-anomalies; the test AUROCs only say what it is worth."""
+    means = np.array([np.mean(list(by_kind.values())) if by_kind else np.nan for by_kind in pseudo])
+    if np.isnan(means).all():
+        return {"auroc": None, "epoch": None, "share_f": None, "pseudo_auroc": None, "pseudo_auroc_by_kind": {}}
+    best = _best(means, found)
+    return {
+        "auroc": _plain(on_all[best]),
+        **found[best].choice,
+        "pseudo_auroc": _plain(means[best]),
+        "pseudo_auroc_by_kind": pseudo[best],
+    }
+
+
+def fusion_curve(fuser: Fuser, videos: Sequence[str], epoch: Epoch, labels: Labels) -> dict[str, Any]:
+    """AUROC over the fusion ratio in one epoch; arguments and errors as for `decide`.
+
+    The experiment's own weights are one more candidate for the best; of equal ones the share closest to the
+    experiment's is taken.
+
+    Returns:
+        `share_f` and `auroc` (SHARES and their fractions), `best_share`, `best_auroc`, `paper_share`, `paper_auroc`;
+        nothing where there is no ratio.
+    """
+    truth = _checked(fuser, videos, labels)
+    tried = _candidates(epoch, fuser.config, SHARES)
+    if len(tried) == 1:
+        return {}
+    values = aurocs(_frames(fuser, epoch, tried), _end_to_end(truth, videos))
+    best = _best(values, tried)
+    return {
+        "share_f": SHARES.tolist(),
+        "auroc": [_plain(value) for value in values[1:]],
+        "best_share": tried[best].share_f,
+        "best_auroc": _plain(values[best]),
+        "paper_share": tried[0].share_f,
+        "paper_auroc": _plain(values[0]),
+    }
+
+
+def folds(videos: Iterable[str]) -> list[list[str]]:
+    """The folds of rule `crossfit`: videos dealt out in the order of their names' SHA-256. No label is looked at."""
+    order = sorted(videos, key=lambda video: sha256(video.encode()).digest())
+    count = min(FOLDS, len(order))
+    return [order[start::count] for start in range(count)]
+
+
+def aurocs(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.integer]) -> Values:
+    """`bench.metrics.auroc` of many rows of scores under the same labels: one sort a row, counted in integers.
+
+    Args:
+        scores: (R, N), in float32 as frame scores are kept: what is equal there is a tie and counts half.
+        labels: (N,), 0 or 1.
+
+    Returns:
+        (R,) fractions; NaN when only one class is present.
+
+    Raises:
+        DataError: a score is not finite, or a label is neither 0 nor 1.
+    """
+    if not np.isfinite(scores).all():
+        raise DataError("a score is not finite, so it has no rank. Look at the loss of the run.")
+    if not np.isin(labels, (0, 1)).all():
+        raise DataError(f"labels must be 0 (normal) or 1 (abnormal), found {np.unique(labels)[:5].tolist()}.")
+    truth = labels.astype(np.int64)
+    abnormal = int(truth.sum())
+    pairs = abnormal * (len(truth) - abnormal)
+    found = np.full(len(scores), np.nan)
+    for i, row in enumerate(scores if pairs else []):
+        keys = (row.astype(np.float32) + np.float32(0)).view(np.int32).astype(np.int64)  # adding 0: there is no -0
+        keys ^= (keys >> 63) & 0x7FFFFFFF  # the bits of negative numbers run backwards; now keys rank as scores do
+        keys = keys << 1 | truth
+        keys.sort()
+        ends = np.flatnonzero(np.diff(keys >> 1, append=1 << 32))  # the last of each run of equal scores
+        hits = np.cumsum(keys & 1)[ends]
+        misses = ends + 1 - hits
+        doubled = np.diff(hits, prepend=0) * (misses + np.append(0, misses[:-1]))  # misses below, and below or equal
+        found[i] = int(doubled.sum()) / (2 * pairs)
+    return found
+
+
+def objective(rules: Mapping[str, Any], rule: str) -> float | None:
+    """What a trial of a search is worth under a rule; `label-free` is judged by pseudo-anomalies, not by the test.
+
+    Args:
+        rules: of the trial's record.
+
+    Raises:
+        ConfigError: there is no such rule.
+    """
+    if rule not in RULES:
+        raise ConfigError(f"there is no rule {rule!r}; choose one of {', '.join(RULES)}.")
+    value: float | None = rules.get(rule, {}).get("pseudo_auroc" if rule == "label-free" else "auroc")
+    return value
+
+
+def across(
+    settings: Mapping[str, Mapping[str, Sequence[Decision]]], labels: Mapping[str, Labels], reference: str
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """What each rule takes from several settings, on each data set, and the AUROC it then reaches there.
+
+    One setting is taken for all data sets together: it is judged by the mean over them of the mean over its seeds of
+    `objective`, under `crossfit` fold by fold of `selected_auroc`; one that lacks it anywhere is out. Of equal ones the
+    reference is taken, then the first.
+
+    Args:
+        settings: name -> data set -> what was decided for its cells, one a seed, seeds in the same order everywhere.
+        labels: data set -> labels of the scored frames.
+        reference: name of the recipe's own setting: what `paper` takes.
+
+    Returns:
+        Data set -> rule -> `auroc` (mean over the seeds), `setting`, and `epoch` and `share_f` where the seeds agree,
+        else None; `label-free` adds `pseudo_auroc`. `crossfit`: `auroc` and `folds`, which have `videos`,
+        `selected_auroc` and the rest. A rule that can judge no setting has None everywhere; such a fold takes the
+        reference.
+
+    Raises:
+        DataError: the settings differ in their data sets, seeds or test videos.
+    """
+    names = [reference, *(name for name in settings if name != reference)]
+    dealt = {dataset: _dealt(settings, dataset) for dataset in labels}
+
+    def judged(value: Callable[[Decision, str], float | None]) -> list[float | None]:
+        """Each setting's value: the mean over data sets of the mean over seeds."""
+        return [_mean(_mean(value(cell, d) for cell in settings[name][d]) for d in dealt) for name in names]
+
+    chosen: dict[str, dict[str, dict[str, Any]]] = {dataset: {} for dataset in dealt}
+    for rule in ("paper", "oracle", "label-free"):
+        values = judged(lambda cell, _, rule=rule: objective(cell.rules, rule))  # type: ignore[misc]
+        best = 0 if rule == "paper" else _largest(values)
+        for dataset, of_rule in chosen.items():
+            taken = [] if best is None else [cell.rules[rule] for cell in settings[names[best]][dataset]]
+            name = None if best is None else names[best]
+            of_rule[rule] = {"auroc": _mean(cell["auroc"] for cell in taken), "setting": name, **_agreed(taken)}
+            if rule == "label-free":
+                worth = _mean(cell["pseudo_auroc"] for cell in taken)
+                of_rule[rule]["pseudo_auroc"] = worth
+
+    told: dict[str, list[dict[str, Any]]] = {dataset: [] for dataset in dealt}
+    ranks: dict[str, list[dict[str, Floats]]] = {d: [{} for _ in settings[reference][d]] for d in dealt}
+    for number in range(max(map(len, dealt.values()))):
+
+        def fold(cell: Decision, dataset: str, number: int = number) -> dict[str, Any]:
+            """A data set with fewer folds is judged by one of them again, and not reported on."""
+            found: dict[str, Any] = cell.rules["crossfit"]["folds"][number % len(dealt[dataset])]
+            return found
+
+        best = _largest(judged(lambda cell, d, fold=fold: fold(cell, d)["selected_auroc"])) or 0  # type: ignore[misc]
+        for dataset in (d for d in dealt if number < len(dealt[d])):
+            cells = settings[names[best]][dataset]
+            of_fold, videos = [fold(cell, dataset) for cell in cells], dealt[dataset][number]
+            worth = _mean(each["selected_auroc"] for each in of_fold)
+            about = {"videos": videos, "selected_auroc": worth, "setting": names[best]}
+            told[dataset].append({**about, **_agreed(of_fold)})
+            for of_seed, cell in zip(ranks[dataset], cells, strict=True):
+                of_seed |= {video: cell.crossfit[video] for video in videos}
+    for dataset, of_rule in chosen.items():
+        auroc = _mean(_pooled(of_seed, labels[dataset]) for of_seed in ranks[dataset])
+        of_rule["crossfit"] = {"auroc": auroc, "folds": told[dataset]}
+    return {dataset: {rule: of_rule[rule] for rule in RULES} for dataset, of_rule in chosen.items()}
+
+
+def _dealt(settings: Mapping[str, Mapping[str, Sequence[Decision]]], dataset: str) -> list[list[str]]:
+    """The folds of a data set, the same in all settings and seeds."""
+    cells = [by_dataset.get(dataset, []) for by_dataset in settings.values()]
+    dealt = [[fold["videos"] for fold in cell.rules["crossfit"]["folds"]] for seeds in cells for cell in seeds]
+    if len({len(seeds) for seeds in cells}) > 1 or not dealt or any(parts != dealt[0] for parts in dealt):
+        raise DataError(
+            f"{dataset}: the settings differ in their seeds or test videos: compare those measured on the same ones."
+        )
+    return dealt[0]
+
+
+def _candidates(epoch: Epoch, config: ScoreConfig, shares: Values) -> list[_Candidate]:
+    """The experiment's own weights, and these shares where both scores can be fused."""
+    own = config.weight_f, config.weight_p
+    if np.isnan(epoch.s_f).all():
+        return [_Candidate(epoch, own, None, 0.0)]
+    share_f = own[0] / sum(own)
+    found = [_Candidate(epoch, own, share_f, 0.0)]
+    spreads = epoch.statistics.sd_f, epoch.statistics.sd_p
+    if np.isfinite([epoch.s_f, epoch.s_p]).all() and np.isfinite(spreads).all() and min(spreads) > 0:
+        found += [_Candidate(epoch, (share, 1 - share), share, abs(share - share_f)) for share in shares.tolist()]
+    return found
+
+
+def _frames(fuser: Fuser, epoch: Epoch, candidates: Sequence[_Candidate]) -> npt.NDArray[np.float32]:
+    """(R, N) frame scores in float32, as they are kept and measured."""
+    weights = [candidate.weights for candidate in candidates]
+    frames = fuser.scores(epoch.s_f, epoch.s_p, epoch.statistics, weights, np.float32)
+    return frames.astype(np.float32, copy=False)
+
+
+def _best(values: Values, candidates: Sequence[_Candidate]) -> int:
+    """Position of the largest value. Of equal ones, all undefined among them: the latest epoch, the closest share."""
+    known = np.nan_to_num(values, nan=-1.0)
+    equal = np.flatnonzero(known == known.max()).tolist()
+    return max(equal, key=lambda i: (candidates[i].epoch.number, -candidates[i].distance))
+
+
+def _ranks(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Share of all scores below each one, those equal to it counting half."""
+    _, place, equal = np.unique(scores, return_inverse=True, return_counts=True)
+    below = np.cumsum(equal) - equal
+    return ((below + equal / 2) / len(scores)).astype(np.float32)[place]
+
+
+def _checked(fuser: Fuser, videos: Sequence[str], labels: Labels) -> Labels:
+    """The labels in the order of the videos, one for each scored frame."""
+    lengths = dict(zip(videos, fuser.lengths, strict=True))
+    found = {video: len(label) for video, label in labels.items()}
+    if wrong := sorted(video for video in {*lengths, *found} if lengths.get(video) != found.get(video)):
+        raise DataError(f"scored frames and labels differ in: {', '.join(wrong)}. Each scored frame needs one label.")
+    return {video: labels[video] for video in videos}
+
+
+def _columns(fuser: Fuser, videos: Sequence[str]) -> dict[str, slice]:
+    """Where each video's frames lie when all are laid end to end."""
+    ends = np.cumsum(fuser.lengths).tolist()
+    return {v: slice(end - n, end) for v, end, n in zip(videos, ends, fuser.lengths, strict=True)}
+
+
+def _end_to_end(arrays: Mapping[str, npt.NDArray[Any]], videos: Iterable[str]) -> npt.NDArray[Any]:
+    return np.concatenate([np.empty(0, np.uint8), *(arrays[video] for video in videos)])
+
+
+def _pooled(ranks: Mapping[str, Floats], labels: Labels) -> float | None:
+    return _plain(aurocs(_end_to_end(ranks, labels)[None], _end_to_end(labels, labels))[0])
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean; None where there is nothing or a gap."""
+    known = list(values)
+    return float(np.mean([v for v in known if v is not None])) if known and None not in known else None
+
+
+def _largest(values: Sequence[float | None]) -> int | None:
+    """Position of the first of the largest; None where all are."""
+    known = [value for value in values if value is not None]
+    return values.index(max(known)) if known else None
+
+
+def _agreed(choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`epoch` and `share_f` that all seeds chose, None where they differ."""
+    found = {name: {choice[name] for choice in choices} for name in ("epoch", "share_f")}
+    return {name: values.pop() if len(values) == 1 else None for name, values in found.items()}
