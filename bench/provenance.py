@@ -68,8 +68,11 @@ def _cpu() -> str | None:
 
 
 def _gpus() -> list[str]:
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
+    if "torch" not in sys.modules:
+        return []
+    import torch  # waits where another thread is still importing it
+
+    if not torch.cuda.is_available():
         return []
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
