@@ -46,7 +46,7 @@ class Board:
     rule: str
     """Rule under which the best so far is judged."""
     todo: Counter[str] = field(default_factory=Counter)
-    """Trials that are to run, by data set."""
+    """Trials that are to run, by data set; those on several by `a+b`."""
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Cells by data set and status."""
     best: dict[str, tuple[float, str]] = field(default_factory=dict)
@@ -125,7 +125,8 @@ class Board:
         )
         for name in ("data set", "done", "failed", "pruned", "running", f"best ({self.rule})"):
             table.add_column(name, justify="left" if name in ("data set", "running") else "right")
-        datasets = dict.fromkeys([*self.todo, *(dataset for dataset, _ in self.ended)])
+        todo = (dataset for together in self.todo for dataset in together.split("+"))  # those of a joint search
+        datasets = dict.fromkeys([*todo, *(dataset for dataset, _ in self.ended)])
         for dataset in datasets:
             now = [running for running in self.running.values() if _of(running, dataset)]
             lines = [f"{r.trial.title}: epoch {r.epoch}, {r.speed:.0f} cubes/s" for r in now]

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from amsrc.errors import RunError
 from amsrc.store import CubeStore
 from bench import runs
 from bench.cluster import connect
@@ -77,8 +76,12 @@ def finished(cell: Cell, results: Path, also: Sequence[str] = ()) -> RunRecord |
     e = cell.experiment
     path = record_path(results, e.recipe, e.dataset, e.seed, fingerprint(e))
     record = read(path) if path.is_file() else None
+    if record is None or record.status not in ("done", *also):
+        return None
+    if record.store is None and record.status == "failed":  # its store could not be opened
+        return record
     store = CubeStore(cell.store)
-    if record is None or record.store != store.sha256 or record.status not in ("done", *also):
+    if record.store != store.sha256:
         return None
     if record.labels not in (None, store.labels_sha256(e.label_set)):  # None: an older record
         return None
@@ -119,7 +122,8 @@ def run_trials(
     )  # misses the logs turned off above
 
     listed = not hasattr(trials, "suggest")
-    resources = {"CPU": packing.cpus, "GPU": packing.gpus} if job.workers == 1 else {"CPU": 0.01}
+    # Several workers ask for their share themselves; the trial that starts them must ask for something.
+    resources: dict[str, float] = {"CPU": packing.cpus, "GPU": packing.gpus} if job.workers == 1 else {"memory": 1}
     trainable = tune.with_resources(tune.with_parameters(_work, job=job), resources)
     tuner = tune.Tuner(
         trainable,
@@ -175,8 +179,20 @@ def run_cell(cell: Cell, job: Job, report: Callable[[Mapping[str, Any]], None] |
 
             fit(cell.experiment, store, job.home, workers=job.workers, report=report)
         return evaluate(cell.experiment, store, job.home, job.results, started=started)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
+        if _is_death(error):
+            raise
         return _record_end(cell, job, "failed", f"{type(error).__name__}: {error}", started)
+
+
+def _is_death(error: Exception) -> bool:
+    """Whether a Ray process that the cell relied on died: Tune then starts the trial again.
+
+    Ray ends the processes of a driver that was killed one by one; that is no result of a cell.
+    """
+    from ray.exceptions import RayActorError
+
+    return isinstance(error, RayActorError)
 
 
 def _record_end(
@@ -214,26 +230,28 @@ def _callback(watch: Watch, job: Job) -> Any:
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             ours: Trial = trial.config["trial"]
-            stopped = "ended" not in (trial.last_result or {})
-            watch.ended(ours, list(_records(ours, job, "stopped early by the scheduler" if stopped else None)))
+            if "ended" in (trial.last_result or {}):
+                records = _records(ours, job, "failed", "RunError: it ended without a record", ("failed",))
+            else:
+                records = _records(ours, job, "pruned", "stopped early by the scheduler")
+            watch.ended(ours, list(records))
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             ours: Trial = trial.config["trial"]
             text = str(trial.get_error() or "no reason given").strip().splitlines()[-1]
-            error = RunError(f"its worker died {DEATHS + 1} times, or never started: {text}")
-            watch.ended(ours, list(_records(ours, job, None, error)))
+            reason = f"RunError: its worker died {DEATHS + 1} times, or never started: {text}"
+            watch.ended(ours, list(_records(ours, job, "failed", reason)))
 
     return Follow()
 
 
-def _records(trial: Trial, job: Job, pruned: str | None, error: Exception | None = None) -> Iterator[RunRecord]:
-    """The record of each cell of a trial that came to an end, made here where the worker could not."""
+def _records(
+    trial: Trial, job: Job, status: Literal["failed", "pruned"], reason: str, also: Sequence[str] = ()
+) -> Iterator[RunRecord]:
+    """The record of each cell of a trial that came to an end, made here where the worker could not.
+
+    Args:
+        also: states besides `done` in which a record is the worker's own.
+    """
     for cell in trial.cells:
-        found = finished(cell, job.results, ("failed",)) if not (pruned or error) else finished(cell, job.results)
-        if found:
-            yield found
-        elif pruned:
-            yield _record_end(cell, job, "pruned", pruned)
-        else:
-            reason = f"{type(error).__name__}: {error}" if error else "RunError: it ended without a record"
-            yield _record_end(cell, job, "failed", reason)
+        yield finished(cell, job.results, also) or _record_end(cell, job, status, reason)

@@ -381,16 +381,10 @@ def _sweep_arguments(p: argparse.ArgumentParser) -> None:
         metavar="FIELDS",
         help="comma-separated fields, each with its usual range or FIELD=LOW:HIGH (default: the four loss weights)",
     )
-    found.add_argument("--trials", type=positive, default=20, metavar="N", help="trials a study in all (default: 20)")
+    found.add_argument("--trials", type=positive, metavar="N", help="trials a study in all (default: 20)")
+    found.add_argument("--rule", help="judges a trial: paper, oracle, crossfit, label-free (default: crossfit)")
     found.add_argument(
-        "--rule",
-        default="crossfit",
-        help="rule that judges a trial: paper, oracle, crossfit, label-free (default: crossfit)",
-    )
-    found.add_argument(
-        "--sampler",
-        default="auto",
-        help="tpe, qmc, random (default: under crossfit qmc, which sees no score, else tpe)",
+        "--sampler", help="tpe, qmc, random (default: under crossfit qmc, which sees no score, else tpe)"
     )
     found.add_argument("--joint", action="store_true", help="one setting for all data sets: mean and worst AUROC")
     found.add_argument("--asha", action="store_true", help="stop trials early that fall behind (ASHA, by epoch)")
@@ -400,7 +394,9 @@ def _sweep_arguments(p: argparse.ArgumentParser) -> None:
     places.add_argument("--workers", type=positive, default=1, help="data-parallel workers a cell (default: 1)")
     places.add_argument("--gpus-per-cell", type=float, metavar="G", help="e.g. 0.25: four cells on a GPU (default: 1)")
     places.add_argument("--cpus-per-cell", type=positive, metavar="C", help="default: an even share")
-    places.add_argument("--cluster", metavar="FILE", type=Path, help="Ray cluster file that --dry-run plans for")
+    places.add_argument(
+        "--cluster", metavar="FILE", type=Path, help="Ray cluster file to plan for (default: the nodes that are up)"
+    )
     places.add_argument(
         "--mlflow", metavar="URI", help="tracking server (default: $MLFLOW_TRACKING_URI or <home>/mlflow.db)"
     )

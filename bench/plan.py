@@ -157,7 +157,7 @@ def read_cluster(path: Path) -> Machine:
     Raises:
         ConfigError: no such file, or one that does not say what its workers have.
     """
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

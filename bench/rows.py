@@ -93,17 +93,18 @@ def _place(record: RunRecord) -> Place:
     block = 2 if recipe.startswith("null-") else 1 if recipe != record.recipe else 0
     place = order.index(recipe) if recipe in order else len(order)
     name, _ = METHODS.get(recipe, (record.recipe, None))
-    return block, place, record.recipe, ", ".join([name, *_changes(record)])
+    return block, place, record.recipe, ", ".join([name, *changes(record)])
 
 
-def _changes(record: RunRecord) -> list[str]:
+def changes(record: RunRecord) -> list[str]:
     """Settings in which a run differs from its recipe as it stands today: `train.epochs=2`."""
     if record.recipe not in recipes.RECIPES or record.dataset not in recipes.DATASETS:
         return []
     recipe = dump(recipes.build(record.recipe, record.dataset, record.seed))
     idle = () if _is_trained(record) else UNTRAINED
     differ = _differences(record.experiment, recipe)
-    return [f"{name}={value}" for name, value in differ if name not in UNNAMED and not name.startswith(idle)]
+    named = [(name, value) for name, value in differ if name not in UNNAMED and not name.startswith(idle)]
+    return [f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in named]
 
 
 def _is_trained(record: RunRecord) -> bool:

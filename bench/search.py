@@ -93,6 +93,8 @@ class Search:
 
         None when a cell gave no number.
         """
+        if len(records) < len(self.bases):
+            return None
         by_dataset: dict[str, list[float]] = {}
         for record in records:
             value = objective(record.rules, self.rule) if record.status == "done" else None
@@ -107,14 +109,17 @@ def space_of(texts: Sequence[str], base: Experiment) -> Space:
     """`["loss.consistency", "train.learning_rate=1e-4:1e-3"]` as a space; ranges not given are those of SPACE.
 
     Raises:
-        ConfigError: a field is unknown or no number, or a range is none.
+        ConfigError: a field is unknown or cannot be searched, or a range is none.
     """
     found: Space = {}
     fields = flatten(base)
+    can = [name for name, v in fields.items() if isinstance(v, float) and name.startswith(("loss.", "train."))]
     for text in texts:
         name, given, span = text.partition("=")
         if name not in fields:
             raise ConfigError(f"--over: {unknown('field', name, fields)}")
+        if name not in can:
+            raise ConfigError(f"--over {name}: cannot be searched; the fields that can are {', '.join(can)}.")
         if not given and name not in SPACE:
             raise ConfigError(f"--over {name}: no usual range is known for it; give one: {name}=LOW:HIGH.")
         try:
@@ -142,6 +147,10 @@ def check(search: Search) -> None:
         raise ConfigError(f"--rule: {unknown('rule', search.rule, list(RULES))}")
     if base.method != "amsrc":
         raise ConfigError(f"--recipes {base.recipe}: it trains nothing, so there is nothing to search.")
+    if base.model.fusion == "none" and "loss.consistency" in search.space:
+        raise ConfigError(
+            f"--over loss.consistency: {base.recipe} has no motion stream, so nothing follows from it. Leave it out."
+        )
     if search.rule == "label-free" and not base.train.held_out:
         raise ConfigError("--rule label-free needs held-out training videos: train.held_out is 0, set it above 0.")
     if search.prune and len(search.bases) > 1:
@@ -193,7 +202,9 @@ def open_study(storage: optuna.storages.BaseStorage, search: Search) -> optuna.S
     for name, value in facts.items():
         study.set_user_attr(name, value)
     if search.joint:
-        study.set_metric_names(["mean AUROC", "worst AUROC"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(["mean AUROC", "worst AUROC"])
     return study
 
 
@@ -204,8 +215,11 @@ def _sampler(kind: str, trials: int) -> optuna.samplers.BaseSampler:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        if kind == "qmc":  # keeps its place in the study
-            return samplers.QMCSampler(seed=0, scramble=True, warn_independent_sampling=False)
+        if kind == "qmc":  # keeps its place in the study, once a first trial has told it what is searched
+            first = samplers.RandomSampler(seed=trials)
+            return samplers.QMCSampler(
+                seed=0, scramble=True, independent_sampler=first, warn_independent_sampling=False
+            )
         return samplers.TPESampler(seed=trials) if kind == "tpe" else samplers.RandomSampler(seed=trials)
 
 
@@ -244,8 +258,9 @@ def catch_up(study: optuna.Study, search: Search, *, rerun_failed: bool) -> int:
     for trial in trials:
         stale = trial.state == TrialState.RUNNING
         again = stale or (rerun_failed and trial.state == TrialState.FAIL)
-        if again and trial.number not in succeeded and len(trial.params) == len(search.space):
-            study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}  # fixed: queued, and killed while asked
+        if again and trial.number not in succeeded and len(params) == len(search.space):
+            study.enqueue_trial(params, user_attrs={"again": trial.number})
         if stale:
             study.tell(trial.number, state=TrialState.FAIL)
     return max(0, search.trials - len(counted(study, search)))
@@ -314,8 +329,11 @@ def searcher(
                 self.open[trial_id][0].report(result["worth"], result["epoch"])
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            stopped_at = result if result and not error and "ended" not in result else None
+            if stopped_at:
+                self.on_trial_result(trial_id, stopped_at)  # which Tune has not passed on
             asked, trial = self.open.pop(trial_id)
-            if result and not error and "ended" not in result:
+            if stopped_at:
                 study.tell(asked, state=TrialState.PRUNED)
                 return
             values = None if error else search.values(records(trial))
@@ -371,21 +389,21 @@ def fusion_study(storage: optuna.storages.BaseStorage, record: RunRecord, trials
     """
     import optuna
 
-    if not record.fusion:
+    if record.fusion.get("best_auroc") is None:  # no ratio, or labels of one class
         return
     name = f"fusion {record.recipe} {record.dataset} seed {record.seed} {record.fingerprint}"
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     shares, aurocs = record.fusion["share_f"], record.fusion["auroc"]
-    missing = trials - len(study.get_trials(deepcopy=False))
-    if missing <= 0:
+    there = len(study.get_trials(deepcopy=False))
+    if there >= trials:
         return
     memory = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
     step = 1 / (len(shares) - 1)
     memory.enqueue_trial({"share_f": round(record.fusion["paper_share"] / step) * step})
     memory.optimize(
-        lambda trial: aurocs[round(trial.suggest_float("share_f", 0, 1, step=step) / step)], n_trials=missing
+        lambda trial: aurocs[round(trial.suggest_float("share_f", 0, 1, step=step) / step)], n_trials=trials
     )
-    study.add_trials(memory.get_trials(deepcopy=False))
+    study.add_trials(memory.get_trials(deepcopy=False)[there:])  # some are there if a driver died here
 
 
 def conclude(search: Search, study: optuna.Study, stores: Mapping[str, Path], results: Path) -> SearchRecord:

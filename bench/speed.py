@@ -8,7 +8,9 @@ The plan of a sweep takes its hours from these files (`bench.cost`), so measure 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import io
 import json
 import math
 import os
@@ -22,7 +24,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,11 +36,13 @@ from amsrc.errors import RunError
 from amsrc.files import write_file, write_json
 from amsrc.fuse import Fuser, Statistics
 from amsrc.model import AMSRC
-from amsrc.store import Cubes, write_shard
+from amsrc.store import SPLITS, Cubes, Shard, Split, seal, write_shard
 from bench import provenance
+from bench.config import Experiment, derive, dump
 from bench.cost import Row, read_speed
 from bench.layouts import SPECS
 from bench.nulls import flow_magnitude
+from bench.recipes import build
 from bench.scoring import SCORING_BATCH, Feed, arithmetic, chunks, device_of, score
 from bench.selection import SHARES, Epoch, fusion_curve
 from bench.train import batches
@@ -193,10 +197,90 @@ def fusion_search(quick: bool) -> Iterator[Row]:
         yield _row("fusion search", seconds, settings, cpu, threads=1)
 
 
+def cell_overhead(quick: bool) -> Iterator[Row]:
+    """Seconds that a cell takes beyond its training and scoring in a warm sweep, and seconds of logging it to MLflow.
+
+    Cells of a tiny network on a few made-up cubes, one after the other in one reused actor: from the end of one cell to
+    the end of the next, less what its log says of training and its record of scoring.
+    """
+    from bench.cells import Job, Trial, run_trials
+    from bench.plan import Cell, Packing
+    from bench.records import RunRecord
+    from bench.sweep import evidence
+    from bench.tracking import open_tracker
+
+    class Clock:
+        """Notes when each trial ends (`bench.cells.Watch`)."""
+
+        ends: ClassVar[list[float]] = []
+        records: ClassVar[list[RunRecord]] = []
+
+        def started(self, trial: Trial) -> None: ...
+
+        def epoch(self, trial: Trial, line: Mapping[str, Any]) -> None: ...
+
+        def ended(self, trial: Trial, records: Sequence[RunRecord]) -> None:
+            self.ends.append(time.perf_counter())
+            self.records.extend(records)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder, number = Path(name), (QUICK_REPEATS if quick else REPEATS) + 1  # the first one starts the actor
+        cells = [Cell(tiny(seed), made_up_store(folder, tiny(0))) for seed in range(number)]
+        trials = [Trial(i, (cell,)) for i, cell in enumerate(cells)]
+        job, clock = Job(folder / "home", folder / "results"), Clock()
+        run_trials(trials, number, job, Packing(1, 1, 0.0), clock, folder=folder / "tune")
+        if broken := [record.error for record in clock.records if record.status != "done"]:
+            raise RunError(f"a made-up cell failed: {broken[0]}")
+        used = [sum(record.timings_s[stage] or 0.0 for stage in ("train", "score")) for record in clock.records]
+        beyond = [end - before - work for before, end, work in zip(clock.ends, clock.ends[1:], used[1:], strict=False)]
+        tracker, logged = open_tracker(folder / "home", f"sqlite:///{folder / 'mlflow.db'}"), []
+        parent = tracker.start_sweep("speed", {})
+        for cell, record in zip(cells, clock.records, strict=True):
+            before = time.perf_counter()
+            tracker.log_cell(parent, record, partial(evidence, cell, record, job.home, job.results))
+            logged.append(time.perf_counter() - before)
+    cpu = torch.device("cpu")
+    settings: Settings = {"concurrent": 1, "epochs": 1}
+    yield _row("cell overhead", beyond, settings, cpu, threads=1)
+    yield _row("cell logging", logged[1:], {"to": "sqlite", "width": WIDTHS[0]}, cpu)
+
+
+def tiny(seed: int) -> Experiment:
+    """A cell that takes about a second."""
+    return derive(
+        build("amsrc", "toy-ped2", seed), model={"width": WIDTHS[0]}, train={"epochs": 1, "batch": 32, "score_every": 0}
+    )
+
+
+def made_up_store(folder: Path, experiment: Experiment) -> Path:
+    """A sealed store of noise: two training videos and two test videos of a cube a frame, one of them half abnormal."""
+    random, path, length = np.random.default_rng(0), folder / "store", 32
+    cube = experiment.cube
+    shape = (cube.frames, 3, cube.size, cube.size)
+
+    def shard(split: Split, video: str) -> Shard:
+        frames = random.integers(0, 256, (length, *shape), np.uint8)
+        flows = random.normal(0, 1, (length, cube.frames - 1, 2, cube.size, cube.size)).astype(np.float16)
+        box = np.zeros((1, 4), np.float32)
+        made = (FrameCubes(i, box, frames[i : i + 1], flows[i : i + 1]) for i in range(length))
+        return write_shard(path, split, video, made, length, shape)
+
+    shards = {split: [shard(split, f"{split}{n}") for n in range(2)] for split in SPLITS}
+    content = io.BytesIO()
+    half = (np.arange(length) >= length // 2).astype(np.uint8)
+    np.savez(content, allow_pickle=False, test0=half, test1=np.zeros_like(half))
+    write_file(path / "labels-official.npz", content.getvalue())
+    digests = {"official": hashlib.sha256(content.getvalue()).hexdigest()}
+    about = {"dataset": experiment.dataset, "partial": False, "cube": dump(experiment)["cube"], "sources": {}}
+    seal(path, shards, {**about, "labels": digests})
+    return path
+
+
 STAGES: tuple[tuple[str, tuple[str, ...], Callable[[bool], Iterator[Row]]], ...] = (
     ("train and score", (), train_and_score),
     ("null", (), null_row),
     ("fusion search", (), fusion_search),
+    ("cell overhead", ("ray", "mlflow"), cell_overhead),
 )
 """What is measured: its name, the packages that it needs besides torch, and the function."""
 

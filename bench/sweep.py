@@ -50,9 +50,12 @@ from bench.toy import render
 from bench.tracking import Evidence, open_tracker
 
 if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
     from ray.tune.search import Searcher
 
 DEFAULT_RECIPES = {"matrix": "amsrc,no-gate-add,baseline", "search": "amsrc"}
+DEFAULT_RULE = "crossfit"
+TRIALS = 20
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,15 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
     if args.dry_run:
         say(described(args, places, _cells_without_stores(args, places, experiments), _machine(args)))
         return 0
-    writable(places.home)
+    writable(places.folder)
+    storage = search.open_storage(database(args, places))
     if places.root == embedded(places.home):
         say(f"embedded data: {places.root}")
         render(places.root)
     stores = {name: _prepared(name, places, args, changes) for name in names}
     cells = [Cell(on_cubes_of(e, stores[e.dataset]), stores[e.dataset].path) for e in experiments]
-    writable(places.folder)
     with runs.locked(places.folder):
-        sweep = Sweep(args, places)
+        sweep = Sweep(args, places, storage)
         code = sweep.run(cells, {name: store.path for name, store in stores.items()})
     say(f"records: {places.results / 'records'}\ntables:  {places.results / 'tables'}")
     say(sweep.tracker.where(sweep.parent))
@@ -129,15 +132,21 @@ def embedded(home: Path) -> Path:
     return home / "toy"
 
 
+def database(args: argparse.Namespace, places: Places) -> str:
+    """Where the studies are."""
+    return args.storage or f"sqlite:///{places.folder / 'study.db'}"
+
+
 def searches_of(args: argparse.Namespace, experiments: Sequence[Experiment]) -> list[Search]:
     """The searches that were asked for: one a recipe and data set, or one a recipe over all data sets.
 
     Raises:
         ConfigError: options that do not go together, or belong to the other mode.
     """
+    rule = args.rule or DEFAULT_RULE
     if args.mode == "matrix":
-        given = {"--joint": args.joint, "--asha": args.asha, "--over": args.over}
-        if wrong := [name for name, value in given.items() if value]:
+        options = ("over", "trials", "rule", "sampler", "joint", "asha", "storage")
+        if wrong := [f"--{name}" for name in options if getattr(args, name)]:
             raise ConfigError(f"{', '.join(wrong)}: for a search. Say `amsrc-bench sweep search ...`.")
         return []
     if args.axis:
@@ -148,8 +157,8 @@ def searches_of(args: argparse.Namespace, experiments: Sequence[Experiment]) -> 
     found = []
     for bases in groups.values():
         space = search.space_of((args.over or search.OVER).split(","), bases[0])
-        sampler = search.sampler_for(args.rule, args.sampler)
-        wanted = Search(tuple(bases), space, args.rule, sampler, args.trials, args.joint, args.asha)
+        sampler = search.sampler_for(rule, args.sampler or "auto")
+        wanted = Search(tuple(bases), space, rule, sampler, args.trials or TRIALS, args.joint, args.asha)
         search.check(wanted)
         found.append(wanted)
     return found
@@ -177,7 +186,7 @@ def _cells_without_stores(args: argparse.Namespace, places: Places, experiments:
 
 
 def _machine(args: argparse.Namespace) -> plan.Machine:
-    """What a plan is made for before Ray is asked: a cluster file's machine, or this one."""
+    """What a dry run is made for, without asking Ray: a cluster file's machine, or this one."""
     if args.cluster:
         return plan.read_cluster(args.cluster)
     import torch
@@ -197,7 +206,7 @@ def described(
     """The plan in words: cells, what is cached, how many at a time, hours, cost; then the searches."""
     searches = searches_of(args, [cell.experiment for cell in cells])
     rows, counted = cost.read_speed(), cost.cubes_of(cells, read_all(places.results))
-    cached = [c for c in cells if (c.store / "manifest.json").is_file() and finished(c, places.results)]
+    cached = [c for c in cells if (c.store / "manifest.json").is_file() and finished(c, places.results, kept(args))]
     todo = [cell for cell in cells if cell not in cached]
     trials = sum(wanted.trials for wanted in searches)
 
@@ -220,20 +229,23 @@ def described(
     return "\n".join(lines)
 
 
+def kept(args: argparse.Namespace) -> tuple[str, ...]:
+    """States of a record, besides `done`, in which its cell is not run again."""
+    return () if args.rerun == "failed" else ("failed",)
+
+
 # -- running it ----------------------------------------------------------------------------------------------
 
 
 class Sweep:
     """One run of the command: its cells and searches, what became of them, where it is shown and logged."""
 
-    def __init__(self, args: argparse.Namespace, places: Places) -> None:
-        self.args, self.places = args, places
-        self.board = Board(args.rule if args.mode == "search" else "paper")
+    def __init__(self, args: argparse.Namespace, places: Places, storage: BaseStorage) -> None:
+        self.args, self.places, self.storage = args, places, storage
+        self.board = Board(args.rule or DEFAULT_RULE if args.mode == "search" else "paper")
         self.tracker = open_tracker(places.home, args.mlflow)
         self.parent: str | None = None
         self.job = Job(places.home, places.results, args.workers)
-        self.database = args.storage or f"sqlite:///{places.folder / 'study.db'}"
-        self.storage = search.open_storage(self.database)
         self.records: dict[str, RunRecord] = {}
         """Of every cell that came to an end, by fingerprint."""
         self._logging = ThreadPoolExecutor(1)  # MLflow takes seconds a cell; the next cell does not wait for it
@@ -277,20 +289,19 @@ class Sweep:
         self.tracker.log_files(self.parent, {"plan.txt": text})
 
     def _here(self) -> plan.Machine:
+        """The cluster as its file says, since one that starts nodes on demand shows none before; else as Ray has it."""
+        if self.args.cluster:
+            return plan.read_cluster(self.args.cluster)
         return plan.machine_of(nodes(), provenance.hardware()["cpu"])  # type: ignore[arg-type]
 
     def _matrix(self, cells: Sequence[Cell]) -> None:
         """The cells that are known beforehand; of a search, the recipe's own."""
-        cached = {cell: record for cell in cells if (record := self._known(cell, self.places.results))}
+        cached = {cell: record for cell in cells if (record := finished(cell, self.places.results, kept(self.args)))}
         for cell, record in cached.items():
             self.board.count(record)
             self._keep(cell, record)
         todo = [Trial(number, (cell,)) for number, cell in enumerate(c for c in cells if c not in cached)]
         self._trials(todo, Counter(cell.experiment.dataset for trial in todo for cell in trial.cells))
-
-    def _known(self, cell: Cell, results: Path) -> RunRecord | None:
-        """The record of a cell that is not to be run: done, or failed and not asked for again."""
-        return finished(cell, results, () if self.args.rerun == "failed" else ("failed",))
 
     def _search(self, wanted: Search, stores: Mapping[str, Path]) -> None:
         """The trials that a study proposes, and what the rules choose among them."""
@@ -321,7 +332,7 @@ class Sweep:
         }
         files |= {"search.json": search_path(self.places.results, found.study).read_text()}
         self.tracker.log_files(self.parent, {f"searches/{found.study}/{name}": file for name, file in files.items()})
-        say(f"    browse the study: optuna-dashboard {search.shown(self.database)}")
+        say(f"    browse the study: optuna-dashboard {search.shown(database(self.args, self.places))}")
 
     def _trials(self, trials: Sequence[Trial] | Searcher, todo: Counter[str], scheduler: Any = None) -> None:
         """Run trials with the table on; `todo`: how many by data set."""

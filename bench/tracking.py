@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from bench import models
 from bench.config import flatten, load
+from bench.rows import changes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -281,7 +282,7 @@ def _log_cell(store: Store, parent: str | None, record: RunRecord, evidence_of: 
     run = _find(store, "fingerprint", record.fingerprint)
     if run is None:
         tag = {"fingerprint": record.fingerprint}
-        run = client.create_run(store.experiment, _milliseconds(record.started), tag, _title(record))
+        run = client.create_run(store.experiment, _milliseconds(record.started), tag, _name(record))
     run_id: str = run.info.run_id
     if parent is not None:
         client.set_tag(run_id, "mlflow.parentRunId", parent)
@@ -326,6 +327,11 @@ def _find(store: Store, tag: str, value: str) -> Run | None:
     quote = '"' if "'" in value else "'"
     runs = store.client.search_runs([store.experiment], f"tags.{tag} = {quote}{value}{quote}", max_results=1)
     return runs[0] if runs else None
+
+
+def _name(record: RunRecord) -> str:
+    """What a cell's run is called: its title, and what it changes of its recipe, which tells trials apart."""
+    return ", ".join([_title(record), *changes(record)])
 
 
 def _title(record: RunRecord) -> str:

@@ -3,66 +3,27 @@
 Every command is a process of its own; all of them join the one Ray instance of these tests.
 """
 
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from bench import cli, sweep
-from bench.records import RunRecord, frame_scores_path, path_of, read_all, read_frame_scores
+from bench.records import frame_scores_path, path_of, read_frame_scores
 from bench.runs import history, is_trained
 from tests.cubes_made import an_experiment, write_store
+from tests.integration.conftest import ROOT, Places, files, logged, planned, run, started, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--model.width", "2", "--train.epochs", "1", "--train.batch", "128"]
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
-
-
-def run(*words: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """Run a command from a folder that is not the checkout's, and wait for it."""
-    command = [sys.executable, *map(str, words)]
-    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=500, check=False)
-
-
-def environment() -> dict[str, str]:
-    """No data, home or tracking server of the user's."""
-    own = ("AMSRC_DATA", "AMSRC_HOME", "MLFLOW_TRACKING_URI", "PYTHONPATH")
-    return {name: value for name, value in os.environ.items() if name not in own} | {"OMP_NUM_THREADS": "1"}
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the sweeps of a test write; the videos and cubes under `home` are made once."""
-
-    home: Path
-    results: Path
-
-    def sweep(self, *words: str | Path) -> "subprocess.CompletedProcess[str]":
-        """`python bench/sweep.py --toy` on one data set."""
-        where = ["--toy", "--datasets", "toy-ped2", "--home", self.home, "--results", self.results]
-        return run(ROOT / "bench" / "sweep.py", *where, *words, cwd=self.home.parent)
-
-    def of(self, test: Path) -> "Places":
-        """The same home, results of one's own."""
-        return Places(self.home, test / "results")
-
-    @property
-    def records(self) -> dict[str, RunRecord]:
-        return {record.recipe: record for record in read_all(self.results)}
 
 
 @pytest.fixture(scope="module")
@@ -81,22 +42,10 @@ def places(first: tuple[Places, str], tmp_path: Path) -> Places:
     return first[0].of(tmp_path)
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def logged(home: Path) -> tuple[list[Run], list[Run]]:
-    """The sweeps and the cells in the home's MLflow store."""
-    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
-    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    sweeps = [run for run in runs if "sweep" in run.data.tags]
-    return sweeps, [run for run in runs if "fingerprint" in run.data.tags]
-
-
 def test_the_first_sweep_goes_from_videos_to_tables(first: tuple[Places, str]) -> None:
     places, printed = first
-    assert "2 cells: 0 have their record, 2 to run" in printed
-    assert "2 of 2 cells done" in printed
+    assert planned(printed) == (2, 0, 2)
+    assert printed.index("to prepare  nothing") < printed.index("[1/2]") < printed.index("2 cells: 2 done")
     assert f"records: {places.results / 'records'}" in printed
     assert f"tables:  {places.results / 'tables'}" in printed
     assert "mlflow ui --backend-store-uri" in printed
@@ -119,7 +68,7 @@ def test_the_first_sweep_goes_from_videos_to_tables(first: tuple[Places, str]) -
 def test_the_first_sweep_is_in_mlflow(first: tuple[Places, str]) -> None:
     places, _ = first
     sweeps, cells = logged(places.home)
-    (parent,) = [run for run in sweeps if run.info.run_name == "sweep"]
+    (parent,) = [run for run in sweeps if run.info.run_name == "matrix"]
     assert parent.info.status == "FINISHED"
     wanted = {record.fingerprint: record for record in places.records.values()}
     children = {run.data.tags["fingerprint"]: run for run in cells if run.data.tags["fingerprint"] in wanted}
@@ -128,6 +77,7 @@ def test_the_first_sweep_is_in_mlflow(first: tuple[Places, str]) -> None:
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert child.data.metrics["auroc"] == pytest.approx(wanted[fingerprint].metrics["auroc"])
     client = MlflowClient(f"sqlite:///{places.home / 'mlflow.db'}")
+    assert "plan.txt" in {f.path for f in client.list_artifacts(parent.info.run_id)}
     trained = children[places.records["amsrc"].fingerprint].info.run_id
     assert {"record.json", "model.safetensors", "per_video.json"} <= {f.path for f in client.list_artifacts(trained)}
     assert not list(ROOT.glob("mlruns")), "nothing is logged into the checkout"
@@ -135,32 +85,65 @@ def test_the_first_sweep_is_in_mlflow(first: tuple[Places, str]) -> None:
 
 def test_the_same_command_runs_nothing_and_changes_nothing(first: tuple[Places, str]) -> None:
     places, _ = first
-    results, runs = files(places.results), files(places.home / "runs")
+    made = [places.results / "records", places.results / "scores", places.home / "runs"]
+    before, tables = files(*made), texts(places.results / "tables")
     cells = {run.info.run_id for run in logged(places.home)[1]}
     again = places.sweep("--recipes", "amsrc,null-flow", *SMALL)
     assert again.returncode == 0, again.stderr
-    assert "2 cells: 2 have their record, 0 to run" in again.stdout
-    assert files(places.results) == results
-    assert files(places.home / "runs") == runs
+    assert planned(again.stdout) == (2, 2, 0)
+    assert files(*made) == before
+    assert texts(places.results / "tables") == tables
     assert {run.info.run_id for run in logged(places.home)[1]} == cells
 
 
-def test_a_failing_cell_is_recorded_and_the_others_go_on(places: Places) -> None:
-    words = ["--recipes", "null-flow,amsrc", "--name", "failing", *SMALL, "--train.learning_rate", "1e30"]
-    done = places.sweep(*words)
+def texts(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+FAILING = ["--recipes", "null-flow,amsrc", "--name", "failing", *SMALL, "--train.learning_rate", "1e30"]
+
+
+@pytest.fixture(scope="module")
+def failed(
+    first: tuple[Places, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Places, "subprocess.CompletedProcess[str]"]:
+    """A sweep with a cell that fails."""
+    places = first[0].of(tmp_path_factory.mktemp("failed"))
+    return places, places.sweep(*FAILING)
+
+
+def test_a_failing_cell_is_recorded_and_the_others_go_on(
+    failed: tuple[Places, "subprocess.CompletedProcess[str]"],
+) -> None:
+    places, done = failed
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "1 of 2 cells done" in done.stdout
-    assert "failed: amsrc on toy-ped2, seed 0: FAILED: RunError" in done.stdout
+    assert {"2 cells: 1 done, 1 failed", "2 cells: 1 failed, 1 done"} & set(done.stdout.splitlines())
+    assert "failed: amsrc on toy-ped2, seed 0: RunError: " in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
-    failed = places.records["amsrc"]
-    assert (failed.status, failed.metrics) == ("failed", {})
-    assert "became non-finite in epoch" in str(failed.error)
-    assert "train.learning_rate (now 1e+30)" in str(failed.error)
+    record = places.records["amsrc"]
+    assert (record.status, record.metrics) == ("failed", {})
+    assert "became non-finite in epoch" in str(record.error)
+    assert "train.learning_rate (now 1e+30)" in str(record.error)
     assert places.records["null-flow"].status == "done"
     assert (places.results / "tables" / "table1.md").is_file()
     (parent,) = [run for run in logged(places.home)[0] if run.info.run_name == "failing"]
     assert parent.info.status == "FAILED"
-    assert "2 cells: 1 have their record, 1 to run" in places.sweep(*words).stdout, "what failed is tried again"
+
+
+def test_what_failed_is_tried_again_when_asked(failed: tuple[Places, "subprocess.CompletedProcess[str]"]) -> None:
+    places, _ = failed
+    before = files(places.results / "records")
+    again = places.sweep(*FAILING)
+    assert again.returncode == 1, "it is still no whole matrix"
+    assert planned(again.stdout) == (2, 2, 0)
+    assert "failed: amsrc on toy-ped2, seed 0: RunError: " in again.stdout
+    assert "--rerun failed" in again.stdout
+    assert files(places.results / "records") == before
+    asked = places.sweep(*FAILING, "--rerun", "failed")
+    assert asked.returncode == 1
+    assert planned(asked.stdout) == (2, 1, 1)
+    after = files(places.results / "records")
+    assert [Path(name).parts[-3] for name in before if after[name] != before[name]] == ["amsrc"]
 
 
 def test_lost_frame_scores_do_not_stop_the_other_cells(first: tuple[Places, str], places: Places) -> None:
@@ -180,36 +163,23 @@ def test_a_dead_tracking_server_loses_no_result(places: Places) -> None:
         closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
     done = places.sweep("--recipes", "null-flow", "--mlflow", closed)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 of 1 cells done" in done.stdout
+    assert "1 cells: 1 done" in done.stdout
     assert "MLflow: not logged" in done.stdout
     assert places.records["null-flow"].status == "done"
     assert (places.results / "tables" / "table1.md").is_file()
 
 
-def wait_until(true: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    end = time.monotonic() + 400
-    while not true():
-        assert process.poll() is None, f"ended too early, with {process.returncode}"
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.005)
-
-
-def killed_after_a_checkpoint(words: list[str], home: Path, cwd: Path) -> Path:
+def killed_after_a_checkpoint(words: list[str | Path], home: Path, cwd: Path) -> Path:
     """Start a command, kill it at its first new checkpoint, and give the run's folder."""
     before = set(home.glob("runs/*"))
 
     def fresh() -> list[Path]:
         return [path for path in home.glob("runs/*") if path not in before and (path / "checkpoint.pt").is_file()]
 
-    log = cwd / "killed.log"
-    with log.open("w") as output:
-        process = subprocess.Popen([sys.executable, *words], cwd=cwd, env=environment(), stdout=output, stderr=output)
-        try:
-            wait_until(lambda: bool(fresh()), process)
-        finally:
-            process.kill()
-            process.wait(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    with started(*words, cwd=cwd) as (process, _):
+        wait_until(lambda: bool(fresh()), process)
+        process.kill()
+        assert process.wait(timeout=60) == -signal.SIGKILL
     (folder,) = fresh()
     assert not is_trained(folder), "it was done before it could be killed"
     return folder
@@ -229,17 +199,9 @@ def test_a_killed_training_goes_on_by_the_same_command(tmp_path: Path) -> None:
     for name in ("killed", "straight"):
         home = tmp_path / name
         write_store(home, an_experiment())
-        words = ["-m", "bench", "train", "--recipe", "amsrc", "--dataset", "toy-ped2", "--home", str(home)]
-        words += [
-            "--model.width",
-            "2",
-            "--train.batch",
-            "16",
-            "--train.epochs",
-            str(epochs),
-            "--train.score_every",
-            "1",
-        ]
+        words: list[str | Path] = ["-m", "bench", "train", "--recipe", "amsrc", "--dataset", "toy-ped2"]
+        words += ["--home", home, "--model.width", "2", "--train.batch", "16"]
+        words += ["--train.epochs", str(epochs), "--train.score_every", "1"]
         if name == "killed":
             folder = killed_after_a_checkpoint(words, home, tmp_path)
             before = len(history(folder))
@@ -261,13 +223,23 @@ def test_a_killed_training_goes_on_by_the_same_command(tmp_path: Path) -> None:
 
 
 def test_a_killed_sweep_goes_on_by_the_same_command(places: Places, tmp_path: Path) -> None:
-    words = ["--recipes", "baseline", "--name", "killed", "--model.width", "2", "--train.epochs", "12"]
-    where = ["--toy", "--datasets", "toy-ped2", "--home", str(places.home), "--results", str(places.results)]
-    folder = killed_after_a_checkpoint([str(ROOT / "bench" / "sweep.py"), *where, *words], places.home, tmp_path)
+    words = [
+        "--recipes",
+        "baseline",
+        "--name",
+        "killed",
+        "--model.width",
+        "2",
+        "--train.epochs",
+        "6",
+        "--cpus-per-cell",
+        "1",
+    ]
+    folder = killed_after_a_checkpoint(places.command(*words), places.home, tmp_path)
     assert not places.records
     done = places.sweep(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line["epoch"] for line in history(folder)] == list(range(1, 13))
+    assert [line["epoch"] for line in history(folder)] == list(range(1, 7))
     assert places.records["baseline"].status == "done"
     assert places.records["baseline"].restarts == 1
 

@@ -16,8 +16,9 @@ import pytest
 from amsrc.errors import ConfigError, DataError, RunError
 from bench import cli
 from bench.cli import COMMANDS, EXAMPLES, main
-from bench.config import override
-from bench.recipes import build
+from bench.plan import matrix, parse_axes
+from bench.records import SearchRecord, write_search
+from bench.sweep import DEFAULT_RECIPES, searches_of
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "scipy", "sklearn", "cv2", "numpy", "pydantic")
@@ -139,9 +140,9 @@ def test_every_documented_line_is_understood(line: str, parsed: Seen) -> None:
     assert main(words) == 0
     ((args, changes),) = parsed
     if args.command == "sweep":
-        for recipe in args.recipes.split(","):
-            for dataset in (args.datasets or "ped2").split(","):
-                override(build(recipe, dataset), changes)
+        recipes = (args.recipes or DEFAULT_RECIPES[args.mode]).split(",")
+        found = matrix((args.datasets or "ped2").split(","), recipes, args.seeds, changes, parse_axes(args.axis))
+        assert len(searches_of(args, found)) == (args.mode == "search")
     elif "dataset" in args:
         cli.experiment_of(args, changes)
     else:
@@ -149,7 +150,10 @@ def test_every_documented_line_is_understood(line: str, parsed: Seen) -> None:
 
 
 def test_there_are_documented_lines() -> None:
-    assert len(documented()) >= 7
+    lines = documented()
+    assert len(lines) >= 7
+    for shape in (r"sweep search .*--over", r"sweep .*--dry-run"):
+        assert any(re.search(shape, re.sub(r" +|\.py", " ", line)) for line in lines), shape
 
 
 # Arguments
@@ -161,6 +165,45 @@ def test_dotted_words_are_fields_of_the_experiment(parsed: Seen) -> None:
     ((args, changes),) = parsed
     assert (args.dataset, args.recipe, args.seed) == ("ped2", "amsrc", 0)
     assert changes == {"loss.consistency": "10", "model.flow_scale": "1,2", "score.weight_f": "-1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "rest", "fields"),
+    [
+        ("sweep --axis loss.consistency=1,10", "sweep --axis loss.consistency=1,10", {}),
+        ("sweep --axis=loss.consistency=1,10", "sweep --axis=loss.consistency=1,10", {}),
+        ("sweep search --over loss.consistency", "sweep search --over loss.consistency", {}),
+        ("sweep --results ./a.b --name=v1.2 c.d", "sweep --results ./a.b --name=v1.2 c.d", {}),
+        ("sweep --loss.gradient 2 search --trials 3", "sweep search --trials 3", {"loss.gradient": "2"}),
+        ("train --a.b=c.d=1 --a.b 2", "train", {"a.b": "2"}),
+        ("train --a.b= --seed 1", "train --seed 1", {"a.b": ""}),
+    ],
+)
+def test_only_options_with_a_dot_in_their_name_are_fields(words: str, rest: str, fields: dict[str, str]) -> None:
+    assert cli.overrides(words.split()) == (rest.split(), fields)
+
+
+def test_a_sweep_has_two_modes_and_their_options(parsed: Seen) -> None:
+    main(["sweep"])
+    main(
+        [
+            "sweep",
+            "search",
+            "--over",
+            "loss.gradient=1:2",
+            "--axis",
+            "model.width=4,8",
+            "--axis",
+            "train.batch=16,32",
+            "--asha",
+        ]
+    )
+    (plain, _), (search, changes) = parsed
+    assert (plain.mode, plain.axis, plain.over, plain.trials, plain.rule) == ("matrix", [], None, 20, "crossfit")
+    assert (plain.sampler, plain.joint, plain.asha, plain.dry_run, plain.rerun) == ("auto", False, False, False, None)
+    assert (search.mode, search.over, search.asha) == ("search", "loss.gradient=1:2", True)
+    assert search.axis == ["model.width=4,8", "train.batch=16,32"]
+    assert changes == {}
 
 
 def test_options_and_fields_make_the_experiment(parsed: Seen) -> None:
@@ -182,6 +225,45 @@ def test_home_and_root_come_from_the_option_or_else_the_environment(monkeypatch:
     assert (cli.home_of(neither), cli.root_of(neither)) == (Path("/from/environment"), Path.home() / "data")
     monkeypatch.delenv("AMSRC_HOME")
     assert cli.home_of(neither) == Path.home() / ".cache" / "amsrc-bench"
+
+
+SWEEPS = [
+    ("grid", "invalid choice: 'grid' (choose from 'matrix', 'search')"),
+    ("--trials 0", "argument --trials: '0' is not a whole number from 1. See `amsrc-bench sweep --help`."),
+    ("--seeds x", "argument --seeds: 'x' is not a whole number from 1"),
+    ("--rerun done", "argument --rerun: invalid choice: 'done' (choose from 'failed')"),
+    ("--toy --joint", "--joint: for a search. Say `amsrc-bench sweep search ...`."),
+    ("--toy --asha --over loss.consistency", "--asha, --over: for a search. Say `amsrc-bench sweep search ...`."),
+    ("search --toy --axis loss.consistency=1,2", "--axis: for the matrix. A search takes its fields from --over."),
+    ("search --toy --rule best", "--rule: unknown rule 'best'; known: paper, oracle, crossfit, label-free."),
+    ("search --toy --sampler grid", "--sampler: unknown sampler 'grid'; known: auto, qmc, tpe, random."),
+    ("search --toy --over loss.consitency", "--over: unknown field 'loss.consitency'; did you mean: loss.consistency"),
+    ("search --toy --over train.epochs=2:8", "--over train.epochs: cannot be searched; the fields that can are loss."),
+    ("search --toy --over loss.gradient=2:1", "--over loss.gradient=2:1: a range is LOW:HIGH with 0 < LOW < HIGH"),
+    ("search --toy --over train.decay", "give one: train.decay=LOW:HIGH."),
+    ("search --toy --asha --seeds 2", "--asha judges a trial by one training: it goes neither with --joint nor with"),
+    ("search --toy --asha --joint", "--asha judges a trial by one training"),
+    ("search --toy --asha --train.score_every 0", "train.score_every is 0, set it above 0."),
+    ("search --toy --asha --train.held_out 0", "--asha under crossfit prunes by held-out training videos"),
+    ("search --toy --rule label-free --train.held_out 0", "--rule label-free needs held-out training videos"),
+    (
+        "search --toy --recipes amsrc,null-flow",
+        "--recipes null-flow: it trains nothing, so there is nothing to search.",
+    ),
+    ("--toy --axis loss.consistency", "--axis loss.consistency: write a field and its values, as in"),
+    ("--toy --axis loss.form=released,best", "loss.form: Input should be 'released' or 'paper', got 'best'"),
+    (
+        "--toy --axis loss.gradient=1,2 --loss.gradient 3",
+        "loss.gradient: set to one value and an axis at the same time",
+    ),
+    ("--toy --recipes amsrc,amsrc", "one network would be trained twice: amsrc on toy-ped2"),
+    ("--toy --datasets toy-ped2,ped2", "--datasets: toy and real data sets do not go into one sweep"),
+    ("--toy --train.epochs 0", "train.epochs is 0; allowed: 1 or more"),
+    ("--toy --home s3://bucket/home", "--home s3://bucket/home: a folder is needed"),
+    ("--toy --dry-run --cluster nowhere.yaml", "nowhere.yaml: not a readable cluster file"),
+    ("--toy --dry-run --workers 999", "--workers 999 needs as many"),
+]
+"""Wrong words of a sweep, and what is said of them."""
 
 
 @pytest.mark.parametrize(
@@ -208,7 +290,7 @@ def test_home_and_root_come_from_the_option_or_else_the_environment(monkeypatch:
         ("data check --dataset ped2 --root .", "invalid choice: 'check' (choose from 'verify', 'fetch')"),
         ("data verify --dataset ped2 --root . --cube.size 8", "--cube.size: this command has no experiment to change."),
         ("tables --cube.size 8", "--cube.size: this command has no experiment to change."),
-        ("ls recipies", "invalid choice: 'recipies' (choose from 'records', 'recipes', 'stores')"),
+        ("ls recipies", "invalid choice: 'recipies' (choose from 'records', 'searches', 'recipes', 'stores')"),
         ("ls recipes --recipe amscr", "unknown recipe 'amscr'; did you mean: amsrc"),
         ("sweep --recipes amsrc,amscr --datasets ped2 --root .", "unknown recipe 'amscr'; did you mean: amsrc"),
         ("sweep --datasets ped3 --root .", "unknown data set 'ped3'; did you mean: ped2"),
@@ -221,6 +303,8 @@ def test_home_and_root_come_from_the_option_or_else_the_environment(monkeypatch:
         ("data verify --dataset ped2 --root .", "ped2: no videos under"),
         ("train --dataset ped2 --home .", "no finished cube store of ped2 under"),
         ("evaluate --dataset ped2 --home .", "Run `amsrc-bench prepare --dataset ped2 --root DIR --home"),
+        ("ls searches --cube.size 8", "--cube.size: this command has no experiment to change."),
+        *((f"sweep {line}", message) for line, message in SWEEPS),
     ],
     ids=lambda value: value if value.startswith(tuple(COMMANDS)) else "",
 )
@@ -235,11 +319,68 @@ def test_wrong_usage_is_said_in_a_line_and_exits_with_2(
     assert message in error
 
 
-def test_a_sweep_over_an_unknown_recipe_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["sweep", "--toy", "--recipes", "amscr", "--home", str(tmp_path / "home"), "--results", str(tmp_path / "r")]
-    assert main(words) == 2
-    assert "unknown recipe 'amscr'" in capsys.readouterr().err
+@pytest.mark.parametrize("line", [line for line, _ in SWEEPS if "--home" not in line] + ["--toy --recipes amscr"])
+def test_a_sweep_that_is_refused_leaves_nothing_behind(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", *line.split(), "--home", "home", "--results", "results"]) == 2
+    assert capsys.readouterr().out == ""
     assert not list(tmp_path.iterdir())
+
+
+DRY = """
+import os, sys
+from bench import sweep
+from bench.cli import main
+
+def stop(*_, **__):
+    raise AssertionError("started")
+
+sweep.connect = sweep.render = sweep.prepare = sweep.open_tracker = stop
+codes = [main(["sweep", *line.split(), "--toy", "--dry-run", "--home", "home", "--results", "results"])
+         for line in ("", "search --trials 7 --seeds 2", "search --joint --rule label-free --over loss.gradient")]
+ray = sys.modules.get("ray")
+print("codes", codes, "ray", bool(ray and ray.is_initialized()), "left", os.listdir())
+"""
+
+
+def test_a_dry_run_says_the_plan_and_starts_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", DRY], cwd=tmp_path, env=environment, text=True, capture_output=True, check=True
+    )
+    *text, last = done.stdout.splitlines()
+    assert last == "codes [0, 0, 0] ray False left []"
+    assert done.stderr == ""
+    said = "\n".join(text)
+    for recipe in ("amsrc", "no-gate-add", "baseline"):
+        assert re.search(rf"\b{recipe}\b", said)
+    studies = [line.split()[1].rstrip(":") for line in text if line.startswith("search ")]
+    assert [name.rpartition("-")[0] for name in studies] == [
+        *(f"amsrc-toy-{name}-crossfit" for name in ("ped2", "avenue", "shanghaitech")),
+        "amsrc-joint-label-free",
+    ]
+    assert "7 trials of 2 cells in all" in said
+    assert "20 trials of 3 cells in all" in said
+    assert "over loss.gradient 0.1 to 10; rule label-free, sampler tpe." in said
+
+
+def test_ls_lists_searches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["ls", "searches", "--home", str(tmp_path / "home"), "--results"]
+    assert main([*words, str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"no searches under {tmp_path}. `amsrc-bench sweep search` makes one.\n"
+    study = "amsrc-ped2-crossfit-1a2b3c4d"
+    chosen = {"ped2": {"crossfit": {"auroc": 0.9123, "folds": []}}}
+    facts = {"study": study, "recipe": "amsrc", "datasets": ["ped2"], "seeds": [0], "joint": False, "rule": "crossfit"}
+    facts |= {"space": {}, "sampler": "", "proposals": "", "reference": [], "trials": [], "chosen": chosen}
+    facts |= {"started": "", "finished": "", "git": {}, "hardware": {}, "versions": {}}
+    write_search(SearchRecord(**facts), tmp_path)
+    assert main([*words, str(tmp_path)]) == 0
+    (line,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(study)]
+    assert line[:2] == [study, "ped2"]
+    assert "91.23" in line
+    assert not (tmp_path / "home").exists()
 
 
 @pytest.mark.parametrize("command", ["prepare --dataset toy-ped2 --root root", "sweep --toy --results results"])
@@ -265,7 +406,7 @@ def test_a_home_that_cannot_be_written_is_named(
 
 
 def commands_that(act: Callable[[], int]) -> dict[str, object]:
-    return {"ls": (lambda _: None, lambda _args, _changes: act(), "")}
+    return {"ls": (lambda p: p.add_argument("--name"), lambda _args, _changes: act(), "")}
 
 
 @pytest.mark.parametrize(
@@ -291,8 +432,10 @@ def test_an_interrupted_command_exits_with_130(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "COMMANDS", commands_that(act))
-    assert main(["ls"]) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert main(["ls", "--name", "a b", "--loss.consistency=1e-2", "--debug"]) == 130
+    _, said, command = capsys.readouterr().err.splitlines()
+    assert said == "interrupted; nothing finished is lost. To go on:"
+    assert command == "  amsrc-bench ls --name 'a b' --loss.consistency=1e-2 --debug", "as it can be pasted"
 
 
 def test_the_exit_code_of_a_command_is_the_processs(monkeypatch: pytest.MonkeyPatch) -> None:

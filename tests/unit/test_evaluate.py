@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import ignore_patterns
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,12 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import CubeStore
 from bench import scoring
-from bench.config import Experiment, derive, run_key
-from bench.evaluate import evaluate, failed, per_video, scored_labels
-from bench.records import RunRecord, frame_scores_path, path_of, read, read_frame_scores
-from bench.runs import history
+from bench.config import Experiment, derive, fingerprint, run_key
+from bench.evaluate import evaluate, per_video, scored_labels, unfinished, worth_so_far
+from bench.pseudo import KINDS
+from bench.records import RunRecord, frame_scores_path, path_of, read, read_crossfit, read_frame_scores
+from bench.runs import history, read_epochs
+from bench.selection import RULES, pseudo_worth
 from bench.train import fit
 from tests.cubes_made import FRAMES, TEST, an_experiment, labels, write_labels, write_store
 from tests.parity import reference
@@ -348,11 +352,147 @@ def test_a_part_of_a_data_set_is_recorded_as_such(tmp_path: Path) -> None:
     assert record.videos == list(TEST)
 
 
-def test_a_failed_cell_has_a_record_with_its_error(cell: Cell) -> None:
-    record = failed(cell.experiment, cell.store, RunError("the loss became NaN"), "2025-01-01T00:00:00+00:00")
-    assert (record.status, record.error, record.metrics) == ("failed", "RunError: the loss became NaN", {})
-    assert record.fingerprint == cell.record.fingerprint
+# The rules
+
+
+def held_out_arrays(cell: Cell, epoch: int) -> tuple[dict[str, np.ndarray], tuple[Standard, Standard]]:
+    """The held-out scores of an epoch, and what standardises them."""
+    last = epoch == cell.experiment.train.epochs
+    path = cell.folder / ("held_out.npz" if last else f"epochs/{epoch:03d}.npz")
+    with np.load(path, allow_pickle=False) as kept:
+        found = dict(kept)
+    if last:
+        return found, standards(cell.cubes)
+    mean_f, sd_f, mean_p, sd_p = found["statistics"].tolist()
+    return found, ((mean_f, sd_f), (mean_p, sd_p))
+
+
+def slow_pseudo_aurocs(cell: Cell, epoch: int, share: float) -> dict[str, float]:
+    """By kind, how well an epoch and a share tell held-out cubes from pseudo-anomalies."""
+    found, ((mean_f, sd_f), (mean_p, sd_p)) = held_out_arrays(cell, epoch)
+
+    def fused(f: np.ndarray, p: np.ndarray) -> np.ndarray:
+        return share * (f.astype(float) - mean_f) / sd_f + (1 - share) * (p.astype(float) - mean_p) / sd_p
+
+    normal = fused(found["normal_f"], found["normal_p"])
+    aurocs = {}
+    for kind in KINDS:
+        scores = np.concatenate([normal, fused(found[f"pseudo_f.{kind}"], found[f"pseudo_p.{kind}"])])
+        aurocs[kind] = roc_auc_score([0] * len(normal) + [1] * (len(scores) - len(normal)), scores.astype(np.float32))
+    return aurocs
+
+
+def test_the_paper_rule_is_the_metric_in_the_last_epoch(cell: Cell) -> None:
+    assert list(cell.record.rules) == list(RULES)
+    measured = pytest.approx(cell.record.metrics["auroc"], abs=1e-12)
+    assert cell.record.rules["paper"] == {"auroc": measured, "epoch": 4, "share_f": 0.5}
+
+
+def test_the_oracle_is_what_its_epoch_and_share_reach(cell: Cell) -> None:
+    found = cell.record.rules["oracle"]
+    test = cell.cubes[cell.cubes["split"] == "test"]
+    known = standards(cell.cubes)
+    if found["epoch"] < 4:
+        with np.load(cell.folder / "epochs" / f"{found['epoch']:03d}.npz", allow_pickle=False) as kept:
+            test = test.assign(s_f=kept["s_f"], s_p=kept["s_p"])
+            mean_f, sd_f, mean_p, sd_p = kept["statistics"].tolist()
+        known = (mean_f, sd_f), (mean_p, sd_p)
+    expected = slow_auroc(test, known, found["share_f"], 1 - found["share_f"])
+    assert found["auroc"] == pytest.approx(expected, abs=1e-6)
+    assert found["auroc"] >= max(line[name] for line in cell.record.epochs for name in ("auroc", "auroc_f", "auroc_p"))
+
+
+def test_crossfits_number_is_that_of_the_ranks_that_are_kept(cell: Cell) -> None:
+    ranks, found = read_crossfit(cell.results, cell.record), cell.record.rules["crossfit"]
+    assert sorted(video for fold in found["folds"] for video in fold["videos"]) == list(TEST)
+    flags = np.concatenate([labels()[video][SKIP:] for video in TEST])
+    assert found["auroc"] == pytest.approx(roc_auc_score(flags, np.concatenate([ranks[v] for v in TEST])), abs=1e-12)
+
+
+def test_label_free_takes_the_epoch_and_share_that_tell_pseudo_anomalies_best(cell: Cell) -> None:
+    found = cell.record.rules["label-free"]
+    expected = slow_pseudo_aurocs(cell, found["epoch"], found["share_f"])
+    assert found["pseudo_auroc_by_kind"] == pytest.approx(expected, abs=1e-3)  # a near tie in float32 or two
+    assert found["pseudo_auroc"] == pytest.approx(np.mean(list(found["pseudo_auroc_by_kind"].values())))
+    others = [slow_pseudo_aurocs(cell, e, share) for e in (1, 2, 3, 4) for share in (0, 0.25, 0.5, 0.75, 1)]
+    assert max(np.mean(list(by_kind.values())) for by_kind in others) <= found["pseudo_auroc"] + 1e-3
+
+
+def test_the_fusion_curve_runs_from_s_p_alone_to_s_f_alone(cell: Cell) -> None:
+    curve, metrics = cell.record.fusion, cell.record.metrics
+    assert (curve["share_f"][0], curve["share_f"][-1], len(curve["auroc"])) == (0, 1, 1001)
+    expected = [metrics["auroc_p"], metrics["auroc_f"], metrics["auroc"]]
+    assert [curve["auroc"][0], curve["auroc"][-1], curve["paper_auroc"]] == pytest.approx(expected, abs=1e-12)
+    assert (curve["paper_share"], curve["auroc"][500]) == (0.5, curve["paper_auroc"])
+    assert curve["best_auroc"] == max(curve["auroc"])
+
+
+def test_held_out_videos_are_not_trained_on(cell: Cell) -> None:
+    (normal,) = {len(array) for name, array in held_out_arrays(cell, 4)[0].items() if name.startswith("normal")}
+    assert normal == 40 - 4, "one video of the two, without the cubes that reach back before its start"
+    assert (cell.folder / "held_out.npz").is_file()
+
+
+def test_without_held_out_videos_label_free_is_undefined_and_all_is_trained_on(tmp_path: Path) -> None:
+    cell = Cell(tmp_path, an_experiment(train={"epochs": 2, "held_out": 0.0}))
+    assert cell.record.rules["label-free"]["auroc"] is None
+    assert not (cell.folder / "held_out.npz").exists()
+    assert cell.record.rules["oracle"]["auroc"] is not None
+
+
+def test_a_null_has_nothing_to_choose(null: Cell) -> None:
+    rules = null.record.rules
+    measured = pytest.approx(null.record.metrics["auroc"], abs=1e-12)
+    assert rules["oracle"] == rules["paper"] == {"auroc": measured, "epoch": 0, "share_f": None}
+    assert rules["crossfit"]["auroc"] == rules["paper"]["auroc"]
+    assert rules["label-free"]["auroc"] is None
+    assert null.record.fusion == {}
+
+
+# What gave no number
+
+
+@pytest.mark.parametrize("status", ["failed", "pruned"])
+def test_an_unfinished_cell_has_a_record_with_the_reason_and_its_epochs(cell: Cell, status: str) -> None:
+    when = "2025-01-01T00:00:00+00:00"
+    record = unfinished(cell.experiment, cell.store, cell.folder, status, "RunError: the loss became NaN", when)
+    assert (record.status, record.error, record.started) == (status, "RunError: the loss became NaN", when)
+    assert (record.metrics, record.rules, record.fusion) == ({}, {}, {})
+    assert [line["epoch"] for line in record.epochs] == [1, 2, 3, 4]
+    assert not {"code", "hardware"} & set(record.epochs[0])
+    assert (record.store, record.labels) == (cell.record.store, cell.record.labels)
+    assert record.git["trained"] == cell.record.git["trained"]
     assert path_of(cell.results, record) == path_of(cell.results, cell.record)
+
+
+def test_a_cell_without_a_store_has_a_record_all_the_same(tmp_path: Path) -> None:
+    record = unfinished(an_experiment(), None, tmp_path / "no run", "failed", "DataError: no store", "2025-01-01")
+    assert (record.store, record.labels, record.epochs, record.git["trained"]) == (None, None, [], None)
+    assert record.fingerprint == fingerprint(an_experiment())
+
+
+# What a training is worth so far
+
+
+@pytest.mark.parametrize("rule", ["paper", "oracle"])
+def test_under_rules_that_know_labels_a_training_is_worth_its_latest_scored_auroc(cell: Cell, rule: str) -> None:
+    assert worth_so_far(cell.experiment, cell.store, cell.folder, rule) == cell.record.epochs[2]["auroc"]
+
+
+@pytest.mark.parametrize("rule", ["crossfit", "label-free"])
+def test_under_rules_that_do_not_a_training_is_worth_its_pseudo_auroc(cell: Cell, rule: str, tmp_path: Path) -> None:
+    """There is no label to be read."""
+    unlabelled = CubeStore(shutil.copytree(cell.store.path, tmp_path / "store", ignore=ignore_patterns("labels-*")))
+    found = worth_so_far(cell.experiment, unlabelled, cell.folder, rule)
+    tried = [slow_pseudo_aurocs(cell, 3, share) for share in (np.arange(101) / 100)]
+    assert found == pytest.approx(max(np.mean(list(by_kind.values())) for by_kind in tried), abs=1e-3)
+    assert found == pseudo_worth(read_epochs(cell.folder)[-1], cell.experiment.score)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_before_the_first_scored_epoch_a_training_has_no_worth(tmp_path: Path, rule: str) -> None:
+    e = an_experiment()
+    assert worth_so_far(e, write_store(tmp_path, e), tmp_path / "runs" / run_key(e), rule) is None
 
 
 def test_videos_one_by_one(cell: Cell) -> None:

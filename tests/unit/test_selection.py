@@ -533,6 +533,39 @@ def test_one_setting_is_taken_for_all_data_sets_together() -> None:
     assert found["ped2"]["crossfit"]["auroc"] == 2 / 4  # normal 0.9, 0.1; abnormal 0.1, 0.9
 
 
+def test_a_setting_without_a_number_on_one_data_set_is_out_on_all() -> None:
+    right = [[0.1, 0.9], [0.1, 0.9]]
+    good, gap = told(0.9, 0.9, 0.9, (0.9, 0.9), right), told(0.9, 0.9, None, (None, 0.9), right)
+    own = told(0.5, 0.5, 0.5, (0.5, 0.5), right)
+    settings = {"own": {"ped2": [own], "avenue": [own]}, "a gap": {"ped2": [good], "avenue": [gap]}}
+    for found in across(settings, {"ped2": LABELS, "avenue": LABELS}, "own").values():
+        assert (found["oracle"]["setting"], found["label-free"]["setting"]) == ("a gap", "own")
+        assert [fold["setting"] for fold in found["crossfit"]["folds"]] == ["own", "a gap"]
+
+
+def test_each_data_set_counts_once_however_many_seeds_it_has() -> None:
+    """`a` is better on three seeds of one, `own` by more on the single seed of the other."""
+    right = [[0.1, 0.9], [0.1, 0.9]]
+
+    def worth(value: float) -> Decision:
+        return told(value, value, value, (value, value), right)
+
+    settings = {
+        "own": {"ped2": [worth(0.6)] * 3, "avenue": [worth(0.9)]},
+        "a": {"ped2": [worth(0.8)] * 3, "avenue": [worth(0.6)]},
+    }
+    for found in across(settings, {"ped2": LABELS, "avenue": LABELS}, "own").values():
+        assert (found["oracle"]["setting"], found["label-free"]["setting"]) == ("own", "own")
+        assert [fold["setting"] for fold in found["crossfit"]["folds"]] == ["own", "own"]
+
+
+def test_settings_on_other_data_sets_are_refused() -> None:
+    cell = told(0.5, 0.6, 0.5, (0.5, 0.6), [[0.1, 0.9], [0.1, 0.9]])
+    settings = {"own": {"ped2": [cell], "avenue": [cell]}, "a": {"ped2": [cell]}}
+    with pytest.raises(DataError, match=r"^avenue: the settings differ"):
+        across(settings, {"ped2": LABELS, "avenue": LABELS}, "own")
+
+
 def test_a_data_set_with_fewer_folds_is_reported_once() -> None:
     choice = {"epoch": 1, "share_f": 0.5}
     small = told(0.5, 0.6, 0.5, (0.6, 0.9), [[0.1, 0.9], [0.1, 0.9]])
