@@ -32,7 +32,7 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
 
 from amsrc.errors import ConfigError
 from amsrc.store import CubeStore
-from bench import cost, datasets, figures, plan, provenance, runs, search, tables
+from bench import cost, datasets, figures, plan, provenance, runs, search, study, tables
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
 from bench.cli import home_of, progress, results_of
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
         say(described(args, places, _cells_without_stores(args, places, experiments), _machine(args)))
         return 0
     writable(places.folder)
-    storage = search.open_storage(database(args, places))
+    storage = study.open_storage(database(args, places))
     if places.root == embedded(places.home):
         say(f"embedded data: {places.root}")
         render(places.root)
@@ -145,7 +145,7 @@ def searches_of(args: argparse.Namespace, experiments: Sequence[Experiment]) -> 
     """
     rule = args.rule or DEFAULT_RULE
     if args.mode == "matrix":
-        options = ("over", "trials", "rule", "sampler", "joint", "asha", "storage")
+        options = ("joint", "asha", "over", "trials", "rule", "sampler")
         if wrong := [f"--{name}" for name in options if getattr(args, name)]:
             raise ConfigError(f"{', '.join(wrong)}: for a search. Say `amsrc-bench sweep search ...`.")
         return []
@@ -307,10 +307,11 @@ class Sweep:
         """The trials that a study proposes, and what the rules choose among them."""
         results = self.places.results / "searches" / wanted.study
         self.job = Job(self.places.home, results, self.args.workers, wanted.prune_by)
-        study = search.open_study(self.storage, wanted)
-        missing = search.catch_up(study, wanted, rerun_failed=self.args.rerun == "failed")
+        cubes = {base.dataset: _measured_on(stores[base.dataset], base) for base in wanted.bases}
+        memory = study.open_study(self.storage, wanted, cubes)
+        missing = study.catch_up(memory, wanted, rerun_failed=self.args.rerun == "failed")
         say(f"{wanted.study}: {wanted.trials - missing} of {wanted.trials} trials stand, {missing} to run")
-        for ended in search.counted(study, wanted):
+        for ended in study.counted(memory, wanted):
             for cell in wanted.trial(ended.number, ended.params, stores).cells:
                 if record := finished(cell, results, ("failed", "pruned")):
                     self.board.count(record)
@@ -319,9 +320,9 @@ class Sweep:
         def records_of(trial: Trial) -> list[RunRecord]:
             return [record for cell in trial.cells if (record := finished(cell, results, ("failed",)))]
 
-        proposals = search.searcher(study, wanted, stores, missing, records_of)
-        self._trials(proposals, Counter({"+".join(wanted.datasets): missing}), search.scheduler(wanted))
-        found = search.conclude(wanted, study, stores, self.places.results)
+        proposals = study.searcher(memory, wanted, stores, missing, records_of)
+        self._trials(proposals, Counter({"+".join(wanted.datasets): missing}), study.scheduler(wanted))
+        found = study.conclude(wanted, memory, stores, self.places.results)
         say(f"search: {write_search(found, self.places.results)}")
         for dataset, chosen in found.chosen.items():
             aurocs = (f"{rule} {_percent(chosen[rule]['auroc'])}" for rule in RULES)
@@ -332,7 +333,7 @@ class Sweep:
         }
         files |= {"search.json": search_path(self.places.results, found.study).read_text()}
         self.tracker.log_files(self.parent, {f"searches/{found.study}/{name}": file for name, file in files.items()})
-        say(f"    browse the study: optuna-dashboard {search.shown(database(self.args, self.places))}")
+        say(f"    browse the study: optuna-dashboard {study.shown(database(self.args, self.places))}")
 
     def _trials(self, trials: Sequence[Trial] | Searcher, todo: Counter[str], scheduler: Any = None) -> None:
         """Run trials with the table on; `todo`: how many by data set."""
@@ -367,7 +368,7 @@ class Sweep:
 
     def _log(self, cell: Cell, record: RunRecord, results: Path) -> None:
         if record.status == "done":
-            search.fusion_study(self.storage, record)
+            study.fusion_study(self.storage, record)
         self.tracker.log_cell(self.parent, record, lambda: evidence(cell, record, self.places.home, results))
 
     def _register(self) -> None:
@@ -405,6 +406,12 @@ def evidence(cell: Cell, record: RunRecord, home: Path, results: Path) -> Eviden
         per_video(*read_frame_scores(results, record)),
         [folder / "cubes.parquet"],
     )
+
+
+def _measured_on(store: Path, e: Experiment) -> str:
+    """Digests of the cubes and labels that a cell's number rests on."""
+    cubes = CubeStore(store)
+    return f"{cubes.sha256} {cubes.labels_sha256(e.label_set)}"
 
 
 def title(cell: Experiment | RunRecord) -> str:

@@ -199,8 +199,8 @@ def test_a_sweep_has_two_modes_and_their_options(parsed: Seen) -> None:
         ]
     )
     (plain, _), (search, changes) = parsed
-    assert (plain.mode, plain.axis, plain.over, plain.trials, plain.rule) == ("matrix", [], None, 20, "crossfit")
-    assert (plain.sampler, plain.joint, plain.asha, plain.dry_run, plain.rerun) == ("auto", False, False, False, None)
+    assert (plain.mode, plain.axis, plain.over, plain.trials, plain.rule) == ("matrix", [], None, None, None)
+    assert (plain.sampler, plain.joint, plain.asha, plain.dry_run, plain.rerun) == (None, False, False, False, None)
     assert (search.mode, search.over, search.asha) == ("search", "loss.gradient=1:2", True)
     assert search.axis == ["model.width=4,8", "train.batch=16,32"]
     assert changes == {}
@@ -232,6 +232,7 @@ SWEEPS = [
     ("--trials 0", "argument --trials: '0' is not a whole number from 1. See `amsrc-bench sweep --help`."),
     ("--seeds x", "argument --seeds: 'x' is not a whole number from 1"),
     ("--rerun done", "argument --rerun: invalid choice: 'done' (choose from 'failed')"),
+    ("--toy --rule oracle --trials 5", "--trials, --rule: for a search. Say `amsrc-bench sweep search ...`."),
     ("--toy --joint", "--joint: for a search. Say `amsrc-bench sweep search ...`."),
     ("--toy --asha --over loss.consistency", "--asha, --over: for a search. Say `amsrc-bench sweep search ...`."),
     ("search --toy --axis loss.consistency=1,2", "--axis: for the matrix. A search takes its fields from --over."),

@@ -22,23 +22,18 @@ from bench.config import Experiment, derive, dump, fingerprint, flatten
 from bench.plan import Cell
 from bench.recipes import build
 from bench.records import RunRecord, SearchRecord, path_of, read_searches, write_search
-from bench.search import (
-    OVER,
-    SPACE,
-    Search,
+from bench.search import OVER, SPACE, Search, check, sampler_for, space_of
+from bench.study import (
     as_rows,
     catch_up,
-    check,
     conclude,
     counted,
     fusion_study,
     open_storage,
     open_study,
-    sampler_for,
     scheduler,
     searcher,
     shown,
-    space_of,
 )
 from tests.cubes_made import TEST, an_experiment, labels, write_labels, write_store
 
@@ -160,6 +155,7 @@ def test_what_cannot_be_searched_is_refused(texts: list[str], message: str) -> N
     [
         (an_experiment(), {"rule": "best"}, "--rule: unknown rule 'best'; known: paper, oracle, crossfit, label-free"),
         (an_experiment("null-flow"), {}, "--recipes null-flow: it trains nothing"),
+        (an_experiment("baseline"), {}, "baseline has no motion stream, so nothing follows from it"),
         (an_experiment(train={"held_out": 0.0}), {"rule": "label-free"}, "train.held_out is 0, set it above 0"),
         (an_experiment(train={"held_out": 0.0}), {"prune": True}, "--asha under crossfit prunes by held-out"),
         (
@@ -776,3 +772,14 @@ def test_labels_of_other_trials_are_not_mixed_with_these(searched: Searched, tmp
     """Records measured on other labels than the store holds now are not compared with those that are."""
     store = relabelled(searched, tmp_path, {video: 1 - label for video, label in labels().items()})
     assert searched.conclude(store, searched.results).chosen == {}
+
+
+# Another store under the same name
+
+
+def test_a_study_of_other_cubes_or_labels_is_refused() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    open_study(storage, a_search(), {"toy-ped2": "aaa bbb"})
+    open_study(storage, a_search(), {"toy-ped2": "aaa bbb"})
+    with pytest.raises(ConfigError, match="measured on other cubes or labels"):
+        open_study(storage, a_search(), {"toy-ped2": "aaa ccc"})
