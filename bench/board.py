@@ -108,6 +108,11 @@ class Board:
         if value is not None and value > self.best.get(record.dataset, (-1.0, ""))[0]:
             self.best[record.dataset] = value, f"{record.recipe}, seed {record.seed}, {record.fingerprint}"
 
+    @property
+    def best_of(self) -> str:
+        """Heading of the best so far; `label-free` judges by pseudo-anomalies, which is no test AUROC."""
+        return f"best ({self.rule}{', on pseudo-anomalies' if self.rule == 'label-free' else ''})"
+
     def left(self) -> str:
         """Time to go, from the part of the work that was done since the start; empty while that says nothing."""
         whole = sum(self.todo.values())
@@ -123,7 +128,7 @@ class Board:
         table = Table(
             title=f"{self.finished:.0f} of {sum(self.todo.values())} trials{self.left()}", title_justify="left"
         )
-        for name in ("data set", "done", "failed", "pruned", "running", f"best ({self.rule})"):
+        for name in ("data set", "done", "failed", "pruned", "running", self.best_of):
             table.add_column(name, justify="left" if name in ("data set", "running") else "right")
         todo = (dataset for together in self.todo for dataset in together.split("+"))  # those of a joint search
         datasets = dict.fromkeys([*todo, *(dataset for dataset, _ in self.ended)])

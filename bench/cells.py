@@ -17,7 +17,7 @@ from amsrc.store import CubeStore
 from bench import runs
 from bench.cluster import connect
 from bench.config import fingerprint
-from bench.evaluate import evaluate, now, unfinished, worth_so_far
+from bench.evaluate import evaluate, now, unfinished, worth_of_epoch
 from bench.plan import Cell, Packing
 from bench.records import RunRecord, frame_scores_path, read, record_path, write
 
@@ -53,8 +53,8 @@ class Job:
     results: Path
     workers: int = 1
     """Data-parallel processes a cell."""
-    prune_by: str | None = None
-    """Rule whose value is reported after every scored epoch, for a scheduler that stops trials by it."""
+    judged: bool = False
+    """Whether every scored epoch's worth is reported, for a scheduler that stops trials by it."""
 
 
 class Watch(Protocol):
@@ -112,6 +112,8 @@ def run_trials(
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the sweep at once; every epoch is kept
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+    # A stopped trial leaves its actor at its next report; Tune would lose the trial after if it gave up earlier.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "600")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # epochs that are not scored have no worth
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     connect()
@@ -159,8 +161,8 @@ def _work(config: dict[str, Trial], job: Job) -> None:
         def report(line: Mapping[str, Any], cell: Cell = cell) -> None:
             e = cell.experiment
             known = {name: line[name] for name in ("epoch", "loss", "cubes_per_s")} | {"cell": fingerprint(e)}
-            if job.prune_by:
-                worth = worth_so_far(e, CubeStore(cell.store), runs.folder_of(e, job.home), job.prune_by)
+            if job.judged:
+                worth = worth_of_epoch(e, runs.folder_of(e, job.home), line["epoch"])
                 known |= {} if worth is None else {"worth": worth}
             if line["epoch"] < e.train.epochs:  # the last one comes with the end
                 tune.report(known)

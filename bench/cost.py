@@ -19,12 +19,11 @@ from amsrc.errors import DataError
 from amsrc.store import SPLITS, CubeStore
 from bench.config import Experiment, dump, fingerprint
 from bench.plan import Cell, Machine, Packing
-from bench.pseudo import KINDS, PSEUDO_CUBES
+from bench.pseudo import KINDS, PSEUDO_CUBES, STATISTICS_CUBES
 from bench.records import RunRecord
 
 SPEED = Path(__file__).resolve().parents[1] / "results" / "speed"
 """Where the speeds measured so far lie."""
-STATISTICS_CUBES = 2048  # as in bench.train, which is not imported here: it brings torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +134,7 @@ def estimate(
     """
     basis: dict[str, None] = {}
     missing: dict[str, None] = {}
-    overhead = _nearest("cell overhead", rows, machine, on_gpu=packing.gpus > 0)
+    overhead = _nearest("cell overhead", rows, machine, on_gpu=False)  # Ray's and the disk's: no GPU's
     if overhead:
         basis[f"cell overhead: {overhead.median:.2g} s on {overhead.device}"] = None
     elif todo:

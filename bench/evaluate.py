@@ -127,20 +127,13 @@ def select(
     return decide(fuser, videos, epochs, labels), fusion_curve(fuser, videos, epochs[-1], labels)
 
 
-def worth_so_far(experiment: Experiment, store: CubeStore, folder: Path, rule: str) -> float | None:
-    """What a training is worth after its latest scored epoch, for a scheduler that may stop it.
+def worth_of_epoch(experiment: Experiment, folder: Path, number: int) -> float | None:
+    """What an epoch is worth to a scheduler that may stop the training: by pseudo-anomalies alone.
 
-    Under `crossfit` and `label-free` by pseudo-anomalies, so that no test label stops a trial; else by the AUROC
-    under the experiment's weights. None before any epoch was scored.
+    Whatever the rule of a search, no test label stops a trial. None for an epoch that was not scored.
     """
-    epochs = runs.read_epochs(folder)
-    if not epochs:
-        return None
-    if rule in ("crossfit", "label-free"):
-        return pseudo_worth(epochs[-1], experiment.score)
-    e = epochs[-1]
-    labels = scored_labels(store.labels(experiment.label_set), experiment.score.skip_frames)
-    return metrics.pooled_auroc(fuse(store.test, e.s_f, e.s_p, e.statistics, experiment.score), labels)
+    epoch = next((epoch for epoch in runs.read_epochs(folder) if epoch.number == number), None)
+    return None if epoch is None else pseudo_worth(epoch, experiment.score)
 
 
 def score_cubes(experiment: Experiment, store: CubeStore, folder: Path) -> tuple[CubeScores, float | None]:
@@ -256,7 +249,7 @@ def epoch_log(
 ) -> list[dict[str, Any]]:
     """The training log with the AUROCs of every epoch that was scored; the last epoch's are the record's own.
 
-    Between, the statistics come from a sample of training cubes (`bench.train.STATISTICS_CUBES`).
+    Between, the statistics come from a sample of training cubes (`bench.pseudo.STATISTICS_CUBES`).
     """
     log, scored = runs.history(folder), {epoch.number: epoch for epoch in epochs}
     for line in log:

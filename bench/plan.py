@@ -188,7 +188,7 @@ def read_cluster(path: Path) -> Machine:
             kinds.append(str(gpu_names.get(name, "unnamed GPU")))
             price = _number(prices[name], path, f"metadata.usd_per_hour.{name}") if name in prices else None
             cost = None if cost is None or price is None else cost + number * price
-    gpus = sum(size[1] for size in nodes)
+    gpus = sum(size[1] for size in nodes) - (sizes[head][1] if head in sizes else 0.0)
     if not any(cpus or gpus for cpus, gpus in nodes):
         raise ConfigError(f"{path}: no node has a CPU or GPU. Give its types resources, as in {{CPU: 4, GPU: 1}}.")
     return Machine(tuple(nodes), ", ".join(dict.fromkeys(kinds)) or "CPU", cost / gpus if gpus and cost else None)

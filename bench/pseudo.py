@@ -19,6 +19,7 @@ from amsrc.store import Cubes
 Rows = npt.NDArray[np.int64]
 Frames = npt.NDArray[np.uint8]  # (N, T, C, H, W)
 Flows = npt.NDArray[np.float16]  # (N, T-1, 2, H, W), x and y in native pixels per frame
+STATISTICS_CUBES = 2048  # training cubes behind the statistics of an epoch that is not the last
 PSEUDO_CUBES = 1024  # held-out cubes that are scored, as they are and as every kind of pseudo-anomaly
 KINDS = ("flow-swap", "skip", "shuffle", "reverse", "patch")
 

@@ -72,14 +72,14 @@ class RunRecord:
     """`train_cubes`, `test_cubes`, `train_videos`, `test_videos`, `test_frames` (all), `scored_frames` (those
     with a score) and `anomalous_frames` (among the scored ones)."""
     timings_s: dict[str, float | None] = field(default_factory=dict)
-    """Wall-clock seconds by stage: `train` (all epochs, without their scoring), `score`, `evaluate`, `cell` (scoring to
-    record); null for a stage that found its result finished or does not apply."""
+    """Wall-clock seconds by stage: `train` (all epochs, without their scoring), `score`, `evaluate`; null for a stage
+    that found its result finished or does not apply."""
     throughput: dict[str, float | None] = field(default_factory=dict)
     """Cubes per second by stage: `train` (median over the epochs), `score`; null as above."""
     peak_memory_gib: float | None = None
     """Largest memory of one training process: the GPU's where there is one, else resident. Null if unknown."""
     hardware: dict[str, Any] = field(default_factory=dict)
-    """`provenance.hardware()` of the machine that wrote the record."""
+    """`provenance.hardware()` of the machine that trained the last epoch, else of the one that wrote the record."""
     versions: dict[str, str | None] = field(default_factory=dict)
     """`provenance.versions()`; null for a package that is not installed."""
     git: dict[str, str | bool | None] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class SearchRecord:
 
     schema_version: int = SEARCH_SCHEMA_VERSION
     study: str
-    """Name of the search and of its folder: `amsrc-small-ped2-1a2b3c4d`."""
+    """Name of the search and of its folder: `amsrc-small-ped2-crossfit-1a2b3c4d`."""
     recipe: str
     """Recipe that the trials change."""
     datasets: list[str]
@@ -130,7 +130,7 @@ class SearchRecord:
     space: dict[str, list[float]]
     """Field -> [low, high], log-uniform between them."""
     sampler: str
-    """What proposed the trials: `QMCSampler(seed=0)`."""
+    """What proposed the trials: `TPESampler (seed: trials so far)`."""
     proposals: str
     """One sentence: whether the sampler ever saw a test label."""
     reference: list[str]
@@ -141,6 +141,8 @@ class SearchRecord:
     chosen: dict[str, dict[str, dict[str, Any]]]
     """Data set -> rule -> `auroc` and the choice: `params`, `fingerprints` of its cells, `epoch`, `share_f`; under
     `crossfit` one for each of its `folds`, with `videos` and `selected_auroc`."""
+    pruning: bool = False
+    """Whether trials that fell behind by pseudo-anomalies were stopped early (ASHA)."""
     started: str
     """ISO 8601, UTC."""
     finished: str
@@ -188,6 +190,8 @@ def write(record: RunRecord, results: Path, *, replace: bool = False) -> Path:
             raise RunError(
                 f"{path}: a finished record stands here already. Ask for the evaluation again, or remove it."
             )
+    if before and before.status == "done":
+        frame_scores_path(results, before).unlink(missing_ok=True)  # killed in between, neither belongs to the other
     write_file(path, as_json(asdict(record)))
     return path
 
@@ -224,7 +228,7 @@ def search_path(results: Path, study: str) -> Path:
 
 
 def write_search(search: SearchRecord, results: Path) -> Path:
-    """Write a search atomically, at its end or again with more trials.
+    """Write a search atomically, at its end or again with more trials; one that found nothing new leaves the old.
 
     Returns:
         Its path.
@@ -235,7 +239,10 @@ def write_search(search: SearchRecord, results: Path) -> Path:
     """
     path = search_path(results, search.study)
     _check_search(search, path)
-    before = _finished(_read_search(path)) if path.exists() else 0
+    there = _read_search(path) if path.exists() else None
+    before = _finished(there) if there else 0
+    if there and (there.trials, there.chosen, there.reference) == (search.trials, search.chosen, search.reference):
+        return path
     if before > _finished(search):
         raise RunError(
             f"{path}: a search with {before} finished trials stands here, this one has {_finished(search)}. "

@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from amsrc.errors import ConfigError
 from bench.cells import Trial
@@ -18,9 +17,6 @@ from bench.config import Experiment, dump, flatten, override, unknown
 from bench.plan import Cell
 from bench.records import RunRecord
 from bench.selection import RULES, objective
-
-if TYPE_CHECKING:
-    pass
 
 Space = dict[str, tuple[float, float]]  # field -> (lowest, highest), searched on a logarithmic scale
 
@@ -52,6 +48,7 @@ class Search:
     trials: int
     joint: bool = False
     prune: bool = False
+    """Whether trials that fall behind by pseudo-anomalies are stopped early."""
 
     @property
     def study(self) -> str:
@@ -69,11 +66,6 @@ class Search:
     def proposals(self) -> str:
         """Whether the sampler sees test labels, in a sentence."""
         return BLIND if self.sampler != "tpe" else GUIDED.get(self.rule, GUIDED["other"])
-
-    @property
-    def prune_by(self) -> str | None:
-        """Rule by which trials are stopped early; None where they are not."""
-        return self.rule if self.prune else None
 
     def trial(self, number: int, params: Mapping[str, float], stores: Mapping[str, Path]) -> Trial:
         """The cells of one proposal."""
@@ -148,8 +140,8 @@ def check(search: Search) -> None:
         raise ConfigError("--rule label-free needs held-out training videos: train.held_out is 0, set it above 0.")
     if search.prune and len(search.bases) > 1:
         raise ConfigError("--asha judges a trial by one training: it goes neither with --joint nor with several seeds.")
-    if search.prune and search.rule in ("crossfit", "label-free") and not base.train.held_out:
-        raise ConfigError(f"--asha under {search.rule} prunes by held-out training videos: set train.held_out above 0.")
+    if search.prune and not base.train.held_out:
+        raise ConfigError("--asha judges by held-out training videos: train.held_out is 0, set it above 0.")
     if search.prune and not base.train.score_every:
         raise ConfigError("--asha judges by scored epochs: train.score_every is 0, set it above 0.")
 

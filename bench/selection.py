@@ -124,7 +124,7 @@ def decide(fuser: Fuser, videos: Sequence[str], epochs: Sequence[Epoch], labels:
                 for part, on_other, choice in zip(parts, on_others, chosen, strict=True)
             ],
         },
-        "label-free": _label_free(found, pseudo, on_all),
+        "label-free": _label_free_rule(found, pseudo, on_all),
     }
     return Decision(rules, ranks)
 
@@ -166,17 +166,24 @@ def pseudo_worth(epoch: Epoch, config: ScoreConfig) -> float | None:
     return max((float(np.mean(list(by_kind.values()))) for by_kind in tried if by_kind), default=None)
 
 
-def _label_free(found: list[_Candidate], pseudo: list[dict[str, float]], on_all: Values) -> dict[str, Any]:
-    """The choice by the mean over kinds of pseudo-anomalies; the test AUROCs only say what it is worth."""
+def _label_free(found: Sequence[_Candidate], pseudo: Sequence[Mapping[str, float]]) -> int | None:
+    """Position of the candidate with the best mean over kinds of pseudo-anomalies; None without any."""
     means = np.array([np.mean(list(by_kind.values())) if by_kind else np.nan for by_kind in pseudo])
-    if np.isnan(means).all():
+    return None if np.isnan(means).all() else _best(means, found)
+
+
+def _label_free_rule(
+    found: Sequence[_Candidate], pseudo: Sequence[Mapping[str, float]], on_all: Values
+) -> dict[str, Any]:
+    """What was chosen without labels, and what it turned out to be worth on the test."""
+    best = _label_free(found, pseudo)
+    if best is None:
         return {"auroc": None, "epoch": None, "share_f": None, "pseudo_auroc": None, "pseudo_auroc_by_kind": {}}
-    best = _best(means, found)
     return {
         "auroc": _plain(on_all[best]),
         **found[best].choice,
-        "pseudo_auroc": _plain(means[best]),
-        "pseudo_auroc_by_kind": pseudo[best],
+        "pseudo_auroc": float(np.mean(list(pseudo[best].values()))),
+        "pseudo_auroc_by_kind": dict(pseudo[best]),
     }
 
 

@@ -25,6 +25,7 @@ from bench.selection import Decision, Labels, across
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
     from ray.tune.search import Searcher
 
 
@@ -41,7 +42,7 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     patient = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs=patient)
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, RuntimeError) as error:
         raise ConfigError(f"--storage {shown(url)}: cannot be opened: {str(error).splitlines()[0]}") from None
 
 
@@ -67,7 +68,8 @@ def open_study(
     before = study.user_attrs.get("cubes", cubes)
     if before != cubes:
         raise ConfigError(
-            f"{search.study}: its trials were measured on other cubes or labels. Choose another --name for these."
+            f"{search.study}: its trials were measured on other cubes or labels. Choose another --home and --results "
+            "for these."
         )
     study.sampler = _sampler(search.sampler, len(study.get_trials(deepcopy=False)))
     facts: dict[str, Any] = {"rule": search.rule, "sampler": described(study.sampler), "proposals": search.proposals}
@@ -100,7 +102,11 @@ def _sampler(kind: str, trials: int) -> optuna.samplers.BaseSampler:
 
 def described(sampler: optuna.samplers.BaseSampler) -> str:
     """Name and seed of a sampler, for the record."""
-    seed = "scrambled Sobol sequence, seed 0" if type(sampler).__name__ == "QMCSampler" else "seed: trials so far"
+    seed = (
+        "scrambled Sobol sequence, seed 0; at random until a first trial is complete"
+        if type(sampler).__name__ == "QMCSampler"
+        else "seed: trials so far"
+    )
     return f"{type(sampler).__name__} ({seed})"
 
 
@@ -115,12 +121,22 @@ def shown(url: str) -> str:
         return "(not an address of a database)"
 
 
-def catch_up(study: optuna.Study, search: Search, *, rerun_failed: bool) -> int:
+def catch_up(
+    study: optuna.Study,
+    search: Search,
+    *,
+    rerun_failed: bool,
+    stands: Callable[[FrozenTrial], bool] = lambda trial: True,
+) -> int:
     """Fail what a dead driver left running and queue it again; returns how many trials are still to run.
 
     A trial with a successor was interrupted and does not count. The successor is queued before the trial is
     failed, so being killed between the two neither loses it nor queues it twice. The recipe's own values come first
     where the space holds them.
+
+    Args:
+        rerun_failed: also queue again what failed.
+        stands: whether a complete trial has its records; one that has none where they belong is queued again.
     """
     from optuna.trial import TrialState
 
@@ -133,6 +149,7 @@ def catch_up(study: optuna.Study, search: Search, *, rerun_failed: bool) -> int:
     for trial in trials:
         stale = trial.state == TrialState.RUNNING
         again = stale or (rerun_failed and trial.state == TrialState.FAIL)
+        again = again or (trial.state == TrialState.COMPLETE and not stands(trial))
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}  # fixed: queued, and killed while asked
         if again and trial.number not in succeeded and len(params) == len(search.space):
             study.enqueue_trial(params, user_attrs={"again": trial.number})
@@ -141,7 +158,7 @@ def catch_up(study: optuna.Study, search: Search, *, rerun_failed: bool) -> int:
     return max(0, search.trials - len(counted(study, search)))
 
 
-def counted(study: optuna.Study, search: Search) -> list[optuna.trial.FrozenTrial]:
+def counted(study: optuna.Study, search: Search) -> list[FrozenTrial]:
     """The trials that came to an end: completed, pruned or failed by themselves, not the interrupted ones."""
     from optuna.trial import TrialState
 
@@ -321,6 +338,7 @@ def conclude(search: Search, study: optuna.Study, stores: Mapping[str, Path], re
         space={name: list(ends) for name, ends in search.space.items()},
         sampler=described(study.sampler),
         proposals=search.proposals,
+        pruning=search.prune,
         reference=[fingerprint(base) for base in search.bases],
         trials=rows,
         chosen=chosen,

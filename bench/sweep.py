@@ -12,6 +12,7 @@ checkpoint, a failed one is recorded with its error while the others go on (exit
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -50,7 +51,9 @@ from bench.toy import render
 from bench.tracking import Evidence, open_tracker
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
     from ray.tune.search import Searcher
 
 DEFAULT_RECIPES = {"matrix": "amsrc,no-gate-add,baseline", "search": "amsrc"}
@@ -149,6 +152,8 @@ def searches_of(args: argparse.Namespace, experiments: Sequence[Experiment]) -> 
         if wrong := [f"--{name}" for name in options if getattr(args, name)]:
             raise ConfigError(f"{', '.join(wrong)}: for a search. Say `amsrc-bench sweep search ...`.")
         return []
+    if args.asha and args.workers > 1:
+        raise ConfigError("--asha stops trials of one worker each: it does not go with --workers. Leave one out.")
     if args.axis:
         raise ConfigError("--axis: for the matrix. A search takes its fields from --over.")
     groups: dict[tuple[str, str], list[Experiment]] = {}
@@ -208,7 +213,6 @@ def described(
     rows, counted = cost.read_speed(), cost.cubes_of(cells, read_all(places.results))
     cached = [c for c in cells if (c.store / "manifest.json").is_file() and finished(c, places.results, kept(args))]
     todo = [cell for cell in cells if cell not in cached]
-    trials = sum(wanted.trials for wanted in searches)
 
     def packing(number: int) -> plan.Packing:
         return plan.packing(machine, number, args.workers, args.gpus_per_cell, args.cpus_per_cell)
@@ -217,15 +221,21 @@ def described(
     names = [fingerprint(cell.experiment) for cell in cached]
     lines = [cost.render(cells, names, packing(len(todo)), expected, machine)]
     for wanted in searches:
+        at_once = packing(wanted.trials)
         mine = [cell for cell in cells if cell.experiment in wanted.bases]
-        each = cost.estimate(mine, counted, rows, packing(trials), machine).seconds.values()
-        at_once = packing(trials).concurrent
-        hours = "-" if None in each else f"{sum(filter(None, each)) * wanted.trials / at_once / 3600:.2g}"
+        each = list(cost.estimate(mine, counted, rows, at_once, machine).seconds.values())
+        known = None if None in each else sum(filter(None, each)) / 3600
+        rounds = math.ceil(wanted.trials / at_once.concurrent)
+        hours, gpu_hours = (None if known is None else known * n for n in (rounds, wanted.trials * at_once.gpus))
+        price = machine.usd_per_gpu_hour if at_once.gpus else None
+        usd = None if gpu_hours is None or price is None else gpu_hours * price
         space = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in wanted.space.items())
-        lines.append(
-            f"search      {wanted.study}: {wanted.trials} trials of {len(wanted.bases)} cells in all, at most {hours} "
-            f"hours; over {space}; rule {wanted.rule}, sampler {wanted.sampler}. {wanted.proposals}"
-        )
+        lines += [
+            "",
+            f"search      {wanted.study}: {wanted.trials} trials of {len(mine)} cells, {at_once.concurrent} at a time",
+            f"over        {space}; rule {wanted.rule}, sampler {wanted.sampler}. {wanted.proposals}",
+            f"on top      {_few(hours)} hours, {_few(gpu_hours)} GPU-hours, {_few(usd)} USD if none stands yet",
+        ]
     return "\n".join(lines)
 
 
@@ -248,6 +258,8 @@ class Sweep:
         self.job = Job(places.home, places.results, args.workers)
         self.records: dict[str, RunRecord] = {}
         """Of every cell that came to an end, by fingerprint."""
+        self.picked: dict[tuple[str, str], RunRecord] = {}
+        """By data set and rule: the cell whose network the rule takes."""
         self._logging = ThreadPoolExecutor(1)  # MLflow takes seconds a cell; the next cell does not wait for it
         self._logged: list[Future[Any]] = []
 
@@ -255,20 +267,26 @@ class Sweep:
         """Everything that is not there yet. Returns the exit code."""
         status: Literal["FINISHED", "FAILED", "KILLED"] = "KILLED"
         broken: list[RunRecord] = []
+        texts: dict[str, str] = {}
+        searches = searches_of(self.args, [cell.experiment for cell in cells])
+        memories = [(wanted, self._study(wanted, stores)) for wanted in searches]
         try:
             self._open(cells)
             self._matrix(cells)
-            for wanted in searches_of(self.args, [cell.experiment for cell in cells]):
-                self._search(wanted, stores)
+            for wanted, memory in memories:
+                self._search(wanted, memory, stores)
             for logged in self._logged:
                 logged.result()
-            self._register()
+            for (_, rule), picked in self.picked.items():
+                self.tracker.register(rule, picked)
             broken = [record for record in self.records.values() if record.status == "failed"]
             status = "FAILED" if broken else "FINISHED"
         finally:
             self._logging.shutdown(cancel_futures=True)
-            texts = {path.name: path.read_text() for path in tables.write(self.places.results)}
-            self.tracker.finish_sweep(self.parent, status, texts)
+            try:
+                texts = {path.name: path.read_text() for path in tables.write(self.places.results)}
+            finally:
+                self.tracker.finish_sweep(self.parent, status, texts)
         say("\n" + "\n".join(text for name, text in texts.items() if name.endswith(".md")))
         for record in broken:
             say(f"failed: {title(record)}: {record.error}")
@@ -302,14 +320,39 @@ class Sweep:
             self._keep(cell, record)
         todo = [Trial(number, (cell,)) for number, cell in enumerate(c for c in cells if c not in cached)]
         self._trials(todo, Counter(cell.experiment.dataset for trial in todo for cell in trial.cells))
+        self._pick(cells)
 
-    def _search(self, wanted: Search, stores: Mapping[str, Path]) -> None:
+    def _pick(self, cells: Sequence[Cell]) -> None:
+        """What the rules take among the cells of the first recipe and seed: one, or one for each value of an axis.
+
+        Several cells have no one that crossfit takes: comparing their numbers would choose on what they report.
+        """
+        for dataset in dict.fromkeys(cell.experiment.dataset for cell in cells):
+            here = [cell.experiment for cell in cells if cell.experiment.dataset == dataset]
+            same = [e for e in here if (e.recipe, e.seed, e.method) == (here[0].recipe, here[0].seed, "amsrc")]
+            records = [record for e in same if (record := self.records.get(fingerprint(e))) and record.status == "done"]
+            for rule in RULES if records else ():
+                values = [objective(record.rules, rule) or 0.0 for record in records]
+                if rule == "paper" or len(records) == 1:
+                    self.picked[dataset, rule] = records[0]
+                elif rule != "crossfit":
+                    self.picked[dataset, rule] = records[values.index(max(values))]
+
+    def _study(self, wanted: Search, stores: Mapping[str, Path]) -> Study:
+        """The study of a search, which must be one of these cubes."""
+        cubes = {base.dataset: _measured_on(stores[base.dataset], base) for base in wanted.bases}
+        return study.open_study(self.storage, wanted, cubes)
+
+    def _search(self, wanted: Search, memory: Study, stores: Mapping[str, Path]) -> None:
         """The trials that a study proposes, and what the rules choose among them."""
         results = self.places.results / "searches" / wanted.study
-        self.job = Job(self.places.home, results, self.args.workers, wanted.prune_by)
-        cubes = {base.dataset: _measured_on(stores[base.dataset], base) for base in wanted.bases}
-        memory = study.open_study(self.storage, wanted, cubes)
-        missing = study.catch_up(memory, wanted, rerun_failed=self.args.rerun == "failed")
+        self.job = Job(self.places.home, results, self.args.workers, wanted.prune)
+
+        def stands(ended: FrozenTrial) -> bool:
+            cells = wanted.trial(ended.number, ended.params, stores).cells
+            return all(finished(cell, results) for cell in cells)
+
+        missing = study.catch_up(memory, wanted, rerun_failed=self.args.rerun == "failed", stands=stands)
         say(f"{wanted.study}: {wanted.trials - missing} of {wanted.trials} trials stand, {missing} to run")
         for ended in study.counted(memory, wanted):
             for cell in wanted.trial(ended.number, ended.params, stores).cells:
@@ -327,6 +370,10 @@ class Sweep:
         for dataset, chosen in found.chosen.items():
             aurocs = (f"{rule} {_percent(chosen[rule]['auroc'])}" for rule in RULES)
             say(f"    {dataset}: {', '.join(aurocs)}")
+            for rule, choice in chosen.items():
+                names = {name for part in choice.get("folds", [choice]) for name in part.get("fingerprints", [])[:1]}
+                if len(names) == 1 and (record := self.records.get(names.pop())):  # crossfit: the folds agree
+                    self.picked[dataset, rule] = record
         drawn = {"importances": figures.importances(found), "landscape": figures.landscape(found)}
         files: dict[str, str | bytes] = {
             f"{name}.png": figures.render(figure, "png") for name, figure in drawn.items() if figure
@@ -367,21 +414,9 @@ class Sweep:
             self._logged.append(self._logging.submit(self._log, cell, record, self.job.results))
 
     def _log(self, cell: Cell, record: RunRecord, results: Path) -> None:
+        self.tracker.log_cell(self.parent, record, lambda: evidence(cell, record, self.places.home, results))
         if record.status == "done":
             study.fusion_study(self.storage, record)
-        self.tracker.log_cell(self.parent, record, lambda: evidence(cell, record, self.places.home, results))
-
-    def _register(self) -> None:
-        """Point each rule's alias of a data set's model at the cell that the rule would take."""
-        trained = [r for r in self.records.values() if r.status == "done" and r.experiment["method"] == "amsrc"]
-        for dataset in dict.fromkeys(record.dataset for record in trained):
-            mine = [record for record in trained if record.dataset == dataset]
-            for rule in RULES:
-                values = [(value, r) for r in mine if (value := objective(r.rules, rule)) is not None]
-                if values:
-                    # The recipe as it is comes first; the paper's rule chooses nothing.
-                    best = values[0] if rule == "paper" else max(values, key=lambda pair: pair[0])
-                    self.tracker.register(rule, best[1])
 
 
 def evidence(cell: Cell, record: RunRecord, home: Path, results: Path) -> Evidence:
@@ -425,6 +460,10 @@ def outcome(record: RunRecord) -> str:
     by_rule = [f"{rule} {_percent(record.rules[rule]['auroc'])}" for rule in RULES if rule in record.rules]
     alone = [f"{name} {_percent(record.metrics.get(key))}" for key, name in (("auroc_f", "S_f"), ("auroc_p", "S_p"))]
     return f"{', '.join(by_rule)} ({', '.join(alone)}; {clock(sum(filter(None, record.timings_s.values())))})"
+
+
+def _few(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
 
 
 def _percent(value: float | None) -> str:

@@ -44,7 +44,6 @@ from bench.scoring import Feed, Rows, Scores, arithmetic, chunks, device_of, sco
 from bench.selection import Epoch, HeldOut
 from bench.workers import fit_on_ray
 
-STATISTICS_CUBES = 2048  # training cubes behind the statistics of an epoch that is not the last
 Report = Callable[[Mapping[str, Any]], None]
 
 
@@ -245,7 +244,7 @@ def _score_epoch(job: Job, epoch: int, network: nn.Module, train: Feed, test: Fe
     for buffer in network.buffers():  # each worker has its own running statistics of BatchNorm on CPUs
         if world > 1:
             dist.broadcast(buffer, 0)
-    sample = np.random.default_rng(0).permutation(len(train.cubes))[:STATISTICS_CUBES]
+    sample = np.random.default_rng(0).permutation(len(train.cubes))[: pseudo.STATISTICS_CUBES]
     s_f, s_p = _score_together(job, network, test, np.arange(len(test.cubes)), rank, world)
     f, p = _score_together(job, network, train, sample, rank, world)
     if rank == 0:  # the held-out cubes are few: the other workers wait

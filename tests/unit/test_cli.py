@@ -243,9 +243,10 @@ SWEEPS = [
     ("search --toy --over loss.gradient=2:1", "--over loss.gradient=2:1: a range is LOW:HIGH with 0 < LOW < HIGH"),
     ("search --toy --over train.decay", "give one: train.decay=LOW:HIGH."),
     ("search --toy --asha --seeds 2", "--asha judges a trial by one training: it goes neither with --joint nor with"),
+    ("search --toy --asha --workers 2", "--asha stops trials of one worker each: it does not go with --workers."),
     ("search --toy --asha --joint", "--asha judges a trial by one training"),
     ("search --toy --asha --train.score_every 0", "train.score_every is 0, set it above 0."),
-    ("search --toy --asha --train.held_out 0", "--asha under crossfit prunes by held-out training videos"),
+    ("search --toy --asha --train.held_out 0", "--asha judges by held-out training videos"),
     ("search --toy --rule label-free --train.held_out 0", "--rule label-free needs held-out training videos"),
     (
         "search --toy --recipes amsrc,null-flow",
@@ -362,8 +363,8 @@ def test_a_dry_run_says_the_plan_and_starts_nothing(tmp_path: Path) -> None:
         *(f"amsrc-toy-{name}-crossfit" for name in ("ped2", "avenue", "shanghaitech")),
         "amsrc-joint-label-free",
     ]
-    assert "7 trials of 2 cells in all" in said
-    assert "20 trials of 3 cells in all" in said
+    assert "7 trials of 2 cells, " in said
+    assert "20 trials of 3 cells, " in said
     assert "over loss.gradient 0.1 to 10; rule label-free, sampler tpe." in said
 
 

@@ -3,11 +3,9 @@
 import errno
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from shutil import ignore_patterns
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import CubeStore
 from bench import scoring
 from bench.config import Experiment, derive, fingerprint, run_key
-from bench.evaluate import evaluate, per_video, scored_labels, unfinished, worth_so_far
+from bench.evaluate import evaluate, per_video, scored_labels, unfinished, worth_of_epoch
 from bench.pseudo import KINDS
 from bench.records import RunRecord, frame_scores_path, path_of, read, read_crossfit, read_frame_scores
 from bench.runs import history, read_epochs
@@ -474,25 +472,16 @@ def test_a_cell_without_a_store_has_a_record_all_the_same(tmp_path: Path) -> Non
 # What a training is worth so far
 
 
-@pytest.mark.parametrize("rule", ["paper", "oracle"])
-def test_under_rules_that_know_labels_a_training_is_worth_its_latest_scored_auroc(cell: Cell, rule: str) -> None:
-    assert worth_so_far(cell.experiment, cell.store, cell.folder, rule) == cell.record.epochs[2]["auroc"]
-
-
-@pytest.mark.parametrize("rule", ["crossfit", "label-free"])
-def test_under_rules_that_do_not_a_training_is_worth_its_pseudo_auroc(cell: Cell, rule: str, tmp_path: Path) -> None:
-    """There is no label to be read."""
-    unlabelled = CubeStore(shutil.copytree(cell.store.path, tmp_path / "store", ignore=ignore_patterns("labels-*")))
-    found = worth_so_far(cell.experiment, unlabelled, cell.folder, rule)
+def test_a_training_is_worth_its_pseudo_auroc_and_no_label_stops_it(cell: Cell) -> None:
+    found = worth_of_epoch(cell.experiment, cell.folder, 3)
     tried = [slow_pseudo_aurocs(cell, 3, share) for share in (np.arange(101) / 100)]
     assert found == pytest.approx(max(np.mean(list(by_kind.values())) for by_kind in tried), abs=1e-3)
     assert found == pseudo_worth(read_epochs(cell.folder)[-1], cell.experiment.score)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_before_the_first_scored_epoch_a_training_has_no_worth(tmp_path: Path, rule: str) -> None:
-    e = an_experiment()
-    assert worth_so_far(e, write_store(tmp_path, e), tmp_path / "runs" / run_key(e), rule) is None
+def test_an_epoch_that_was_not_scored_has_no_worth(cell: Cell, tmp_path: Path) -> None:
+    assert worth_of_epoch(cell.experiment, cell.folder, 4) is None, "the last one is the evaluation's to score"
+    assert worth_of_epoch(cell.experiment, tmp_path, 1) is None
 
 
 def test_videos_one_by_one(cell: Cell) -> None:

@@ -83,6 +83,19 @@ def test_what_did_not_finish_never_takes_the_place_of_what_did(tmp_path, status)
     assert read(path) == done
 
 
+def test_a_record_measured_again_does_not_keep_the_frame_scores_of_the_old_one(tmp_path):
+    """Killed before it writes its own, it has none: `finished` then sees that the cell is not done."""
+    record = a_record()
+    write(record, tmp_path)
+    write_frame_scores(tmp_path, record, {"01": np.zeros(3, np.float32)}, {"01": np.zeros(3, np.uint8)})
+    other = replace(record, store="another")
+    with pytest.raises(RunError, match="measured on other cubes"):
+        write(other, tmp_path, replace=True)
+    assert frame_scores_path(tmp_path, record).is_file(), "refused, it leaves all as it was"
+    write(record, tmp_path, replace=True)
+    assert not frame_scores_path(tmp_path, record).is_file()
+
+
 def test_what_did_not_finish_gives_way_to_whatever_comes_later(tmp_path):
     pruned = a_record(status="pruned", metrics={})
     for record in (pruned, a_record(status="failed", metrics={}), pruned):

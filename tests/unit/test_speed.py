@@ -27,6 +27,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setattr(speed, name, value)
     monkeypatch.setattr(selection, "SHARES", selection.SHARES[::200])
+    monkeypatch.setattr(speed, "STAGES", speed.STAGES[:3])  # the last one starts Ray: tests/integration/test_sweep.py
 
 
 def test_what_is_measured_is_written_and_read_again(
