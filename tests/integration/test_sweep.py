@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bench.cluster import resources
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
-from bench.runs import history, is_trained
+from bench.runs import history
 from bench.selection import RULES
 from tests.integration.conftest import Places, files, logged, planned, started, wait_until
 from tests.integration.test_workers import train_workers
@@ -54,9 +54,9 @@ def places(first: Places, tmp_path: Path) -> Places:
 
 @pytest.fixture
 def searching(first: Places, places: Places) -> Places:
-    """The same, where the recipe's own cells need not be run before the trials."""
-    shutil.copytree(first.results / "records", places.results / "records")
-    shutil.copytree(first.results / "scores", places.results / "scores")
+    """The same, where the recipe's own cell need not be run before the trials."""
+    for path in (Path(kind, "amsrc", "toy-ped2") for kind in ("records", "scores")):
+        shutil.copytree(first.results / path, places.results / path)
     return places
 
 
@@ -88,9 +88,9 @@ def epochs_of(folder: Path) -> list[int]:
 
 
 def under_way(home: Path) -> Path | None:
-    """A run that has a checkpoint and more than half of its epochs before it."""
+    """A run at work that has a checkpoint and more than half of its epochs before it."""
     for path in home.glob("runs/*/checkpoint.pt"):
-        if not is_trained(path.parent) and len(history(path.parent)) < EPOCHS / 2:
+        if len(history(path.parent)) < EPOCHS / 2 and at_work(path.parent):
             return path.parent
     return None
 
@@ -117,71 +117,69 @@ def strike(folder: Path) -> None:
 
 def test_a_search_goes_on_after_its_driver_was_killed(searching: Places, tmp_path: Path) -> None:
     """The finished stay as they are, the interrupted go on from their checkpoints, and none is counted twice."""
-    places = searching
     words = ["search", "--recipes", "amsrc", "--trials", "4", "--over", "loss.consistency"]
     words += ["--train.epochs", str(EPOCHS), "--name", "driver-killed"]
 
     def finished() -> list[Path]:
-        scores = places.results.glob("searches/*/scores/*/*/*.npz")  # the last that a cell writes
+        scores = searching.results.glob("searches/*/scores/*/*/*.npz")  # the last that a cell writes
         return [Path(str(path).replace("/scores/", "/records/")).with_suffix(".json") for path in scores]
 
-    with started(*places.command(*words), cwd=tmp_path) as (process, _):
+    with started(*searching.command(*words), cwd=tmp_path) as (process, _):
         # Of the trials one repeats the recipe's own cell and so is finished at once.
-        wait_until(lambda: len(finished()) >= 2 and under_way(places.home) is not None, process)
+        wait_until(lambda: len(finished()) >= 2 and under_way(searching.home) is not None, process)
+        interrupted = under_way(searching.home)
         process.kill()
         process.wait(timeout=60)
-        interrupted = under_way(places.home)
     assert interrupted is not None
     done = [RunRecord(**json.loads(path.read_text())) for path in finished()]
     assert {record.status for record in done} == {"done"}
-    kept = [*(run_folder(places, record) for record in done)]
+    kept = [*(run_folder(searching, record) for record in done)]
     before = files(*kept) | {str(path): files(path.parent)[str(path)] for path in finished()}
 
-    again = places.sweep(*words)
+    again = searching.sweep(*words)
     assert again.returncode == 0, again.stdout + again.stderr
-    after = files(*kept, places.results)
+    after = files(*kept, searching.results)
     assert {name: after[name] for name in before} == before
-    records = trials_of(places)
+    records = trials_of(searching)
     assert [record.status for record in records] == ["done"] * 4
-    assert {r.restarts for r in records if run_folder(places, r) == interrupted} == {1}
+    assert {r.restarts for r in records if run_folder(searching, r) == interrupted} == {1}
     for record in records:
-        assert epochs_of(run_folder(places, record)) == list(range(1, EPOCHS + 1))
+        assert epochs_of(run_folder(searching, record)) == list(range(1, EPOCHS + 1))
 
-    trials = study_of(places, "driver-killed")
+    trials = study_of(searching, "driver-killed")
     repeated = {trial.user_attrs.get("again") for trial in trials}
     ended = [trial for trial in trials if trial.number not in repeated]
     assert [trial.state for trial in ended] == [TrialState.COMPLETE] * 4
     assert all(trials[number].state == TrialState.FAIL for number in repeated - {None})
-    assert [trial["number"] for trial in found(places).trials] == [trial.number for trial in ended]
-    assert len({json.dumps(trial["params"]) for trial in found(places).trials}) == 4
+    assert [trial["number"] for trial in found(searching).trials] == [trial.number for trial in ended]
+    assert len({json.dumps(trial["params"]) for trial in found(searching).trials}) == 4
 
-    sweeps, cells = logged(places.home)
+    sweeps, cells = logged(searching.home)
     (parent,) = [run for run in sweeps if run.info.run_name == "driver-killed"]
     assert parent.info.status == "FINISHED"
     children = [run for run in cells if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert Counter(run.data.tags["fingerprint"] for run in children) == Counter(
-        {record.fingerprint for record in [*records, *read_all(places.results)]}
+        {record.fingerprint for record in [*records, *read_all(searching.results)]}
     )
     assert {run.info.status for run in children} == {"FINISHED"}
 
 
 def test_a_trial_whose_process_was_killed_is_started_again(searching: Places, tmp_path: Path) -> None:
-    places = searching
     words = ["search", "--recipes", "amsrc", "--trials", "3", "--over", "loss.gradient", "--name", "trial-killed"]
-    words += ["--train.epochs", str(EPOCHS), *unlogged(places.home)]
-    with started(*places.command(*words), cwd=tmp_path) as (process, output):
-        wait_until(lambda: bool(list(places.results.glob("searches/*/records/*/*/*.json"))), process)
-        wait_until(lambda: under_way(places.home) is not None, process)
-        folder = under_way(places.home)
+    words += ["--train.epochs", str(EPOCHS), *unlogged(searching.home)]
+    with started(*searching.command(*words), cwd=tmp_path) as (process, output):
+        wait_until(lambda: bool(list(searching.results.glob("searches/*/records/*/*/*.json"))), process)
+        wait_until(lambda: under_way(searching.home) is not None, process)
+        folder = under_way(searching.home)
         assert folder is not None
         strike(folder)
         assert process.wait(timeout=400) == 0, output.read_text()
-    records = trials_of(places)
+    records = trials_of(searching)
     assert [record.status for record in records] == ["done"] * 3
-    assert {run_folder(places, record): record.restarts for record in records if record.restarts} == {folder: 1}
+    assert {run_folder(searching, record): record.restarts for record in records if record.restarts} == {folder: 1}
     for record in records:
-        assert epochs_of(run_folder(places, record)) == list(range(1, EPOCHS + 1))
-    assert [trial.state for trial in study_of(places, "trial-killed")] == [TrialState.COMPLETE] * 3
+        assert epochs_of(run_folder(searching, record)) == list(range(1, EPOCHS + 1))
+    assert [trial.state for trial in study_of(searching, "trial-killed")] == [TrialState.COMPLETE] * 3
 
 
 def test_a_cell_goes_on_after_one_of_its_workers_was_killed(places: Places, tmp_path: Path) -> None:
@@ -291,14 +289,13 @@ def made(places: Places) -> dict[str, tuple[bytes, int]]:
 
 def test_trials_that_fall_behind_are_pruned_and_not_chosen(searching: Places) -> None:
     """At these learning rates two epochs teach the more, the higher it is; the last two of five are low ones."""
-    places = searching
     words = ["search", "--recipes", "amsrc", "--over", "train.learning_rate=1e-6:1e-2", "--trials", "5"]
     words += ["--asha", "--sampler", "random", "--rule", "label-free", "--name", "asha"]
     words += ["--train.epochs", str(EPOCHS)]
-    done = places.sweep(*words)
+    done = searching.sweep(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    search, records = found(places), trials_of(places)
-    trials = study_of(places, "asha")
+    search, records = found(searching), trials_of(searching)
+    trials = study_of(searching, "asha")
     states = [trial["state"] for trial in search.trials]
     assert states == [record.status for record in records]
     assert states == [{"COMPLETE": "done", "PRUNED": "pruned"}[trial.state.name] for trial in trials]
@@ -307,20 +304,20 @@ def test_trials_that_fall_behind_are_pruned_and_not_chosen(searching: Places) ->
     for record in pruned:
         assert record.metrics == {}
         assert 2 <= len(record.epochs) < EPOCHS, "a third of the epochs is granted"
-        assert [epoch["epoch"] for epoch in record.epochs] == epochs_of(run_folder(places, record))
+        assert [epoch["epoch"] for epoch in record.epochs] == epochs_of(run_folder(searching, record))
     assert all(trial["values"] is None for trial in search.trials if trial["state"] == "pruned")
     assert all(trial.intermediate_values for trial in trials if trial.state == TrialState.PRUNED)
     chosen = {name for entry in entries(search) for name in entry["fingerprints"]}
     assert chosen
     assert not chosen & {record.fingerprint for record in pruned}
-    runs = {run.data.tags["fingerprint"]: run.info.status for run in logged(places.home)[1]}
+    runs = {run.data.tags["fingerprint"]: run.info.status for run in logged(searching.home)[1]}
     assert {runs[record.fingerprint] for record in pruned} == {"KILLED"}
     assert {runs[record.fingerprint] for record in records if record.status == "done"} == {"FINISHED"}
-    before = made(places)
-    again = places.sweep(*words)
+    before = made(searching)
+    again = searching.sweep(*words)
     assert again.returncode == 0
     assert "5 of 5 trials stand, 0 to run" in again.stdout
-    assert made(places) == before, "what was stopped is not taken up again"
+    assert made(searching) == before, "what was stopped is not taken up again"
 
 
 def entries(search: SearchRecord) -> list[dict[str, Any]]:
