@@ -34,9 +34,14 @@ def write_file(path: Path, content: bytes) -> None:
         ) from error
 
 
+def as_json(data: object) -> bytes:
+    """Plain data as JSON; NaN and infinity are refused with a ValueError."""
+    return json.dumps(data, indent=1, allow_nan=False).encode()
+
+
 def write_json(path: Path, data: object) -> None:
     """Put plain data in place as JSON; NaN and infinity are refused with a ValueError. Raises as `write_file`."""
-    write_file(path, json.dumps(data, indent=1, allow_nan=False).encode())
+    write_file(path, as_json(data))
 
 
 def digest(path: Path) -> str:

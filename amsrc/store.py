@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -109,24 +109,43 @@ def finished_shard(store: Path, split: Split, video: str) -> Shard | None:
     return shard if all(shape[0] == shard.cubes for shape in shapes.values()) else None
 
 
-def seal(store: Path, shards: Mapping[Split, Sequence[Shard]], about: Mapping[str, Any]) -> None:
-    """Write the manifest over finished shards. `about`: what the store was made of and with which settings."""
+def manifest(shards: Mapping[Split, Sequence[Shard]], about: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest over finished shards. `about`: what the store was made of and with which settings."""
     splits = {split: [asdict(shard) for shard in found] for split, found in shards.items()}
     content = hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
-    write_json(store / "manifest.json", {"version": VERSION, **about, "sha256": content, "splits": splits})
+    return {"version": VERSION, **about, "sha256": content, "splits": splits}
 
 
-class CubeStore:
-    """A sealed store. `store.train` and `store.test` give the cubes.
+def seal(store: Path, shards: Mapping[Split, Sequence[Shard]], about: Mapping[str, Any]) -> None:
+    """Write the manifest: from now on the store is whole."""
+    write_json(store / "manifest.json", manifest(shards, about))
+
+
+class Folder(Protocol):
+    """A folder that can be asked for the text of a file: `pathlib.Path`, or one elsewhere."""
+
+    def __truediv__(self, name: str, /) -> Self: ...
+
+    def read_text(self) -> str: ...
+
+
+class Sealed:
+    """What a sealed store says of itself; its cubes need not be at hand.
+
+    Attributes:
+        path: the store's folder, as it was given.
+        text: its manifest as it was read.
+        manifest: the same, parsed.
 
     Raises:
-        DataError: not sealed, of another version, or a shard does not fit the manifest.
+        DataError: not sealed, or of another version.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Folder) -> None:
+        self.path: Any = path
         try:
-            self.manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text())
+            self.text = (path / "manifest.json").read_text()
+            self.manifest: dict[str, Any] = json.loads(self.text)
         except FileNotFoundError:
             raise DataError(
                 f"{path} is not a finished cube store. Run `amsrc-bench prepare` again; it goes on."
@@ -143,6 +162,32 @@ class CubeStore:
         """Digest over all shards: two stores with the same digest hold the same cubes."""
         return str(self.manifest["sha256"])
 
+    def labels_sha256(self, label_set: str) -> str | None:
+        """Digest of a label set's file; None where the store was prepared without it."""
+        digests: dict[str, str] = self.manifest.get("labels", {})
+        return digests.get(label_set)
+
+    def shards(self, split: Split) -> list[Shard]:
+        """What is known of each video's cubes, in order."""
+        return [Shard(**entry) for entry in self.manifest["splits"][split]]
+
+
+class CubeStore(Sealed):
+    """A sealed store in a folder of this machine. `store.train` and `store.test` give the cubes.
+
+    Args:
+        origin: where it was copied from, if it is a copy.
+
+    Raises:
+        DataError: not sealed, of another version, or a shard does not fit the manifest.
+    """
+
+    path: Path
+
+    def __init__(self, path: Path, origin: Folder | None = None) -> None:
+        super().__init__(path)
+        self.origin: Any = origin or path
+
     @cached_property
     def train(self) -> Cubes:
         return self._cubes("train")
@@ -152,7 +197,7 @@ class CubeStore:
         return self._cubes("test")
 
     def _cubes(self, split: Split) -> Cubes:
-        return Cubes(self.path / split, [Shard(**entry) for entry in self.manifest["splits"][split]])
+        return Cubes(self.path / split, self.shards(split))
 
     def labels(self, label_set: str) -> dict[str, npt.NDArray[np.uint8]]:
         """Labels of the test videos, uint8 (frames,), 1 = abnormal.
@@ -171,11 +216,6 @@ class CubeStore:
             raise DataError(
                 f"{path} cannot be read ({error}). Delete it and run `amsrc-bench prepare` again."
             ) from None
-
-    def labels_sha256(self, label_set: str) -> str | None:
-        """Digest of a label set's file; None where the store was prepared without it."""
-        digests: dict[str, str] = self.manifest.get("labels", {})
-        return digests.get(label_set)
 
     def verify(self) -> None:
         """Read every byte and compare with the manifest.

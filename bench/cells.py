@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from amsrc.store import CubeStore
+from amsrc.store import Sealed
 from bench import runs
+from bench.cache import open_store
 from bench.cluster import connect
 from bench.config import fingerprint
 from bench.evaluate import evaluate, now, unfinished, worth_of_epoch
 from bench.plan import Cell, Packing
 from bench.records import RunRecord, frame_scores_path, read, record_path, write
+from bench.storage import Place
 
 if TYPE_CHECKING:
     from ray.tune.search import Searcher
@@ -49,8 +51,8 @@ class Trial:
 class Job:
     """What every trial needs to know; travels to the workers."""
 
-    home: Path
-    results: Path
+    home: Place
+    results: Place
     workers: int = 1
     """Data-parallel processes a cell."""
     judged: bool = False
@@ -67,7 +69,7 @@ class Watch(Protocol):
     def ended(self, trial: Trial, records: Sequence[RunRecord]) -> None: ...
 
 
-def finished(cell: Cell, results: Path, also: Sequence[str] = ()) -> RunRecord | None:
+def finished(cell: Cell, results: Place, also: Sequence[str] = ()) -> RunRecord | None:
     """The record of a cell that was done on these very cubes and labels, if there is one.
 
     Args:
@@ -80,7 +82,7 @@ def finished(cell: Cell, results: Path, also: Sequence[str] = ()) -> RunRecord |
         return None
     if record.store is None and record.status == "failed":  # its store could not be opened
         return record
-    store = CubeStore(cell.store)
+    store = Sealed(cell.store)
     if record.store != store.sha256:
         return None
     if record.labels not in (None, store.labels_sha256(e.label_set)):  # None: an older record
@@ -175,7 +177,7 @@ def run_cell(cell: Cell, job: Job, report: Callable[[Mapping[str, Any]], None] |
     """Train and evaluate one cell. The boundary at which an error becomes a record instead of an end."""
     started, store = now(), None
     try:
-        store = CubeStore(cell.store)
+        store = open_store(cell.store)
         if cell.experiment.method == "amsrc":
             from bench.train import fit
 
@@ -202,7 +204,7 @@ def _record_end(
 ) -> RunRecord:
     """The record of a cell that gave no number."""
     try:
-        store: CubeStore | None = CubeStore(cell.store)
+        store: Sealed | None = Sealed(cell.store)
     except Exception:  # noqa: BLE001  a store that cannot be opened may be the very reason
         store = None
     folder = runs.folder_of(cell.experiment, job.home)

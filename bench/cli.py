@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from amsrc.errors import BenchError, ConfigError
 from bench.config import TOY, Experiment, override, unknown
+from bench.storage import Place, place
 
 ABOUT = """AMSRC, video anomaly detection by appearance-motion consistency, measured on UCSD Ped2, CUHK Avenue
 and ShanghaiTech. Every stage reads what the one before wrote; running a command again goes on where it stopped."""
@@ -115,17 +116,22 @@ def overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return rest, found
 
 
-def home_of(args: argparse.Namespace) -> Path:
-    """`--home`, or $AMSRC_HOME, or ~/.cache/amsrc-bench; absolute, because workers change their directory."""
-    given = args.home or os.environ.get("AMSRC_HOME") or "~/.cache/amsrc-bench"
-    if "://" in given:
-        raise ConfigError(f"--home {given}: a folder is needed, local or on a mounted shared file system.")
-    return Path(given).expanduser().absolute()
+def home_of(args: argparse.Namespace) -> Place:
+    """`--home`, or $AMSRC_HOME, or ~/.cache/amsrc-bench."""
+    return place(args.home or os.environ.get("AMSRC_HOME") or "~/.cache/amsrc-bench", "--home")
 
 
-def results_of(args: argparse.Namespace, toy: bool = False) -> Path:
-    """`--results`, else `results`; records of toy data never go there by themselves, but under the home."""
-    return Path(args.results or (home_of(args) / "toy-results" if toy else "results")).expanduser().absolute()
+def results_of(args: argparse.Namespace, toy: bool = False) -> Place:
+    """`--results`, else `results`, or where the home is in an object store, its `results`.
+
+    Records of toy data never go there by themselves, but into `toy-results` under the home.
+    """
+    if args.results:
+        return place(args.results, "--results")
+    home = home_of(args) if "home" in args else None
+    if home is not None and (toy or not isinstance(home, Path)):
+        return home / ("toy-results" if toy else "results")
+    return Path("results").absolute()
 
 
 def root_of(args: argparse.Namespace) -> Path:
@@ -170,7 +176,11 @@ def _dataset_options(p: argparse.ArgumentParser) -> None:
 
 
 def _home_option(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--home", metavar="DIR", help="work folder (default: $AMSRC_HOME or ~/.cache/amsrc-bench)")
+    p.add_argument(
+        "--home",
+        metavar="DIR",
+        help="work folder, or s3://BUCKET/PREFIX (default: $AMSRC_HOME or ~/.cache/amsrc-bench)",
+    )
 
 
 def _provider_options(p: argparse.ArgumentParser) -> None:
@@ -179,7 +189,9 @@ def _provider_options(p: argparse.ArgumentParser) -> None:
 
 
 def _results_option(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--results", metavar="DIR", help="records and tables (default: results; of toy data: under home)")
+    p.add_argument(
+        "--results", metavar="DIR", help="records and tables, likewise (default: results; of toy data: under home)"
+    )
 
 
 def _labels_option(p: argparse.ArgumentParser) -> None:
@@ -230,6 +242,7 @@ def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Cut the cubes of a data set's videos, one Ray task a video; finished videos are skipped."""
     experiment, _ = experiment_of(args, changes)
     from bench import prepare as stage
+    from bench.cache import open_store
 
     experiment, sources = stage.with_providers(experiment, stage.Sources(root_of(args)), args.boxes, args.flow)
     if args.preview:
@@ -238,7 +251,7 @@ def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
         return 0
     store = stage.prepare(experiment, sources, home_of(args), partial=args.partial, progress=progress())
     if args.verify:
-        store.verify()
+        open_store(store.path).verify()
     counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in stage.summary(store).items())
     print(f"{store.path}\n{counts}{' (partial)' if store.manifest['partial'] else ''}; sha256 {store.sha256[:12]}")
     return 0
@@ -306,7 +319,7 @@ def tables(args: argparse.Namespace, changes: dict[str, str]) -> int:
             print(f"Run `{again}` and commit what it writes.", file=sys.stderr)
         return 1 if stale else 0
     for path in stage.write(results, args.readme):
-        if path.suffix == ".md" and path.parent.name == "tables":
+        if path.name.endswith(".md") and path.parent.name == "tables":
             print(path.read_text())
     return 0
 

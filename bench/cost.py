@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from amsrc.store import SPLITS, CubeStore
+from amsrc.store import SPLITS, Sealed
 from bench.config import Experiment, dump, fingerprint
 from bench.plan import Cell, Machine, Packing
 from bench.pseudo import KINDS, PSEUDO_CUBES, STATISTICS_CUBES
 from bench.records import RunRecord
+from bench.storage import Place
 
 SPEED = Path(__file__).resolve().parents[1] / "results" / "speed"
 """Where the speeds measured so far lie."""
@@ -76,12 +77,12 @@ class Cubes:
     source: str
 
 
-def cubes_of(cells: Iterable[Cell], records: Sequence[RunRecord]) -> dict[Path, Cubes]:
+def cubes_of(cells: Iterable[Cell], records: Sequence[RunRecord]) -> dict[Place, Cubes]:
     """Numbers of cubes by store: of its manifest once it is sealed, else of a record of the same data set.
 
     Stores of which neither is there are left out.
     """
-    found: dict[Path, Cubes] = {}
+    found: dict[Place, Cubes] = {}
     for cell in cells:
         if cell.store not in found and (counted := _cubes(cell, records)):
             found[cell.store] = counted
@@ -91,7 +92,7 @@ def cubes_of(cells: Iterable[Cell], records: Sequence[RunRecord]) -> dict[Path, 
 def _cubes(cell: Cell, records: Sequence[RunRecord]) -> Cubes | None:
     e = cell.experiment
     if (cell.store / "manifest.json").is_file():
-        splits = CubeStore(cell.store).manifest["splits"]
+        splits = Sealed(cell.store).manifest["splits"]
         train, test = (sum(shard["cubes"] for shard in splits[split]) for split in SPLITS)
         return Cubes(train, test, f"{e.dataset}: counted in its store")
     cube = dump(e)["cube"]
@@ -125,7 +126,7 @@ class Estimate:
 
 
 def estimate(
-    todo: Sequence[Cell], cubes: Mapping[Path, Cubes], rows: Sequence[Row], packing: Packing, machine: Machine
+    todo: Sequence[Cell], cubes: Mapping[Place, Cubes], rows: Sequence[Row], packing: Packing, machine: Machine
 ) -> Estimate:
     """Hours, GPU-hours and cost of cells that run in this order, `packing.concurrent` at a time.
 

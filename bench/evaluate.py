@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,15 +18,15 @@ import numpy.typing as npt
 
 from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, RunError
-from amsrc.files import write_file
 from amsrc.fuse import Fuser, Statistics, frame_scores, statistics
-from amsrc.store import SPLITS, Cubes, CubeStore, Split
+from amsrc.store import SPLITS, Cubes, CubeStore, Sealed, Split
 from bench import metrics, provenance, runs
 from bench.config import Experiment, dump, fingerprint, run_key, unknown
 from bench.nulls import NULLS
 from bench.prepare import summary
 from bench.records import RunRecord, write, write_frame_scores
 from bench.selection import Decision, Epoch, decide, fusion_curve, pseudo_worth
+from bench.storage import Place, locked, write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +50,7 @@ class CubeScores:
 
 
 def evaluate(
-    experiment: Experiment, store: CubeStore, home: Path, results: Path, *, started: str | None = None
+    experiment: Experiment, store: CubeStore, home: Place, results: Place, *, started: str | None = None
 ) -> RunRecord:
     """Score, fuse, measure and write the record of one trained cell; returns it.
 
@@ -60,7 +59,7 @@ def evaluate(
     """
     started = started or now()
     folder = runs.claim(experiment, store, home)
-    with runs.locked(folder):
+    with locked(folder):
         scores, score_s = score_cubes(experiment, store, folder)
         epochs = scored_epochs(experiment, store, folder, scores)
     fused_at = time.perf_counter()
@@ -106,7 +105,7 @@ def evaluate(
     return record
 
 
-def scored_epochs(experiment: Experiment, store: CubeStore, folder: Path, last: CubeScores) -> list[Epoch]:
+def scored_epochs(experiment: Experiment, store: CubeStore, folder: Place, last: CubeScores) -> list[Epoch]:
     """Every epoch that left scores; the last is that of the trained weights (number 0 where nothing is trained)."""
     if experiment.method != "amsrc":
         return [Epoch(0, last.test_f, last.test_p, last.statistics, None)]
@@ -127,7 +126,7 @@ def select(
     return decide(fuser, videos, epochs, labels), fusion_curve(fuser, videos, epochs[-1], labels)
 
 
-def worth_of_epoch(experiment: Experiment, folder: Path, number: int) -> float | None:
+def worth_of_epoch(experiment: Experiment, folder: Place, number: int) -> float | None:
     """What an epoch is worth to a scheduler that may stop the training: by pseudo-anomalies alone.
 
     Whatever the rule of a search, no test label stops a trial. None for an epoch that was not scored.
@@ -136,7 +135,7 @@ def worth_of_epoch(experiment: Experiment, folder: Path, number: int) -> float |
     return None if epoch is None else pseudo_worth(epoch, experiment.score)
 
 
-def score_cubes(experiment: Experiment, store: CubeStore, folder: Path) -> tuple[CubeScores, float | None]:
+def score_cubes(experiment: Experiment, store: CubeStore, folder: Place) -> tuple[CubeScores, float | None]:
     """The scores of all cubes, found in `cubes.parquet` or made and kept there; and the seconds it took.
 
     The seconds are None where they were found.
@@ -145,7 +144,7 @@ def score_cubes(experiment: Experiment, store: CubeStore, folder: Path) -> tuple
 
     path = folder / "cubes.parquet"
     if path.is_file():
-        table, seconds = pd.read_parquet(path), None
+        table, seconds = pd.read_parquet(io.BytesIO(path.read_bytes())), None
     else:
         started = time.perf_counter()
         by_split = (
@@ -161,12 +160,12 @@ def score_cubes(experiment: Experiment, store: CubeStore, folder: Path) -> tuple
     found = {split: table[table["split"] == split] for split in SPLITS}
     for split in SPLITS:
         if len(found[split]) != len(getattr(store, split)):
-            raise RunError(f"{path} holds other cubes than {store.path}. Delete it and evaluate again.")
+            raise RunError(f"{path} holds other cubes than {store.origin}. Delete it and evaluate again.")
     columns = (found[split][name].to_numpy(np.float32) for split in SPLITS for name in ("s_f", "s_p"))
     return CubeScores(*columns), seconds
 
 
-def _model_scores(experiment: Experiment, store: CubeStore, folder: Path) -> dict[Split, tuple[Floats, Floats]]:
+def _model_scores(experiment: Experiment, store: CubeStore, folder: Place) -> dict[Split, tuple[Floats, Floats]]:
     from bench import train
     from bench.scoring import Feed, device_of, score
 
@@ -242,7 +241,7 @@ def _each_alone(
 def epoch_log(
     experiment: Experiment,
     store: CubeStore,
-    folder: Path,
+    folder: Place,
     epochs: Sequence[Epoch],
     labels: Labels,
     last: Mapping[str, float | None],
@@ -268,8 +267,8 @@ def _told(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def unfinished(
     experiment: Experiment,
-    store: CubeStore | None,
-    folder: Path,
+    store: Sealed | None,
+    folder: Place,
     status: Literal["failed", "pruned"],
     reason: str,
     started: str,
@@ -291,7 +290,7 @@ def unfinished(
     )
 
 
-def origin(experiment: Experiment, store: CubeStore | None, log: list[dict[str, Any]]) -> dict[str, Any]:
+def origin(experiment: Experiment, store: Sealed | None, log: list[dict[str, Any]]) -> dict[str, Any]:
     """The keys of a record that say where its numbers come from; hardware and code are also those that trained."""
     sources = store.manifest["sources"] if store else {}
     cube = experiment.cube
@@ -306,7 +305,7 @@ def origin(experiment: Experiment, store: CubeStore | None, log: list[dict[str, 
         "flow": _named(cube.flow.provider, sources.get("flow")),
         "label_set": experiment.label_set,
         "partial": experiment.partial,
-        "videos": [shard.video for shard in store.test.shards] if store and experiment.partial else [],
+        "videos": [shard.video for shard in store.shards("test")] if store and experiment.partial else [],
         "experiment": dump(experiment),
     }
 

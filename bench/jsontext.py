@@ -6,15 +6,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 from amsrc.errors import DataError
+from bench.storage import Place
 
 Record = TypeVar("Record")
 
 
-def loaded(path: Path) -> dict[str, Any]:
+def loaded(path: Place) -> dict[str, Any]:
     """The object in a file.
 
     Raises:
@@ -35,7 +35,7 @@ def _refused(constant: str) -> float:
     raise ValueError(f"{constant} is not a finite number")
 
 
-def validated(cls: type[Record], data: dict[str, Any], path: Path) -> Record:
+def validated(cls: type[Record], data: dict[str, Any], path: Place) -> Record:
     """The record that these keys make.
 
     Raises:
@@ -58,7 +58,7 @@ def _adapter(cls: type) -> Any:
     return TypeAdapter(with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(cls))
 
 
-def check_fractions(values: Mapping[str, Any], prefix: str, path: Path) -> None:
+def check_fractions(values: Mapping[str, Any], prefix: str, path: Place) -> None:
     """Refuse percents among the numbers that are, or stand below, something named after a fraction.
 
     Raises:

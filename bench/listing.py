@@ -8,18 +8,20 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from amsrc.store import CubeStore
+from amsrc.errors import ConfigError
+from amsrc.store import SPLITS, Sealed
 from bench import provenance
 from bench.config import Experiment, flatten
 from bench.recipes import RECIPES
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.selection import RULES
+from bench.storage import Place, beside, files_below, writable
 
 NEEDED = ("torch", "ray", "optuna", "mlflow", "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "matplotlib")
 OPTIONAL = {"onnxruntime": "--boxes onnx:FILE", "torchvision": "--boxes torchvision and --flow raft"}
 
 
-def records(results: Path, home: Path) -> str:
+def records(results: Place, home: Place) -> str:
     """One line a record, and how to see them in MLflow."""
     found = read_all(results)
     if not found:
@@ -28,7 +30,7 @@ def records(results: Path, home: Path) -> str:
     return f"{grid(head, [_record_row(record) for record in found])}\n\n{_in_mlflow(home)}"
 
 
-def searches(results: Path, home: Path) -> str:
+def searches(results: Place, home: Place) -> str:
     """One line a search and data set with what each rule takes from it, and how to see its trials in MLflow."""
     found = read_searches(results)
     if not found:
@@ -38,10 +40,10 @@ def searches(results: Path, home: Path) -> str:
     return f"{grid(head, rows)}\n\n{_in_mlflow(home)}"
 
 
-def _in_mlflow(home: Path) -> str:
+def _in_mlflow(home: Place) -> str:
     from bench.tracking import open_tracker
 
-    tracker = open_tracker(home)
+    tracker = open_tracker(beside(home))
     return tracker.where() if tracker.stands() else f"MLflow: nothing is logged under {home} yet."
 
 
@@ -94,12 +96,12 @@ def _plain(value: object) -> str:
     return ",".join(map(repr, value)) if isinstance(value, list) else str(value)
 
 
-def stores(home: Path) -> str:
+def stores(home: Place) -> str:
     """One line a sealed cube store."""
     rows = []
-    for path in sorted((home / "stores").glob("*/manifest.json")):
-        about = CubeStore(path.parent).manifest
-        cubes = [sum(shard["cubes"] for shard in about["splits"][split]) for split in ("train", "test")]
+    for path in files_below(home / "stores", "*/manifest.json"):
+        store = Sealed(path.parent)
+        about, cubes = store.manifest, [sum(shard.cubes for shard in store.shards(split)) for split in SPLITS]
         boxes, flow = about["cube"]["boxes"]["provider"], about["cube"]["flow"]["provider"]
         partial = "partial" if about["partial"] else "whole"
         rows.append([path.parent.name, *(f"{n:,}" for n in cubes), boxes, flow, partial, about["sha256"][:12]])
@@ -107,7 +109,7 @@ def stores(home: Path) -> str:
     return grid(head, rows) if rows else f"no finished stores under {home / 'stores'}. Run `amsrc-bench prepare`."
 
 
-def doctor(home: Path, root: str | None) -> tuple[str, bool]:
+def doctor(home: Place, root: str | None) -> tuple[str, bool]:
     """This machine in lines, and whether everything that is needed is there."""
     there = _version("torch") is not None
     if there:
@@ -135,7 +137,13 @@ def _gpus(names: object) -> str:
     return ", ".join(map(str, names)) if isinstance(names, list) and names else "none: training runs on the CPU"
 
 
-def _home_note(home: Path) -> tuple[bool, str]:
+def _home_note(home: Place) -> tuple[bool, str]:
+    if not isinstance(home, Path):
+        try:
+            writable(home)
+        except ConfigError as error:
+            return False, str(error)
+        return True, "takes and gives files"
     standing = next(folder for folder in (home, *home.parents) if folder.exists())
     if not standing.is_dir():
         return False, f"not writable ({standing} is not a folder); choose another --home"

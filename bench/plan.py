@@ -18,6 +18,7 @@ from amsrc.config import LossConfig, ModelConfig, TrainConfig
 from amsrc.errors import ConfigError
 from bench.config import Experiment, derive, flatten, override, run_key, unknown
 from bench.recipes import build
+from bench.storage import Place
 
 # -- cells ---------------------------------------------------------------------------------------------------
 
@@ -27,7 +28,7 @@ class Cell:
     """One training and its evaluation: an experiment and the store it reads."""
 
     experiment: Experiment
-    store: Path
+    store: Place
 
 
 def matrix(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -21,12 +22,13 @@ from amsrc import boxes, flow
 from amsrc.config import CubeConfig
 from amsrc.cubes import BoxesOf, FlowOf, cut
 from amsrc.errors import BenchError, ConfigError, DataError, RunError
-from amsrc.files import digest, write_file, write_json
-from amsrc.store import SPLITS, CubeStore, Shard, Split, finished_shard, seal, write_shard
+from amsrc.files import digest
+from amsrc.store import ARRAYS, SPLITS, CubeStore, Sealed, Shard, Split, finished_shard, manifest, write_shard
 from bench import datasets
-from bench.config import Experiment, cube_key, derive, dump, flatten, load
+from bench.cache import open_store
+from bench.config import TOY, Experiment, cube_key, derive, dump, flatten, load
 from bench.datasets import Dataset, Video
-from bench.runs import locked, writable
+from bench.storage import Place, Remote, files_below, locked, upload, writable, write_file, write_json
 
 Progress = Callable[[int, int, str], None]  # (videos done, videos in all, the one just finished)
 
@@ -81,9 +83,12 @@ def with_providers(
 
 
 def prepare(
-    experiment: Experiment, sources: Sources, home: Path, *, partial: bool = False, progress: Progress | None = None
-) -> CubeStore:
+    experiment: Experiment, sources: Sources, home: Place, *, partial: bool = False, progress: Progress | None = None
+) -> Sealed:
     """Cut every cube of a data set and seal the store; videos that are finished are not cut again.
+
+    Returns:
+        A `CubeStore` where it lies in a folder, else what it says of itself (`bench.cache.open_store` brings it here).
 
     Raises:
         DataError: the data set is not whole (and `partial` not given), or a frame or box is bad.
@@ -104,17 +109,17 @@ def prepare(
             write_file(store / f"labels-{name}.npz", content)
         shards = {split: [_finished(store, split, video.name) for video in dataset.split(split)] for split in SPLITS}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in labels.items()}
-        seal(store, shards, {**about, "labels": digests})
-    return CubeStore(store)
+        write_json(store / "manifest.json", manifest(shards, {**about, "labels": digests}))
+    return CubeStore(store) if isinstance(store, Path) else Sealed(store)
 
 
-def _cut_missing(store: Path, dataset: Dataset, cube: CubeConfig, sources: Sources, progress: Progress | None) -> None:
+def _cut_missing(store: Place, dataset: Dataset, cube: CubeConfig, sources: Sources, progress: Progress | None) -> None:
     """Cut the videos that have no finished shard; while one is missing the store is not sealed."""
     todo: list[tuple[Split, Video]] = [
         (split, video)
         for split in SPLITS
         for video in dataset.split(split)
-        if finished_shard(store, split, video.name) is None
+        if shard_of(store, split, video.name) is None
     ]
     if todo:
         (store / "manifest.json").unlink(missing_ok=True)
@@ -130,7 +135,7 @@ def _label_bytes(dataset: Dataset, label_set: str) -> bytes:
     return content.getvalue()
 
 
-def store_path(home: Path, experiment: Experiment) -> Path:
+def store_path(home: Place, experiment: Experiment) -> Place:
     return home / "stores" / f"{experiment.dataset}-{cube_key(experiment)}"
 
 
@@ -149,7 +154,7 @@ def describe(dataset: Dataset, experiment: Experiment, sources: Sources) -> dict
     }
 
 
-def _begin(store: Path, about: dict[str, Any]) -> None:
+def _begin(store: Place, about: dict[str, Any]) -> None:
     """Claim the store's folder for this input, or make sure that it was begun from the same.
 
     A video whose files changed since, because it was repaired or copied again, is cut again.
@@ -158,7 +163,7 @@ def _begin(store: Path, about: dict[str, Any]) -> None:
     if path.is_file():
         before = json.loads(path.read_text())
         differs = [name for name in about if name != "videos" and about[name] != before.get(name)]
-        if differs and any(store.glob("*/*/shard.json")):
+        if differs and files_below(store, "*/*/shard.json"):
             raise ConfigError(
                 f"{store} was begun from another input ({', '.join(differs)} differ). "
                 "Delete that folder to prepare it anew, or choose another --home."
@@ -171,9 +176,14 @@ def _begin(store: Path, about: dict[str, Any]) -> None:
 
 
 def prepare_video(
-    store: Path, split: Split, video: Video, cube: CubeConfig, boxes_of: BoxesOf, flow_of: FlowOf
+    store: Place, split: Split, video: Video, cube: CubeConfig, boxes_of: BoxesOf, flow_of: FlowOf
 ) -> Shard:
-    """Cut one video's cubes into its shard. Runs anywhere; knows no Ray."""
+    """Cut one video's cubes into its shard, in an object store by way of this node's disk. Knows no Ray."""
+    if isinstance(store, Remote):
+        with tempfile.TemporaryDirectory() as scratch:
+            shard = prepare_video(Path(scratch), split, video, cube, boxes_of, flow_of)
+            upload(Path(scratch) / split / video.name, store / split / video.name, last="shard.json")
+        return shard
     import cv2
 
     cv2.setNumThreads(1)  # the parallelism is over videos
@@ -206,7 +216,7 @@ def draw(experiment: Experiment, sources: Sources, path: Path, *, partial: bool 
 
 
 def _cut_all(
-    store: Path, dataset: Dataset, cube: CubeConfig, sources: Sources, todo: list[tuple[Split, Video]]
+    store: Place, dataset: Dataset, cube: CubeConfig, sources: Sources, todo: list[tuple[Split, Video]]
 ) -> Iterator[str]:
     """Cut videos as Ray tasks, longest first; yields each one's name when it is done."""
     if not todo:
@@ -214,12 +224,15 @@ def _cut_all(
     import ray
 
     from bench.cluster import connect, resources
+    from bench.toy import render_one
 
     connect()
     on_gpu = cube.boxes.provider == "torchvision" or cube.flow.provider == "raft"
 
     @ray.remote(num_cpus=1, num_gpus=min(1.0, resources()["GPU"]) if on_gpu else 0, max_retries=2)
     def task(split: Split, video: Video) -> str:
+        if dataset.name.startswith(TOY) and not (sources.root / dataset.name).exists():
+            render_one(dataset.name, sources.root)  # this node has not, and its pixels are the same everywhere
         prepare_video(store, split, video, cube, *providers(dataset, split, cube, sources))
         return f"{split}/{video.name}"
 
@@ -237,14 +250,26 @@ def _cut_all(
             raise RunError(f"a worker died while cutting cubes: {error}. Run the same command again.") from error
 
 
-def _finished(store: Path, split: Split, video: str) -> Shard:
-    shard = finished_shard(store, split, video)
+def shard_of(store: Place, split: Split, video: str) -> Shard | None:
+    """The shard of a video that was written whole, else None; its last file says that the others are there."""
+    if isinstance(store, Path):
+        return finished_shard(store, split, video)
+    folder = store / split / video
+    try:
+        shard = Shard(**json.loads((folder / "shard.json").read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    return shard if all((folder / f"{name}.npy").size() for name in ARRAYS) else None
+
+
+def _finished(store: Place, split: Split, video: str) -> Shard:
+    shard = shard_of(store, split, video)
     if shard is None:
         raise RunError(f"{store}/{split}/{video} was not written whole. Run `amsrc-bench prepare` again.")
     return shard
 
 
-def find_store(home: Path, experiment: Experiment, fixed: set[str]) -> tuple[CubeStore, Experiment]:
+def find_store(home: Place, experiment: Experiment, fixed: set[str]) -> tuple[CubeStore, Experiment]:
     """The sealed store an experiment is to use, and the experiment with that store's cube settings.
 
     Settings of the cubes that the user named (`fixed`, dotted) must agree; the others are taken from the
@@ -255,8 +280,8 @@ def find_store(home: Path, experiment: Experiment, fixed: set[str]) -> tuple[Cub
     """
     wanted = {name: value for name, value in flatten(experiment).items() if name in fixed and name.startswith("cube.")}
     fitting = []
-    for manifest in sorted((home / "stores").glob(f"{experiment.dataset}-*/manifest.json")):
-        store = CubeStore(manifest.parent)
+    for path in files_below(home / "stores", f"{experiment.dataset}-*/manifest.json"):
+        store = Sealed(path.parent)
         theirs = on_cubes_of(experiment, store)
         if all(flatten(theirs)[name] == value for name, value in wanted.items()):
             fitting.append((store, theirs))
@@ -272,10 +297,11 @@ def find_store(home: Path, experiment: Experiment, fixed: set[str]) -> tuple[Cub
             f"--boxes {e.cube.boxes.provider} --flow {e.cube.flow.provider} ({store.path.name})" for store, e in fitting
         )
         raise DataError(f"{len(fitting)} cube stores of {experiment.dataset} fit: {kinds}. Name the one to use.")
-    return fitting[0]
+    store, experiment = fitting[0]
+    return open_store(store.path), experiment
 
 
-def on_cubes_of(experiment: Experiment, store: CubeStore) -> Experiment:
+def on_cubes_of(experiment: Experiment, store: Sealed) -> Experiment:
     """The experiment with the cube settings of a store.
 
     Raises:
@@ -290,9 +316,9 @@ def on_cubes_of(experiment: Experiment, store: CubeStore) -> Experiment:
     return load({**dump(experiment), "partial": about["partial"], "cube": about["cube"]})
 
 
-def summary(store: CubeStore) -> dict[str, int]:
+def summary(store: Sealed) -> dict[str, int]:
     """Counts of a store: videos, frames and cubes of each split."""
-    splits = {split: getattr(store, split).shards for split in SPLITS}
+    splits = {split: store.shards(split) for split in SPLITS}
     return {
         f"{split}_{what}": value
         for split, shards in splits.items()

@@ -11,13 +11,12 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from zipfile import BadZipFile
 
 from amsrc.errors import DataError, RunError
-from amsrc.files import write_file
 from bench.jsontext import as_json, check_fractions, loaded, validated
+from bench.storage import Place, files_below, write_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,17 +151,17 @@ class SearchRecord:
     versions: dict[str, Any]
 
 
-def path_of(results: Path, record: RunRecord) -> Path:
+def path_of(results: Place, record: RunRecord) -> Place:
     """Where a record lives; another experiment has another fingerprint and so another path."""
     return record_path(results, record.recipe, record.dataset, record.seed, record.fingerprint)
 
 
-def record_path(results: Path, recipe: str, dataset: str, seed: int, fingerprint: str) -> Path:
+def record_path(results: Place, recipe: str, dataset: str, seed: int, fingerprint: str) -> Place:
     """Where the record of an experiment lies, or will; for when there is no record yet."""
     return results / "records" / recipe / dataset / f"seed{seed}-{fingerprint}.json"
 
 
-def write(record: RunRecord, results: Path, *, replace: bool = False) -> Path:
+def write(record: RunRecord, results: Place, *, replace: bool = False) -> Place:
     """Write a record atomically; finished work is kept unless asked otherwise.
 
     A failed or pruned record gives way to any later one. A done record is never replaced by one of these: it stays
@@ -196,7 +195,7 @@ def write(record: RunRecord, results: Path, *, replace: bool = False) -> Path:
     return path
 
 
-def read(path: Path) -> RunRecord:
+def read(path: Place) -> RunRecord:
     """A record of this or an older schema.
 
     Raises:
@@ -207,27 +206,27 @@ def read(path: Path) -> RunRecord:
     return record
 
 
-def read_all(results: Path) -> list[RunRecord]:
+def read_all(results: Place) -> list[RunRecord]:
     """Every record under `results`, in the order of their paths.
 
     Raises:
         DataError: one of them is not a record, or lies where another one belongs; names it.
     """
-    found = []
-    for path in sorted((results / "records").glob("*/*/*.json")):
+    records = []
+    for path in files_below(results / "records", "*/*/*.json"):
         record = read(path)
         if path != path_of(results, record):
             raise DataError(f"{path}: holds the record that belongs at {path_of(results, record)}. Move or remove it.")
-        found.append(record)
-    return found
+        records.append(record)
+    return records
 
 
-def search_path(results: Path, study: str) -> Path:
+def search_path(results: Place, study: str) -> Place:
     """Where the record of a search lies; its folder holds the `records` and `scores` of its trials."""
     return results / "searches" / study / "search.json"
 
 
-def write_search(search: SearchRecord, results: Path) -> Path:
+def write_search(search: SearchRecord, results: Place) -> Place:
     """Write a search atomically, at its end or again with more trials; one that found nothing new leaves the old.
 
     Returns:
@@ -252,22 +251,22 @@ def write_search(search: SearchRecord, results: Path) -> Path:
     return path
 
 
-def read_searches(results: Path) -> list[SearchRecord]:
+def read_searches(results: Place) -> list[SearchRecord]:
     """Every search under `results`, in the order of their names.
 
     Raises:
         DataError: one of them is not the record of a search, or lies where another one belongs; names it.
     """
-    found = []
-    for path in sorted((results / "searches").glob("*/search.json")):
+    searches = []
+    for path in files_below(results / "searches", "*/search.json"):
         search = _read_search(path)
         if path != search_path(results, search.study):
             raise DataError(f"{path}: holds the search {search.study!r}. Move or remove it.")
-        found.append(search)
-    return found
+        searches.append(search)
+    return searches
 
 
-def _read_search(path: Path) -> SearchRecord:
+def _read_search(path: Place) -> SearchRecord:
     data = loaded(path)
     version = data.get("schema_version")
     if version != SEARCH_SCHEMA_VERSION:
@@ -282,7 +281,7 @@ def _finished(search: SearchRecord) -> int:
     return sum(trial["state"] != "failed" for trial in search.trials)
 
 
-def _check_search(search: SearchRecord, path: Path) -> None:
+def _check_search(search: SearchRecord, path: Place) -> None:
     """Refuse a search that would put a wrong number into a table."""
     check_fractions(search.chosen, "chosen", path)
     for trial in search.trials:
@@ -290,7 +289,7 @@ def _check_search(search: SearchRecord, path: Path) -> None:
             raise DataError(f"{path}: trial {trial.get('number')} is {trial.get('state')!r}; done, failed or pruned.")
 
 
-def _migrate(data: dict[str, Any], path: Path) -> dict[str, Any]:
+def _migrate(data: dict[str, Any], path: Place) -> dict[str, Any]:
     """The keys of today's schema from those of any earlier one."""
     version = data.get("schema_version")
     if version not in (1, 2, SCHEMA_VERSION):
@@ -307,7 +306,7 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "schema_version": 2, "metrics": metrics}
 
 
-def _from_2(data: dict[str, Any], path: Path) -> dict[str, Any]:
+def _from_2(data: dict[str, Any], path: Place) -> dict[str, Any]:
     """Schema 2 trained on all training videos, and measured neither the other rules nor the other ratios.
 
     The fingerprint stays: it names the file, and the experiment as it was.
@@ -319,7 +318,7 @@ def _from_2(data: dict[str, Any], path: Path) -> dict[str, Any]:
     return {**data, "schema_version": 3, "experiment": experiment, "rules": {}, "fusion": {}}
 
 
-def _check(record: RunRecord, path: Path) -> None:
+def _check(record: RunRecord, path: Place) -> None:
     """Refuse a record that would put a wrong number into a table."""
     check_fractions({name: record.metrics.get(name) for name in FRACTIONS}, "", path)
     check_fractions(record.rules, "rules", path)
@@ -333,14 +332,15 @@ def _check(record: RunRecord, path: Path) -> None:
 # Frame scores.
 
 
-def frame_scores_path(results: Path, record: RunRecord) -> Path:
+def frame_scores_path(results: Place, record: RunRecord) -> Place:
     """Where the frame scores of a record live."""
-    return results / "scores" / path_of(results, record).relative_to(results / "records").with_suffix(".npz")
+    name = f"seed{record.seed}-{record.fingerprint}.npz"
+    return results / "scores" / record.recipe / record.dataset / name
 
 
 def write_frame_scores(
-    results: Path, record: RunRecord, scores: Scores, labels: Labels, crossfit: Scores | None = None
-) -> Path:
+    results: Place, record: RunRecord, scores: Scores, labels: Labels, crossfit: Scores | None = None
+) -> Place:
     """Keep the scored frames of a run, so that any metric can be computed again without the model.
 
     The same scores give the same bytes. Entry i of a video is its frame i + `score.skip_frames`.
@@ -384,7 +384,7 @@ def write_frame_scores(
     return path
 
 
-def read_frame_scores(results: Path, record: RunRecord) -> tuple[Scores, Labels]:
+def read_frame_scores(results: Place, record: RunRecord) -> tuple[Scores, Labels]:
     """Scores and labels by video, as `write_frame_scores` got them.
 
     Raises:
@@ -394,7 +394,7 @@ def read_frame_scores(results: Path, record: RunRecord) -> tuple[Scores, Labels]
     return scores, labels
 
 
-def read_crossfit(results: Path, record: RunRecord) -> Scores:
+def read_crossfit(results: Place, record: RunRecord) -> Scores:
     """The ranks by video that rule `crossfit` pooled, as `write_frame_scores` got them.
 
     Raises:
@@ -404,12 +404,12 @@ def read_crossfit(results: Path, record: RunRecord) -> Scores:
     return ranks
 
 
-def _read_by_video(path: Path, *kinds: str) -> list[dict[str, Any]]:
+def _read_by_video(path: Place, *kinds: str) -> list[dict[str, Any]]:
     """Arrays of a frame-score file, each split into its videos."""
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             ends = np.cumsum(file["lengths"])[:-1]
             videos = file["videos"].tolist()
             return [dict(zip(videos, np.split(file[kind], ends), strict=True)) for kind in kinds]

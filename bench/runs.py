@@ -14,15 +14,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
-from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
@@ -30,21 +26,21 @@ import numpy as np
 import numpy.typing as npt
 
 from amsrc.errors import ConfigError, RunError
-from amsrc.files import write_file, write_json
 from amsrc.fuse import Statistics
 from amsrc.store import CubeStore
 from bench.config import Experiment, dump, run_key
 from bench.selection import Epoch, HeldOut
+from bench.storage import Place, files_below, remove_tree, writable, write_file, write_json
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def folder_of(experiment: Experiment, home: Path) -> Path:
+def folder_of(experiment: Experiment, home: Place) -> Place:
     """Where a run lies, or will."""
     return home / "runs" / run_key(experiment)
 
 
-def claim(experiment: Experiment, store: CubeStore, home: Path) -> Path:
+def claim(experiment: Experiment, store: CubeStore, home: Place) -> Place:
     """The run's folder, taken for these cubes if nobody had it.
 
     Raises:
@@ -56,7 +52,7 @@ def claim(experiment: Experiment, store: CubeStore, home: Path) -> Path:
         before = json.loads(path.read_text())["store"]
         if before != store.sha256:
             raise ConfigError(
-                f"{folder} belongs to the cubes {before[:12]}, {store.path} holds {store.sha256[:12]}. "
+                f"{folder} belongs to the cubes {before[:12]}, {store.origin} holds {store.sha256[:12]}. "
                 "Delete that folder to start anew, or choose another --home."
             )
         return folder
@@ -65,83 +61,56 @@ def claim(experiment: Experiment, store: CubeStore, home: Path) -> Path:
     return folder
 
 
-def writable(folder: Path) -> None:
-    """Make a folder under the home, or say that one cannot.
-
-    Raises:
-        ConfigError: it cannot be made or not be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        reason = None if os.access(folder, os.W_OK) else "no permission"
-    except OSError as error:
-        reason = error.strerror
-    if reason:
-        raise ConfigError(f"--home: cannot write to {folder}: {reason}. Choose a folder you may write to.")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Be the only process at work in a folder; waits for another one, whose death frees it too."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process at work in {folder}", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def forget_scores(folder: Path) -> None:
+def forget_scores(folder: Place) -> None:
     """Drop scores of earlier weights, before the first epoch of new ones."""
     for name in ("cubes.parquet", "held_out.npz"):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "epochs", ignore_errors=True)
+    remove_tree(folder / "epochs")
 
 
-def weights(folder: Path) -> Path:
+def weights(folder: Place) -> Place:
     """Where the trained weights lie, or will."""
     return folder / "model.safetensors"
 
 
-def is_trained(folder: Path) -> bool:
+def is_trained(folder: Place) -> bool:
     """Whether training is done there."""
     return weights(folder).is_file()
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
+def history(folder: Place) -> list[dict[str, Any]]:
     """The log: one dict an epoch, from the first."""
     path = folder / "log.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def write_epoch(folder: Path, epoch: Epoch) -> None:
+def write_epoch(folder: Place, epoch: Epoch) -> None:
     """Keep what was scored after an epoch that is not the last."""
     known = np.array(astuple(epoch.statistics))
     arrays = {"s_f": epoch.s_f, "s_p": epoch.s_p, "statistics": known, **_to_arrays(epoch.held_out)}
     _write(folder / "epochs" / f"{epoch.number:03d}.npz", arrays)
 
 
-def read_epochs(folder: Path) -> list[Epoch]:
+def read_epochs(folder: Place) -> list[Epoch]:
     """The epochs that were scored during training, from the first; the last one is the evaluation's to score.
 
     Raises:
         RunError: a file is damaged.
     """
-    found = []
-    for path in sorted((folder / "epochs").glob("[0-9]*.npz"), key=lambda path: int(path.stem)):
+    epochs = []
+    for path in sorted(files_below(folder / "epochs", "[0-9]*.npz"), key=lambda path: int(path.stem)):
         with _reading(path, "Delete it and evaluate again; that epoch is then left out.") as arrays:
             known = Statistics(*arrays["statistics"].tolist())
-            found.append(Epoch(int(path.stem), arrays["s_f"], arrays["s_p"], known, _from_arrays(arrays)))
-    return found
+            epochs.append(Epoch(int(path.stem), arrays["s_f"], arrays["s_p"], known, _from_arrays(arrays)))
+    return epochs
 
 
-def write_held_out(folder: Path, held_out: HeldOut) -> None:
+def write_held_out(folder: Place, held_out: HeldOut) -> None:
     """Keep the held-out scores of the trained weights."""
     _write(folder / "held_out.npz", _to_arrays(held_out))
 
 
-def read_held_out(folder: Path) -> HeldOut | None:
+def read_held_out(folder: Place) -> HeldOut | None:
     """The held-out scores of the trained weights; None where there is no file of them.
 
     Raises:
@@ -175,17 +144,17 @@ def _from_arrays(arrays: Arrays) -> HeldOut | None:
     return HeldOut(arrays["normal_f"], arrays["normal_p"], by_kind("pseudo_f."), by_kind("pseudo_p."))
 
 
-def _write(path: Path, arrays: Arrays) -> None:
+def _write(path: Place, arrays: Arrays) -> None:
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
     write_file(path, content.getvalue())
 
 
 @contextmanager
-def _reading(path: Path, remedy: str) -> Iterator[Arrays]:
+def _reading(path: Place, remedy: str) -> Iterator[Arrays]:
     """All arrays of a file; what fails with them inside is blamed on the file."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             yield {name: archive[name] for name in archive.files}
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise RunError(f"{path} is damaged ({error}). {remedy}") from None

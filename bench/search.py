@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from amsrc.errors import ConfigError
 from bench.cells import Trial
@@ -17,6 +16,7 @@ from bench.config import Experiment, dump, flatten, override, unknown
 from bench.plan import Cell
 from bench.records import RunRecord
 from bench.selection import RULES, objective
+from bench.storage import Place
 
 Space = dict[str, tuple[float, float]]  # field -> (lowest, highest), searched on a logarithmic scale
 
@@ -67,7 +67,7 @@ class Search:
         """Whether the sampler sees test labels, in a sentence."""
         return BLIND if self.sampler != "tpe" else GUIDED.get(self.rule, GUIDED["other"])
 
-    def trial(self, number: int, params: Mapping[str, float], stores: Mapping[str, Path]) -> Trial:
+    def trial(self, number: int, params: Mapping[str, float], stores: Mapping[str, Place]) -> Trial:
         """The cells of one proposal."""
         texts = {name: repr(float(value)) for name, value in params.items()}
         cells = tuple(Cell(override(base, texts), stores[base.dataset]) for base in self.bases)

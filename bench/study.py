@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amsrc.errors import ConfigError
-from amsrc.store import CubeStore
 from bench import provenance
+from bench.cache import open_store
 from bench.cells import Trial, finished
 from bench.config import Experiment, fingerprint
 from bench.evaluate import now, scored_labels
@@ -22,6 +21,7 @@ from bench.plan import Cell
 from bench.records import RunRecord, SearchRecord, read_crossfit
 from bench.search import Search, own_values
 from bench.selection import Decision, Labels, across
+from bench.storage import Place
 
 if TYPE_CHECKING:
     import optuna
@@ -175,7 +175,7 @@ def counted(study: optuna.Study, search: Search) -> list[FrozenTrial]:
 def searcher(
     study: optuna.Study,
     search: Search,
-    stores: Mapping[str, Path],
+    stores: Mapping[str, Place],
     missing: int,
     records: Callable[[Trial], list[RunRecord]],
 ) -> Searcher:
@@ -298,7 +298,7 @@ def fusion_study(storage: optuna.storages.BaseStorage, record: RunRecord, trials
     study.add_trials(memory.get_trials(deepcopy=False)[there:])  # some are there if a driver died here
 
 
-def conclude(search: Search, study: optuna.Study, stores: Mapping[str, Path], results: Path) -> SearchRecord:
+def conclude(search: Search, study: optuna.Study, stores: Mapping[str, Place], results: Place) -> SearchRecord:
     """The record of a search as it stands: its trials, and what each rule takes from them.
 
     Args:
@@ -350,5 +350,5 @@ def conclude(search: Search, study: optuna.Study, stores: Mapping[str, Path], re
     )
 
 
-def _labels(store: Path, e: Experiment) -> Labels:
-    return scored_labels(CubeStore(store).labels(e.label_set), e.score.skip_frames)
+def _labels(store: Place, e: Experiment) -> Labels:
+    return scored_labels(open_store(store).labels(e.label_set), e.score.skip_frames)

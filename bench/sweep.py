@@ -32,8 +32,8 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
     raise SystemExit(main(["sweep", *sys.argv[1:]]))
 
 from amsrc.errors import ConfigError
-from amsrc.store import CubeStore
-from bench import cost, datasets, figures, plan, provenance, runs, search, study, tables
+from amsrc.store import Sealed
+from bench import cost, datasets, figures, plan, provenance, runs, search, snapshot, study, tables
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
 from bench.cli import home_of, progress, results_of
@@ -44,9 +44,9 @@ from bench.plan import Cell
 from bench.prepare import Sources, on_cubes_of, prepare, store_path, with_providers
 from bench.recipes import DATASETS, build
 from bench.records import RunRecord, read_all, read_frame_scores, search_path, write_search
-from bench.runs import writable
 from bench.search import Search
 from bench.selection import RULES, objective
+from bench.storage import Place, Remote, beside, locked, writable
 from bench.toy import render
 from bench.tracking import Evidence, open_tracker
 
@@ -66,14 +66,23 @@ class Places:
     """Where this sweep reads and writes."""
 
     root: Path
-    home: Path
-    results: Path
+    home: Place
+    results: Place
     name: str
 
     @property
     def folder(self) -> Path:
-        """What this sweep alone keeps: studies and Tune's scratch."""
-        return self.home / "sweeps" / self.name
+        """What this sweep alone keeps on the driver's node: studies and Tune's scratch."""
+        return beside(self.home) / "sweeps" / self.name
+
+    @property
+    def database(self) -> Path:
+        """Where the studies are, unless `--storage` names another database."""
+        return self.folder / "study.db"
+
+    def kept(self, args: argparse.Namespace) -> Remote | None:
+        """Where that file is sent after every trial, so that it outlives the driver's node."""
+        return None if args.storage or isinstance(self.home, Path) else self.home / "sweeps" / self.name / "study.db"
 
 
 def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
@@ -88,14 +97,18 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
     if args.dry_run:
         say(described(args, places, _cells_without_stores(args, places, experiments), _machine(args)))
         return 0
+    writable(places.home)
+    writable(places.results, "--results")
     writable(places.folder)
+    if kept := places.kept(args):
+        snapshot.bring(places.database, kept)
     storage = study.open_storage(database(args, places))
     if places.root == embedded(places.home):
         say(f"embedded data: {places.root}")
         render(places.root)
     stores = {name: _prepared(name, places, args, changes) for name in names}
     cells = [Cell(on_cubes_of(e, stores[e.dataset]), stores[e.dataset].path) for e in experiments]
-    with runs.locked(places.folder):
+    with locked(places.folder):
         sweep = Sweep(args, places, storage)
         code = sweep.run(cells, {name: store.path for name, store in stores.items()})
     say(f"records: {places.results / 'records'}\ntables:  {places.results / 'tables'}")
@@ -130,14 +143,14 @@ def locate(args: argparse.Namespace) -> tuple[list[str], Places]:
     return names, Places(root, home, results_of(args, toy), args.name or args.mode)
 
 
-def embedded(home: Path) -> Path:
+def embedded(home: Place) -> Path:
     """Where the embedded data sets are rendered."""
-    return home / "toy"
+    return beside(home) / "toy"
 
 
 def database(args: argparse.Namespace, places: Places) -> str:
     """Where the studies are."""
-    return args.storage or f"sqlite:///{places.folder / 'study.db'}"
+    return args.storage or f"sqlite:///{places.database}"
 
 
 def searches_of(args: argparse.Namespace, experiments: Sequence[Experiment]) -> list[Search]:
@@ -169,7 +182,7 @@ def searches_of(args: argparse.Namespace, experiments: Sequence[Experiment]) -> 
     return found
 
 
-def _prepared(name: str, places: Places, args: argparse.Namespace, changes: dict[str, str]) -> CubeStore:
+def _prepared(name: str, places: Places, args: argparse.Namespace, changes: dict[str, str]) -> Sealed:
     wanted = override(build("amsrc", name), {f: text for f, text in changes.items() if f.startswith("cube.")})
     experiment, sources = with_providers(wanted, Sources(places.root), args.boxes, args.flow)
     say(f"{name}: preparing cubes")
@@ -253,7 +266,7 @@ class Sweep:
     def __init__(self, args: argparse.Namespace, places: Places, storage: BaseStorage) -> None:
         self.args, self.places, self.storage = args, places, storage
         self.board = Board(args.rule or DEFAULT_RULE if args.mode == "search" else "paper")
-        self.tracker = open_tracker(places.home, args.mlflow)
+        self.tracker = open_tracker(beside(places.home), args.mlflow)
         self.parent: str | None = None
         self.job = Job(places.home, places.results, args.workers)
         self.records: dict[str, RunRecord] = {}
@@ -263,7 +276,7 @@ class Sweep:
         self._logging = ThreadPoolExecutor(1)  # MLflow takes seconds a cell; the next cell does not wait for it
         self._logged: list[Future[Any]] = []
 
-    def run(self, cells: Sequence[Cell], stores: Mapping[str, Path]) -> int:
+    def run(self, cells: Sequence[Cell], stores: Mapping[str, Place]) -> int:
         """Everything that is not there yet. Returns the exit code."""
         status: Literal["FINISHED", "FAILED", "KILLED"] = "KILLED"
         broken: list[RunRecord] = []
@@ -283,6 +296,7 @@ class Sweep:
             status = "FAILED" if broken else "FINISHED"
         finally:
             self._logging.shutdown(cancel_futures=True)
+            self._send()
             try:
                 texts = {path.name: path.read_text() for path in tables.write(self.places.results)}
             finally:
@@ -338,12 +352,12 @@ class Sweep:
                 elif rule != "crossfit":
                     self.picked[dataset, rule] = records[values.index(max(values))]
 
-    def _study(self, wanted: Search, stores: Mapping[str, Path]) -> Study:
+    def _study(self, wanted: Search, stores: Mapping[str, Place]) -> Study:
         """The study of a search, which must be one of these cubes."""
         cubes = {base.dataset: _measured_on(stores[base.dataset], base) for base in wanted.bases}
         return study.open_study(self.storage, wanted, cubes)
 
-    def _search(self, wanted: Search, memory: Study, stores: Mapping[str, Path]) -> None:
+    def _search(self, wanted: Search, memory: Study, stores: Mapping[str, Place]) -> None:
         """The trials that a study proposes, and what the rules choose among them."""
         results = self.places.results / "searches" / wanted.study
         self.job = Job(self.places.home, results, self.args.workers, wanted.prune)
@@ -405,6 +419,12 @@ class Sweep:
         self.board.over(trial, records, f"{about}: {'; '.join(map(outcome, records))}")
         for cell, record in zip(trial.cells, records, strict=True):
             self._keep(cell, record)
+        self._send()
+
+    def _send(self) -> None:
+        """Let the studies outlive this node, where the home does."""
+        if kept := self.places.kept(self.args):
+            snapshot.send(self.places.database, kept)
 
     def _keep(self, cell: Cell, record: RunRecord) -> None:
         """Remember a record, and log the cell and its fusion study beside the other work."""
@@ -413,13 +433,13 @@ class Sweep:
         if logged is None or logged.status != "done":
             self._logged.append(self._logging.submit(self._log, cell, record, self.job.results))
 
-    def _log(self, cell: Cell, record: RunRecord, results: Path) -> None:
+    def _log(self, cell: Cell, record: RunRecord, results: Place) -> None:
         self.tracker.log_cell(self.parent, record, lambda: evidence(cell, record, self.places.home, results))
         if record.status == "done":
             study.fusion_study(self.storage, record)
 
 
-def evidence(cell: Cell, record: RunRecord, home: Path, results: Path) -> Evidence:
+def evidence(cell: Cell, record: RunRecord, home: Place, results: Place) -> Evidence:
     """What a trained cell leaves beside its record: network, weights, scores by video and of all cubes."""
     e, cube = cell.experiment, cell.experiment.cube
     folder = runs.folder_of(e, home)
@@ -443,9 +463,9 @@ def evidence(cell: Cell, record: RunRecord, home: Path, results: Path) -> Eviden
     )
 
 
-def _measured_on(store: Path, e: Experiment) -> str:
+def _measured_on(store: Place, e: Experiment) -> str:
     """Digests of the cubes and labels that a cell's number rests on."""
-    cubes = CubeStore(store)
+    cubes = Sealed(store)
     return f"{cubes.sha256} {cubes.labels_sha256(e.label_set)}"
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from amsrc.errors import DataError
-from amsrc.files import write_file
 from bench import recipes
 from bench.config import TOY
 from bench.records import RunRecord, read_all, read_searches
 from bench.rows import BLOCKS, GAPS, METHODS, by_dataset, by_rule
 from bench.selection import RULES
+from bench.storage import Place, write_file
 from bench.typeset import Cell, Column, Row, columns, footnotes, latex, markdown, raw, rule_columns
 
 PAPER_CSV = Path(__file__).resolve().parent.parent / "results" / "paper.csv"
@@ -76,7 +76,7 @@ class Quote(NamedTuple):
 Quotes: TypeAlias = dict[tuple[str, str, str], Quote]  # by table, method and data set
 
 
-def build(results: Path) -> dict[str, str]:
+def build(results: Place) -> dict[str, str]:
     """Every table file by name.
 
     Records on toy data sets are left out unless there are no others; then the tables show nothing else.
@@ -118,7 +118,7 @@ def _numbered(rows: list[Row]) -> list[str]:
     return [f"[{number}] {text}" for text, number in footnotes(rows).items()]
 
 
-def write(results: Path, readme: Path | None = None) -> list[Path]:
+def write(results: Place, readme: Path | None = None) -> list[Place]:
     """Write the tables and, if asked, Table 1 into a README. Returns the files.
 
     Raises:
@@ -131,7 +131,7 @@ def write(results: Path, readme: Path | None = None) -> list[Path]:
     return list(files)
 
 
-def check(results: Path, readme: Path | None = None) -> list[str]:
+def check(results: Place, readme: Path | None = None) -> list[str]:
     """The files that `write` would create or change; none when all are up to date. Writes nothing.
 
     Raises:
@@ -141,13 +141,13 @@ def check(results: Path, readme: Path | None = None) -> list[str]:
     return [str(path) for path in stale]
 
 
-def _holds(path: Path, text: str) -> bool:
+def _holds(path: Place, text: str) -> bool:
     return path.is_file() and path.read_bytes() == text.encode()
 
 
-def _files(results: Path, readme: Path | None) -> dict[Path, str]:
+def _files(results: Place, readme: Path | None) -> dict[Place, str]:
     tables = build(results)
-    files = {results / "tables" / name: text for name, text in tables.items()}
+    files: dict[Place, str] = {results / "tables" / name: text for name, text in tables.items()}
     if readme is not None:
         if not readme.is_file():
             raise DataError(f"{readme}: no such file; Table 1 goes into an existing README.")
@@ -171,9 +171,10 @@ def insert(text: str, table: str) -> str:
 # Rows: what the paper printed, then what was measured.
 
 
-def _quotes(results: Path) -> Quotes:
+def _quotes(results: Place) -> Quotes:
     """The published figures: `paper.csv` among the results, or else the project's own."""
-    path = results / "paper.csv" if (results / "paper.csv").exists() else PAPER_CSV
+    own = results / "paper.csv"
+    path = own if own.exists() else PAPER_CSV
     try:
         lines = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
         return {(line["table"], line["method"], line["dataset"]): _quote(line) for line in lines}

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from bench import models
 from bench.config import flatten, load
 from bench.rows import changes
+from bench.storage import Place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,11 +73,11 @@ class Evidence:
     """The trained network; logged as a `pt2` program that takes and gives plain tensors."""
     example: tuple[torch.Tensor, ...] | None = None
     """One input of the network each, at least 2 cubes: a batch of 1 would be built into the program."""
-    weights: Path | None = None
+    weights: Place | None = None
     """The same network as `.safetensors`."""
     scores_table: pd.DataFrame | None = None
     """One row a test video, named in the first column; MLflow compares runs by the second."""
-    artifacts: Sequence[Path] = ()
+    artifacts: Sequence[Place] = ()
     """Further files."""
 
 
@@ -302,9 +303,9 @@ def _log_cell(store: Store, parent: str | None, record: RunRecord, evidence_of: 
     client.log_dict(run_id, asdict(record), "record.json")
     _log_files(store, run_id, _figures(record))
     _log_table(client, run_id, evidence.scores_table)
-    for path in [evidence.weights, *evidence.artifacts]:
-        if path is not None:
-            client.log_artifact(run_id, str(path))
+    _log_files(
+        store, run_id, {path.name: path.read_bytes() for path in (evidence.weights, *evidence.artifacts) if path}
+    )
     client.set_terminated(run_id, STATUS[record.status], _milliseconds(record.finished))
     client.set_tag(run_id, "finished", record.finished)  # last: says that everything above is there
     return run_id

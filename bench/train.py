@@ -13,7 +13,6 @@ import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,18 +22,17 @@ from torch import Tensor, nn
 
 from amsrc import losses
 from amsrc.errors import ConfigError, DataError, RunError
-from amsrc.files import write_file
 from amsrc.fuse import statistics
 from amsrc.model import AMSRC
 from amsrc.store import CubeStore
 from bench import provenance, pseudo
+from bench.cache import open_store
 from bench.config import Experiment
 from bench.memory import peak_memory_gib, watch_memory
 from bench.runs import (
     claim,
     forget_scores,
     is_trained,
-    locked,
     read_held_out,
     weights,
     write_epoch,
@@ -42,6 +40,7 @@ from bench.runs import (
 )
 from bench.scoring import Feed, Rows, Scores, arithmetic, chunks, device_of, score, score_held_out
 from bench.selection import Epoch, HeldOut
+from bench.storage import Place, locked, write_file
 from bench.workers import fit_on_ray
 
 Report = Callable[[Mapping[str, Any]], None]
@@ -52,15 +51,15 @@ class Job:
     """What a worker needs to know; travels to every worker."""
 
     experiment: Experiment
-    store: Path
-    folder: Path
+    store: Place
+    folder: Place
     code: str
     """The code that trains, as `provenance.code` names it where training was started."""
 
 
 def fit(
-    experiment: Experiment, store: CubeStore, home: Path, *, workers: int = 1, report: Report | None = None
-) -> Path:
+    experiment: Experiment, store: CubeStore, home: Place, *, workers: int = 1, report: Report | None = None
+) -> Place:
     """Train, or go on training, or find it done. Returns the run's folder.
 
     Args:
@@ -73,7 +72,7 @@ def fit(
     """
     _check(experiment, store, workers)
     folder = claim(experiment, store, home)
-    job = Job(experiment, store.path, folder, provenance.code())
+    job = Job(experiment, store.origin, folder, provenance.code())
     with locked(folder):
         if not is_trained(folder):
             if workers == 1:
@@ -97,7 +96,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
     log, restarts = resume(job.folder, network, optimiser, device)
     if rank == 0 and not log:
         forget_scores(job.folder)
-    store = CubeStore(job.store)
+    store = open_store(job.store)
     train, test = Feed(store.train, e.model, device), Feed(store.test, e.model, device)
     kept = pseudo.kept(store.train, e.train.held_out)
 
@@ -159,7 +158,7 @@ def batches(cubes: int, batch: int, seed: int, epoch: int, rank: int = 0, world:
 
 
 def resume(
-    folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
+    folder: Place, network: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
 ) -> tuple[list[dict[str, Any]], int]:
     """Load the last checkpoint, if there is one; returns the log up to it and how often training went on so far.
 
@@ -170,7 +169,7 @@ def resume(
     if not path.is_file():
         return [], 0
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(io.BytesIO(path.read_bytes()), map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise RunError(f"{path} is damaged ({error}). Delete it to train from the first epoch again.") from None
     network.load_state_dict(state["model"])
@@ -178,7 +177,7 @@ def resume(
     return state["log"], state["log"][-1]["restarts"] + 1
 
 
-def save(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, log: list[dict[str, Any]]) -> None:
+def save(folder: Place, network: nn.Module, optimiser: torch.optim.Optimizer, log: list[dict[str, Any]]) -> None:
     """Write the log and, whole or not at all, the state to go on from."""
     buffer = io.BytesIO()
     torch.save({"model": network.state_dict(), "optimiser": optimiser.state_dict(), "log": log}, buffer)
@@ -187,7 +186,7 @@ def save(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, log
     write_file(folder / "checkpoint.pt", buffer.getvalue())
 
 
-def finish(folder: Path, network: nn.Module) -> None:
+def finish(folder: Place, network: nn.Module) -> None:
     """Write the trained weights and drop the state that was needed to go on."""
     from safetensors.torch import save as to_bytes
 
@@ -196,7 +195,7 @@ def finish(folder: Path, network: nn.Module) -> None:
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
-def load_model(experiment: Experiment, folder: Path, device: torch.device) -> AMSRC:
+def load_model(experiment: Experiment, folder: Place, device: torch.device) -> AMSRC:
     """The trained network of a run, in evaluation mode.
 
     Raises:
@@ -204,7 +203,7 @@ def load_model(experiment: Experiment, folder: Path, device: torch.device) -> AM
         DataError: the weights' file is damaged.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load as from_bytes
 
     if not is_trained(folder):
         raise RunError(
@@ -213,13 +212,13 @@ def load_model(experiment: Experiment, folder: Path, device: torch.device) -> AM
         )
     network = AMSRC(experiment.model, experiment.cube)
     try:
-        network.load_state_dict(load_file(weights(folder)))
+        network.load_state_dict(from_bytes(weights(folder).read_bytes()))
     except SafetensorError as error:
         raise DataError(f"{weights(folder)} is damaged ({error}). Delete it and train again.") from None
     return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
 
 
-def held_out_scores(experiment: Experiment, store: CubeStore, folder: Path) -> HeldOut | None:
+def held_out_scores(experiment: Experiment, store: CubeStore, folder: Place) -> HeldOut | None:
     """The held-out scores of a run's trained weights, found in `held_out.npz` or made and kept there.
 
     Returns:

@@ -1,0 +1,197 @@
+"""This node's copies of cube stores that lie elsewhere: verified, filled once, memory-mapped, limited in size.
+
+    $AMSRC_CACHE/cubes/<digest of the manifest>/     a store as `amsrc.store` lays it out, its manifest written last
+    $AMSRC_CACHE/cubes/<digest of the manifest>.lock held (shared) by every process that reads the copy
+
+A store in an object store or on a network's file system is copied; one on a disk of this node is read where it lies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from amsrc.errors import ConfigError, DataError, RunError
+from amsrc.files import digest, write_file
+from amsrc.store import ARRAYS, SPLITS, CubeStore, Sealed
+from bench.storage import Place, Remote, node_folder
+
+NETWORKS = ("nfs", "cifs", "smb", "lustre", "ceph", "gpfs", "beegfs", "glusterfs", "fuse.", "9p", "afs", "orangefs")
+PART_OF_DISK = 0.5  # that the copies may fill unless AMSRC_CACHE_GIB says otherwise
+AT_ONCE = 4  # files on their way here
+READ = 8 << 20
+
+_held: dict[Path, IO[bytes]] = {}
+"""Locks of the copies that this process reads, kept until it ends."""
+
+
+def open_store(place: Place) -> CubeStore:
+    """A sealed store whose cubes can be memory-mapped: the store itself, or this node's copy of it.
+
+    Raises:
+        DataError: it is not sealed, or gives other bytes than its manifest says.
+        RunError: it does not fit into this node's cache, or does not answer.
+    """
+    if isinstance(place, Path) and not over_network(place):
+        return CubeStore(place)
+    return CubeStore(_copy(place), origin=place)
+
+
+def over_network(path: Path) -> bool:
+    """Whether a folder is on another machine's disk, as the mounts of this node have it."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return False
+    target, kind, longest = str(path.resolve()), "", -1
+    for line in lines:
+        fields, _, source = line.partition(" - ")
+        mount = fields.split()[4].encode().decode("unicode_escape")
+        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= longest:
+            kind, longest = source.split()[0], len(mount)
+    return kind.startswith(NETWORKS)
+
+
+def _copy(place: Place) -> Path:
+    """This node's copy, made or gone on with if it is not whole; the first process makes it, the others wait."""
+    manifest = Sealed(place).text.encode()
+    copy = node_folder() / "cubes" / hashlib.sha256(manifest).hexdigest()[:16]
+    if copy in _held:
+        return copy
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    lock = copy.with_suffix(".lock").open("ab")
+    fcntl.flock(lock, fcntl.LOCK_SH)  # waits for one who fills it, not for those who read
+    while not (copy / "manifest.json").is_file():
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (copy / "manifest.json").is_file():
+            copy.mkdir(exist_ok=True)
+            _fill(copy, place)
+            write_file(copy / "manifest.json", manifest)
+        fcntl.flock(lock, fcntl.LOCK_SH)  # between the two another process may have made room of it
+    os.utime(copy)  # when it was used last
+    _held[copy] = lock
+    return copy
+
+
+def _fill(copy: Path, place: Place) -> None:
+    wanted = dict(_files(place))
+    missing = [name for name, sha in wanted.items() if not _is(copy / name, sha)]
+    sizes = {name: _size(place, name) for name in missing}
+    _make_room(copy, sum(sizes.values()), place)
+    print(f"copying {place}: {sum(sizes.values()) / 2**30:.2f} GiB to {copy}", flush=True)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for done in [pool.submit(_fetch, place, name, copy, wanted[name]) for name in missing]:
+            done.result()
+
+
+def _files(place: Place) -> Iterator[tuple[str, str]]:
+    """Every file of a store by its name within, and its digest."""
+    about = Sealed(place).manifest
+    for split in SPLITS:
+        for shard in about["splits"][split]:
+            yield from ((f"{split}/{shard['video']}/{name}.npy", shard["sha256"][name]) for name in ARRAYS)
+    yield from ((f"labels-{name}.npz", sha) for name, sha in about.get("labels", {}).items())
+
+
+def _is(path: Path, sha: str) -> bool:
+    return path.is_file() and digest(path) == sha
+
+
+def _size(place: Place, name: str) -> int:
+    source = place / name
+    found = source.size() if isinstance(source, Remote) else source.stat().st_size if source.is_file() else None
+    if found is None:
+        raise DataError(f"{source} is missing. Run `amsrc-bench prepare` again; it makes what is not there.")
+    return found
+
+
+def _fetch(place: Place, name: str, copy: Path, sha: str) -> None:
+    """Bring one file here; what does not have its digest is fetched once more, and then refused."""
+    source, target = place / name, copy / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partly = target.with_suffix(".part")
+    for _ in range(2):
+        try:
+            with source.open("rb") as stream, partly.open("wb") as file:
+                shutil.copyfileobj(stream, file, READ)
+        except OSError as error:
+            raise RunError(f"{source}: cannot be copied to {copy} ({error}). Run the same command again.") from error
+        if digest(partly) == sha:
+            partly.replace(target)
+            return
+    partly.unlink()
+    raise DataError(f"{source} is not what its store's manifest says. Delete it and run `amsrc-bench prepare` again.")
+
+
+# -- room ----------------------------------------------------------------------------------------------------
+
+
+def limit_bytes(folder: Path) -> int:
+    """How much the copies may take together: $AMSRC_CACHE_GIB, else half of the disk.
+
+    Raises:
+        ConfigError: it is no number above 0.
+    """
+    given = os.environ.get("AMSRC_CACHE_GIB")
+    if not given:
+        return int(PART_OF_DISK * shutil.disk_usage(folder).total)
+    try:
+        gib = float(given)
+    except ValueError:
+        gib = 0.0
+    if not gib > 0:
+        raise ConfigError(f"AMSRC_CACHE_GIB is {given!r}; give a number of GiB above 0.")
+    return int(gib * 2**30)
+
+
+def _make_room(copy: Path, needed: int, place: Place) -> None:
+    """Delete copies that no process reads, those used longest ago first, until this one fits.
+
+    Raises:
+        RunError: it does not fit beside those that are read, or into the limit at all.
+    """
+    limit = limit_bytes(copy)
+    others = sorted((path for path in copy.parent.iterdir() if path.is_dir() and path != copy), key=_last_use)
+    used = _bytes(copy) + sum(map(_bytes, others))
+    for other in others:
+        if used + needed <= limit:
+            break
+        used -= _delete_unread(other)
+    free = shutil.disk_usage(copy).free
+    if used + needed > limit or needed > free:
+        raise RunError(
+            f"{place} needs {needed / 2**30:.2f} GiB in this node's cache {copy.parent}, where {used / 2**30:.2f} of "
+            f"{limit / 2**30:.2f} GiB are in use; the disk has {free / 2**30:.2f} free. "
+            "Set AMSRC_CACHE_GIB higher, or AMSRC_CACHE to a folder on a larger disk."
+        )
+
+
+def _delete_unread(other: Path) -> int:
+    """Delete a copy unless a process reads or fills it; returns the bytes gained."""
+    with other.with_suffix(".lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 0
+        gained = _bytes(other)
+        (other / "manifest.json").unlink(missing_ok=True)  # first: what is left is not taken for whole
+        shutil.rmtree(other, ignore_errors=True)
+        return gained
+
+
+def _last_use(copy: Path) -> float:
+    with suppress(OSError):
+        return copy.stat().st_mtime
+    return 0.0
+
+
+def _bytes(copy: Path) -> int:
+    return sum(path.stat().st_size for path in copy.rglob("*") if path.is_file())
