@@ -14,16 +14,18 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from bench.records import RunRecord, read_all
+from tests.object_store import KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 Process = subprocess.Popen[str]
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Ray as a command starts it on a host of its own; processes that a test starts join it.
 
-    Not one that happens to run here already: two tests of the same code must not meet in it.
+    Not one that happens to run here already: two tests of the same code must not meet in it. Its workers have keys for
+    the tests' object store, and keep copies of cubes where no user's are.
     """
     import ray
 
@@ -31,6 +33,8 @@ def ray_cluster() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_ADDRESS", "local")
+        for name, value in {**KEYS, "AMSRC_CACHE": str(tmp_path_factory.mktemp("node"))}.items():
+            environment.setenv(name, value)
         connect()
         environment.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
         yield

@@ -261,7 +261,8 @@ SWEEPS = [
     ("--toy --recipes amsrc,amsrc", "one network would be trained twice: amsrc on toy-ped2"),
     ("--toy --datasets toy-ped2,ped2", "--datasets: toy and real data sets do not go into one sweep"),
     ("--toy --train.epochs 0", "train.epochs is 0; allowed: 1 or more"),
-    ("--toy --home s3://bucket/home", "--home s3://bucket/home: a folder is needed"),
+    ("--toy --home gs://bucket/home", "--home gs://...: give a folder or s3://BUCKET/PREFIX?region=REGION."),
+    ("--toy --results s3://key:word@bucket/x", "--results: keys do not belong into an address"),
     ("--toy --dry-run --cluster nowhere.yaml", "nowhere.yaml: not a readable cluster file"),
     ("--toy --dry-run --workers 999", "--workers 999 needs as many"),
 ]

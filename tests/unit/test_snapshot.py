@@ -1,0 +1,85 @@
+"""A study's database in an object store: a driver on another machine finds it as it was sent last."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from bench.snapshot import bring, send
+from bench.storage import Remote
+from tests.object_store import remote, serving
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[int]:
+    with serving() as port:
+        yield port
+
+
+@pytest.fixture
+def kept(server: int, tmp_path: Path) -> Remote:
+    return remote(server, tmp_path.name) / "study.db"
+
+
+def note(database: Path, *texts: str) -> None:
+    database.parent.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("create table if not exists notes (text)")
+        connection.executemany("insert into notes values (?)", [(text,) for text in texts])
+
+
+def notes(database: Path) -> list[str]:
+    with closing(sqlite3.connect(database)) as connection:
+        return [text for (text,) in connection.execute("select text from notes order by rowid")]
+
+
+def test_another_machine_goes_on_from_what_was_sent(kept: Remote, tmp_path: Path) -> None:
+    here, there = tmp_path / "here" / "study.db", tmp_path / "there" / "study.db"
+    bring(here, kept)
+    assert not here.exists(), "nothing was sent yet"
+    note(here, "first")
+    send(here, kept)
+    there.parent.mkdir()
+    bring(there, kept)
+    note(there, "second")
+    send(there, kept)
+    bring(here, kept)
+    assert notes(here) == ["first", "second"]
+
+
+def test_what_was_not_sent_is_kept_where_nobody_else_went_on(kept: Remote, tmp_path: Path) -> None:
+    here = tmp_path / "here" / "study.db"
+    note(here, "sent")
+    send(here, kept)
+    note(here, "killed before it was sent")
+    bring(here, kept)
+    assert notes(here) == ["sent", "killed before it was sent"]
+
+
+def test_what_was_not_sent_is_put_aside_where_somebody_did(
+    kept: Remote, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here" / "study.db", tmp_path / "there" / "study.db"
+    note(here, "first")
+    send(here, kept)
+    note(here, "unsent")
+    there.parent.mkdir()
+    bring(there, kept)
+    note(there, "second")
+    send(there, kept)
+    bring(here, kept)
+    assert notes(here) == ["first", "second"]
+    (aside,) = [path for path in here.parent.glob("study.db.*") if path.suffix != ".sent"]
+    assert notes(aside) == ["first", "unsent"]
+    assert str(aside) in capsys.readouterr().out
+
+
+def test_an_unchanged_database_is_not_sent_again(kept: Remote, tmp_path: Path) -> None:
+    here = tmp_path / "here" / "study.db"
+    note(here, "first")
+    send(here, kept)
+    kept.unlink()
+    send(here, kept)
+    assert not kept.is_file()
