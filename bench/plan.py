@@ -149,10 +149,11 @@ def machine_of(nodes: Iterable[Mapping[str, float]], cpu: str | None) -> Machine
 
 
 def read_cluster(path: Path) -> Machine:
-    """The machine that a Ray cluster file describes with all its workers up, and its price.
+    """The machine that a Ray cluster file, or KubeRay's RayJob, describes with all its workers up, and its price.
 
     Ray ignores what stands under `metadata`; there the file may say by node type what an hour costs
-    (`usd_per_hour: {worker: 1.006}`) and which GPU it has (`gpu: {worker: A10G}`). The head counts as a node, its
+    (`usd_per_hour: {worker: 1.006}`) and which GPU it has (`gpu: {worker: A10G}`). In a RayJob the annotations
+    `amsrc-bench/usd-per-hour` and `amsrc-bench/gpu` of a worker group's pods say so. The head counts as a node, its
     price does not: the price is that of the workers' GPUs.
 
     Raises:
@@ -161,10 +162,12 @@ def read_cluster(path: Path) -> Machine:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        contents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not a readable cluster file ({error}).") from None
-    types: dict[str, Any] = _dict(_dict(content, path, "the file").get("available_node_types"), path, "node types")
+    jobs = [content for content in contents if isinstance(content, dict) and content.get("kind") == "RayJob"]
+    content = _of_kuberay(jobs[0], path) if jobs else _dict(contents[0] if contents else None, path, "the file")
+    types: dict[str, Any] = _dict(content.get("available_node_types"), path, "node types")
     head = content.get("head_node_type")
     most = _number(content.get("max_workers", 2), path, "max_workers")  # Ray's own default
     about = _dict(content.get("metadata", {}), path, "metadata")
@@ -193,6 +196,28 @@ def read_cluster(path: Path) -> Machine:
     if not any(cpus or gpus for cpus, gpus in nodes):
         raise ConfigError(f"{path}: no node has a CPU or GPU. Give its types resources, as in {{CPU: 4, GPU: 1}}.")
     return Machine(tuple(nodes), ", ".join(dict.fromkeys(kinds)) or "CPU", cost / gpus if gpus and cost else None)
+
+
+def _of_kuberay(job: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What a RayJob says of its cluster, in the words of a Ray cluster file."""
+    types: dict[str, Any] = {}
+    about: dict[str, dict[str, Any]] = {"usd_per_hour": {}, "gpu": {}}
+    try:
+        cluster = job["spec"]["rayClusterSpec"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            name, pod = group.get("groupName", "head"), group["template"]
+            limits = pod["spec"]["containers"][0]["resources"]["limits"]  # Ray counts those of the first container
+            has = {"CPU": limits.get("cpu", 0), "GPU": limits.get("nvidia.com/gpu", 0)}
+            types[name] = {"resources": has, "max_workers": group.get("maxReplicas", 0)}
+            notes = pod.get("metadata", {}).get("annotations", {})
+            if price := notes.get("amsrc-bench/usd-per-hour"):
+                about["usd_per_hour"][name] = float(price)
+            if gpu := notes.get("amsrc-bench/gpu"):
+                about["gpu"][name] = gpu
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: not a complete RayJob ({type(error).__name__}: {error}).") from None
+    most = sum(each["max_workers"] for each in types.values())
+    return {"head_node_type": "head", "max_workers": most, "metadata": about, "available_node_types": types}
 
 
 def _size(about: Mapping[str, Any], path: Path, name: str) -> tuple[float, float]:

@@ -184,16 +184,6 @@ def test_the_cluster_file_describes_its_machine_and_its_price() -> None:
     assert packing(found, 9) == Packing(4, 4, 1)
 
 
-def test_ray_takes_the_cluster_file() -> None:
-    yaml = pytest.importorskip("yaml")
-    util = pytest.importorskip("ray.autoscaler._private.util")
-    content = yaml.safe_load((ROOT / "clusters" / "gpu.yaml").read_text())
-    util.validate_config(util.prepare_config(content))
-    content["usd_per_hour"] = 1.0
-    with pytest.raises(Exception, match="Additional properties"):  # why the price stands under `metadata`
-        util.validate_config(util.prepare_config(content))
-
-
 CLUSTER = """
 max_workers: {most}
 head_node_type: head
@@ -233,6 +223,8 @@ def test_a_worker_without_a_price_leaves_no_price(tmp_path: Path) -> None:
     [
         ("a: [", "not a readable cluster file"),
         ("just words", "the file must be a table"),
+        ("", "the file must be a table"),
+        ("kind: Pod\n---\nkind: RayJob\nspec: {rayClusterSpec: {}}", "not a complete RayJob .*headGroupSpec"),
         ("provider: {type: local}", "node types"),
         ("available_node_types: {w: {}}", "w.resources"),
         ("available_node_types: {w: {resources: {CPU: 0}}}", "no node has a CPU or GPU"),
