@@ -122,12 +122,12 @@ def home_of(args: argparse.Namespace) -> Place:
 
 
 def results_of(args: argparse.Namespace, toy: bool = False) -> Place:
-    """`--results`, else `results`, or where the home is in an object store, its `results`.
+    """`--results`, or $AMSRC_RESULTS, or `results`; where the home is in an object store, in it.
 
     Records of toy data never go there by themselves, but into `toy-results` under the home.
     """
-    if args.results:
-        return place(args.results, "--results")
+    if given := args.results or (None if toy else os.environ.get("AMSRC_RESULTS")):
+        return place(given, "--results")
     home = home_of(args) if "home" in args else None
     if home is not None and (toy or not isinstance(home, Path)):
         return home / ("toy-results" if toy else "results")
@@ -190,7 +190,9 @@ def _provider_options(p: argparse.ArgumentParser) -> None:
 
 def _results_option(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--results", metavar="DIR", help="records and tables, likewise (default: results; of toy data: under home)"
+        "--results",
+        metavar="DIR",
+        help="records and tables, likewise (default: $AMSRC_RESULTS or results; toy: in the home)",
     )
 
 
@@ -408,7 +410,11 @@ def _sweep_arguments(p: argparse.ArgumentParser) -> None:
     places.add_argument("--gpus-per-cell", type=float, metavar="G", help="e.g. 0.25: four cells on a GPU (default: 1)")
     places.add_argument("--cpus-per-cell", type=positive, metavar="C", help="default: an even share")
     places.add_argument(
-        "--cluster", metavar="FILE", type=Path, help="Ray cluster file to plan for (default: the nodes that are up)"
+        "--cluster",
+        metavar="FILE",
+        type=Path,
+        default=os.environ.get("AMSRC_CLUSTER"),
+        help="Ray cluster file to plan for (default: $AMSRC_CLUSTER, or the nodes that are up)",
     )
     places.add_argument(
         "--mlflow", metavar="URI", help="tracking server (default: $MLFLOW_TRACKING_URI or <home>/mlflow.db)"

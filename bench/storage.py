@@ -104,13 +104,18 @@ class Remote:
 
     def glob(self, pattern: str) -> Iterator[Remote]:
         """Files below here whose parts match those of the pattern, one by one; none where there is no such folder."""
-        from pyarrow import fs
-
         wanted = pattern.split("/")
-        for info in self._system().get_file_info(fs.FileSelector(self.key, recursive=True, allow_not_found=True)):
+        for info in self._below():
             parts = PurePosixPath(info.path).relative_to(self.key).parts
             if info.is_file and len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted)):
                 yield Remote(info.path, self.options)
+
+    def _below(self) -> list[Any]:
+        from pyarrow import fs
+
+        everything = fs.FileSelector(self.key, recursive=True, allow_not_found=True)
+        found: list[Any] = self._system().get_file_info(everything)
+        return found
 
     def _info(self) -> Any:
         return self._system().get_file_info(self.key)
@@ -221,8 +226,9 @@ def remove_tree(folder: Place) -> None:
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
         return
-    with suppress(FileNotFoundError):
-        folder._system().delete_dir(folder.key)
+    for info in folder._below():
+        if info.is_file:  # one by one: not every store that speaks S3 deletes many at once
+            folder._system().delete_file(info.path)
 
 
 def writable(folder: Place, option: str = "--home") -> None:

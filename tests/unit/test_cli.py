@@ -322,7 +322,9 @@ def test_wrong_usage_is_said_in_a_line_and_exits_with_2(
     assert message in error
 
 
-@pytest.mark.parametrize("line", [line for line, _ in SWEEPS if "--home" not in line] + ["--toy --recipes amscr"])
+@pytest.mark.parametrize(
+    "line", [line for line, _ in SWEEPS if not {"--home", "--results"} & set(line.split())] + ["--toy --recipes amscr"]
+)
 def test_a_sweep_that_is_refused_leaves_nothing_behind(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
