@@ -62,7 +62,8 @@ def over_network(path: Path) -> bool:
 
 def _copy(place: Place) -> Path:
     """This node's copy, made or gone on with if it is not whole; the first process makes it, the others wait."""
-    manifest = Sealed(place).text.encode()
+    sealed = Sealed(place)
+    manifest = sealed.text.encode()
     copy = node_folder() / "cubes" / hashlib.sha256(manifest).hexdigest()[:16]
     if copy in _held:
         return copy
@@ -73,7 +74,7 @@ def _copy(place: Place) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (copy / "manifest.json").is_file():
             copy.mkdir(exist_ok=True)
-            _fill(copy, place)
+            _fill(copy, sealed)
             write_file(copy / "manifest.json", manifest)
         fcntl.flock(lock, fcntl.LOCK_SH)  # between the two another process may have made room of it
     os.utime(copy)  # when it was used last
@@ -81,8 +82,8 @@ def _copy(place: Place) -> Path:
     return copy
 
 
-def _fill(copy: Path, place: Place) -> None:
-    wanted = dict(_files(place))
+def _fill(copy: Path, sealed: Sealed) -> None:
+    place, wanted = sealed.path, dict(_files(sealed))
     missing = [name for name, sha in wanted.items() if not _is(copy / name, sha)]
     sizes = {name: _size(place, name) for name in missing}
     _make_room(copy, sum(sizes.values()), place)
@@ -92,13 +93,12 @@ def _fill(copy: Path, place: Place) -> None:
             done.result()
 
 
-def _files(place: Place) -> Iterator[tuple[str, str]]:
+def _files(sealed: Sealed) -> Iterator[tuple[str, str]]:
     """Every file of a store by its name within, and its digest."""
-    about = Sealed(place).manifest
     for split in SPLITS:
-        for shard in about["splits"][split]:
-            yield from ((f"{split}/{shard['video']}/{name}.npy", shard["sha256"][name]) for name in ARRAYS)
-    yield from ((f"labels-{name}.npz", sha) for name, sha in about.get("labels", {}).items())
+        for shard in sealed.shards(split):
+            yield from ((f"{split}/{shard.video}/{name}.npy", shard.sha256[name]) for name in ARRAYS)
+    yield from ((f"labels-{name}.npz", sha) for name, sha in sealed.manifest.get("labels", {}).items())
 
 
 def _is(path: Path, sha: str) -> bool:
@@ -194,4 +194,8 @@ def _last_use(copy: Path) -> float:
 
 
 def _bytes(copy: Path) -> int:
-    return sum(path.stat().st_size for path in copy.rglob("*") if path.is_file())
+    total = 0
+    for path in copy.rglob("*"):
+        with suppress(FileNotFoundError):  # another process makes room or fills it
+            total += path.stat().st_size
+    return total
