@@ -12,7 +12,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from bench import provenance, pseudo
 from bench.batchnorm import over_all_workers
 from bench.config import Experiment
 from bench.memory import peak_memory_gib, watch_memory
+from bench.plan import Machine, Workers
 from bench.runs import (
     claim,
     forget_scores,
@@ -57,30 +58,41 @@ class Job:
     folder: Path
     code: str
     """The code that trains, as `provenance.code` names it where training was started."""
+    identity: Mapping[str, str | None] = field(default_factory=provenance.identity)
+    """What every worker must have too; so workers that join later are looked at."""
 
 
 def fit(
-    experiment: Experiment, store: CubeStore, home: Path, *, workers: int = 1, report: Report | None = None
+    experiment: Experiment,
+    store: CubeStore,
+    home: Path,
+    *,
+    workers: Workers | int = 1,
+    machine: Machine | None = None,
+    report: Report | None = None,
 ) -> Path:
     """Train, or go on training, or find it done. Returns the run's folder.
 
     Args:
         workers: data-parallel processes; one trains in this process, several through Ray Train.
+        machine: what the cluster can become, where that is more than what is up.
         report: called with each epoch's line of the log.
 
     Raises:
         RunError: a loss became non-finite, a worker died too often, or the folder cannot be written.
         ConfigError: the folder belongs to cubes of other content, or workers and batch do not fit the cubes.
     """
-    _check(experiment, store, workers)
+    if isinstance(workers, int):
+        workers = Workers(workers, workers)
+    _check(experiment, store, workers.most)
     folder = claim(experiment, store, home)
     job = Job(experiment, store.path, folder, provenance.code())
     with locked(folder):
         if not is_trained(folder):
-            if workers == 1:
+            if workers.most == 1:
                 worker_loop(job, device_of(), report or (lambda line: None))
             else:
-                fit_on_ray(job, workers, report or (lambda line: None))
+                fit_on_ray(job, workers, report or (lambda line: None), machine)
     return folder
 
 
