@@ -113,7 +113,7 @@ def check_nodes(probe: Probe | None = None, *, within_s: float = ANSWER_WITHIN_S
         pickle.unregister_pickle_by_value(provenance)
     names = {one: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})" for one, node in looks.items()}
     answered, silent = ray.wait(list(looks), num_returns=len(looks), timeout=within_s)
-    wrong = {names[one]: f"did not answer within {within_s:g} s" for one in silent}
+    wrong = [f"{names[one]}: did not answer within {within_s:g} s" for one in silent]
     for one in silent:
         ray.cancel(one, force=True)
     for one in answered:
@@ -122,11 +122,11 @@ def check_nodes(probe: Probe | None = None, *, within_s: float = ANSWER_WITHIN_S
         except ray.exceptions.RayError as error:
             found = f"cannot run a task: {str(error).strip().splitlines()[-1]}"
         if found:
-            wrong[names[one]] = found
+            wrong.append(f"{names[one]}: {found}")
     if wrong:
         raise ConfigError(
             f"{len(wrong)} of {len(looks)} nodes cannot work with {socket.gethostname()}, where this was started:\n"
-            + "".join(f"  {node}: {reason}\n" for node, reason in sorted(wrong.items()))
+            + "".join(f"  {line}\n" for line in sorted(wrong))
             + "Every node needs the same checkout and environment, and must see the same folders. Mend these nodes, or "
             "take them out of the cluster (`ray stop` there)."
         )

@@ -282,7 +282,7 @@ def packing(
         raise ConfigError(f"--gpus-per-cell {gpus_per_cell:g}: give a part below 1, or a whole number from 1.")
     if cpus_per_cell is not None and cpus_per_cell < 1:
         raise ConfigError(f"--cpus-per-cell {cpus_per_cell}: give a whole number from 1.")
-    there = f"there is {_described(machine)}"
+    there = f"there {'are' if len(machine.nodes) > 1 else 'is'} {_described(machine)}"
     if workers.most > 1:
         if gpus_per_cell is not None or cpus_per_cell is not None:
             raise ConfigError(
@@ -313,7 +313,7 @@ def packing(
 def _described(machine: Machine) -> str:
     """`2 nodes with 4 CPUs and 1 GPUs, 1 node with 4 CPUs and 0 GPUs`."""
     kinds = Counter(machine.nodes).items()
-    return ", ".join(f"{n} node{'s' * (n > 1)} with {c:g} CPUs and {g:g} GPUs" for (c, g), n in kinds) or "no nodes"
+    return ", ".join(f"{n} node{'s' * (n > 1)} with {c:g} CPUs and {g:g} GPUs" for (c, g), n in kinds) or "no node"
 
 
 def _slots(node: tuple[float, float], cpus: int, gpus: float) -> int:

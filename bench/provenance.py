@@ -96,7 +96,8 @@ def identity() -> dict[str, str | None]:
     digest = hashlib.sha256()
     for name, path in sorted(files):
         digest.update(f"{path.parent.name}/{name}\n".encode() + path.read_bytes())
-    named = {name: _version(name) for name in ("torch", "numpy", "ray")}
+    versions = {name: _version(name) for name in ("torch", "numpy", "ray")}
+    named = {name: found and found.partition("+")[0] for name, found in versions.items()}  # +cpu on a head, +cu128 else
     code = digest.hexdigest()[:12] if len(sources) == 2 else None
     return {"python": platform.python_version(), **named, "amsrc and bench": code}
 

@@ -263,7 +263,8 @@ SWEEPS = [
     ("--toy --train.epochs 0", "train.epochs is 0; allowed: 1 or more"),
     ("--toy --home s3://bucket/home", "--home s3://bucket/home: a folder is needed"),
     ("--toy --dry-run --cluster nowhere.yaml", "nowhere.yaml: not a readable cluster file"),
-    ("--toy --dry-run --workers 999", "--workers 999 needs as many"),
+    ("--toy --dry-run --workers 999", "--workers 999 needs 999 "),
+    ("--toy --dry-run --workers 2:1", "--workers 2:1: give a number from 1, or the least and the most, as in 1:4."),
 ]
 """Wrong words of a sweep, and what is said of them."""
 
