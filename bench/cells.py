@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from amsrc.store import Sealed
-from bench import runs
+from bench import provenance, runs
 from bench.cache import open_store
-from bench.cluster import connect
+from bench.cluster import WAIT_S, Patience, connect, same_code
 from bench.config import fingerprint
 from bench.evaluate import evaluate, now, unfinished, worth_of_epoch
-from bench.plan import Cell, Packing
+from bench.plan import ONE_WORKER, Cell, Machine, Packing, Workers
 from bench.records import RunRecord, frame_scores_path, read, record_path, write
 from bench.storage import Place
 
@@ -53,10 +54,14 @@ class Job:
 
     home: Place
     results: Place
-    workers: int = 1
+    workers: Workers = ONE_WORKER
     """Data-parallel processes a cell."""
     judged: bool = False
     """Whether every scored epoch's worth is reported, for a scheduler that stops trials by it."""
+    machine: Machine | None = None
+    """What the cluster can become, where that is more than what is up."""
+    identity: Mapping[str, str | None] = field(default_factory=provenance.identity)
+    """What a node must have too; so nodes that join later are looked at."""
 
 
 class Watch(Protocol):
@@ -108,6 +113,9 @@ def run_trials(
         number: how many.
         folder: scratch space of Tune. Nothing there is needed to go on: records, run folders and studies are.
         scheduler: a Tune scheduler that may stop a trial early; its cell is then recorded as pruned.
+
+    Raises:
+        RunError: for too long no trial could run, because the nodes that it needs did not come.
     """
     if not number:
         return
@@ -127,8 +135,8 @@ def run_trials(
 
     listed = not hasattr(trials, "suggest")
     # Several workers ask for their share themselves; the trial that starts them must ask for something.
-    resources: dict[str, float] = {"CPU": packing.cpus, "GPU": packing.gpus} if job.workers == 1 else {"memory": 1}
-    trainable = tune.with_resources(tune.with_parameters(_work, job=job), resources)
+    own: dict[str, float] = {"CPU": packing.cpus, "GPU": packing.gpus} if job.workers.most == 1 else {"memory": 1}
+    trainable = tune.with_resources(tune.with_parameters(_work, job=job), own)
     tuner = tune.Tuner(
         trainable,
         param_space={"trial": tune.grid_search(list(trials))} if listed else {},  # type: ignore[arg-type]
@@ -145,7 +153,7 @@ def run_trials(
             storage_path=str(folder),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=DEATHS),
-            callbacks=[_callback(watch, job)],
+            callbacks=[_callback(watch, job, Patience(f"a cell asks for {packing.described}", WAIT_S))],
         ),
     )
     tuner.fit()
@@ -177,16 +185,26 @@ def run_cell(cell: Cell, job: Job, report: Callable[[Mapping[str, Any]], None] |
     """Train and evaluate one cell. The boundary at which an error becomes a record instead of an end."""
     started, store = now(), None
     try:
+        same_code(job.identity)
         store = open_store(cell.store)
-        if cell.experiment.method == "amsrc":
-            from bench.train import fit
+        if cell.experiment.method != "amsrc":
+            return _measure(cell, job, started)
+        from bench.train import fit
 
-            fit(cell.experiment, store, job.home, workers=job.workers, report=report)
-        return evaluate(cell.experiment, store, job.home, job.results, started=started)
+        fit(cell.experiment, store, job.home, workers=job.workers, machine=job.machine, report=report)
+        if job.workers.most == 1:
+            return _measure(cell, job, started)
+        from bench.workers import on_one_device  # this process has reserved no GPU: its workers had
+
+        return on_one_device(_measure, cell, job, started, promised=job.machine)
     except Exception as error:
         if _is_death(error):
             raise
         return _record_end(cell, job, "failed", f"{type(error).__name__}: {error}", started)
+
+
+def _measure(cell: Cell, job: Job, started: str) -> RunRecord:
+    return evaluate(cell.experiment, open_store(cell.store), job.home, job.results, started=started)
 
 
 def _is_death(error: Exception) -> bool:
@@ -194,9 +212,9 @@ def _is_death(error: Exception) -> bool:
 
     Ray ends the processes of a driver that was killed one by one; that is no result of a cell.
     """
-    from ray.exceptions import RayActorError
+    from ray.exceptions import NodeDiedError, RayActorError, WorkerCrashedError
 
-    return isinstance(error, RayActorError)
+    return isinstance(error, RayActorError | WorkerCrashedError | NodeDiedError)
 
 
 def _record_end(
@@ -213,7 +231,7 @@ def _record_end(
     return record
 
 
-def _callback(watch: Watch, job: Job) -> Any:
+def _callback(watch: Watch, job: Job, patience: Patience) -> Any:
     from ray import tune
 
     class Follow(tune.Callback):
@@ -222,6 +240,9 @@ def _callback(watch: Watch, job: Job) -> Any:
         def __reduce__(self) -> tuple[Any, ...]:
             """Tune keeps pickles to restore itself from; nothing here is ever restored."""
             return (object, ())
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            patience.look(any(trial.status == "RUNNING" for trial in trials), time.monotonic())
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             watch.started(trial.config["trial"])

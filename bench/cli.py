@@ -13,11 +13,14 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from amsrc.errors import BenchError, ConfigError
 from bench.config import TOY, Experiment, override, unknown
 from bench.storage import Place, place
+
+if TYPE_CHECKING:
+    from bench.plan import Workers
 
 ABOUT = """AMSRC, video anomaly detection by appearance-motion consistency, measured on UCSD Ped2, CUHK Avenue
 and ShanghaiTech. Every stage reads what the one before wrote; running a command again goes on where it stopped."""
@@ -170,6 +173,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def workers(text: str) -> Workers:
+    """Data-parallel workers: a number, or `LEAST:MOST`."""
+    from bench.plan import Workers
+
+    return Workers.read(text)
+
+
 def _dataset_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--dataset", required=True, help="ped2, avenue, shanghaitech, or toy-ped2 and so on")
     p.add_argument("--root", metavar="DIR", help="folder of the data set, or one that holds it (default: $AMSRC_DATA)")
@@ -259,9 +269,14 @@ def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
     return 0
 
 
+def _workers_option(p: argparse._ActionsContainer) -> None:
+    about = "data-parallel workers of a training; 1:4 takes what there is, as nodes come and go (default: 1)"
+    p.add_argument("--workers", type=workers, default="1", metavar="N", help=about)
+
+
 def _train_arguments(p: argparse.ArgumentParser) -> None:
     _cell_options(p)
-    p.add_argument("--workers", type=positive, default=1, help="data-parallel workers; more than one through Ray Train")
+    _workers_option(p)
 
 
 def train(args: argparse.Namespace, changes: dict[str, str]) -> int:
@@ -269,10 +284,15 @@ def train(args: argparse.Namespace, changes: dict[str, str]) -> int:
     experiment, fixed = experiment_of(args, changes)
     if experiment.method != "amsrc":
         raise ConfigError(f"{experiment.recipe} trains nothing; run `amsrc-bench evaluate` with the same options.")
+    from bench import cluster
     from bench import prepare as stage
     from bench import train as training
 
     store, experiment = stage.find_store(home_of(args), experiment, fixed)
+    if args.workers.most > 1:
+        cluster.connect()
+        with cluster.shared([home_of(args)], [store.path] if store.origin == store.path else []) as probe:
+            cluster.check_nodes(probe)
     folder = training.fit(experiment, store, home_of(args), workers=args.workers, report=epoch_line)
     print(f"trained: {folder}")
     return 0
@@ -406,7 +426,7 @@ def _sweep_arguments(p: argparse.ArgumentParser) -> None:
     found.add_argument("--storage", metavar="URL", help="Optuna's database (default: <home>/sweeps/<name>/study.db)")
 
     places = p.add_argument_group("where it runs")
-    places.add_argument("--workers", type=positive, default=1, help="data-parallel workers a cell (default: 1)")
+    _workers_option(places)
     places.add_argument("--gpus-per-cell", type=float, metavar="G", help="e.g. 0.25: four cells on a GPU (default: 1)")
     places.add_argument("--cpus-per-cell", type=positive, metavar="C", help="default: an even share")
     places.add_argument(

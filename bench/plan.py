@@ -239,6 +239,30 @@ def _number(value: Any, path: Path, what: str) -> float:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """Data-parallel processes of one training; fewer than `most` where nodes are missing, and never below `least`."""
+
+    least: int = 1
+    most: int = 1
+
+    @classmethod
+    def read(cls, text: str) -> Workers:
+        """`2` is two, `1:4` is four that may become one.
+
+        Raises:
+            ConfigError: anything else.
+        """
+        least, colon, most = text.partition(":")
+        most = most if colon else least
+        if not (least.isdecimal() and most.isdecimal() and 1 <= int(least) <= int(most)):
+            raise ConfigError(f"--workers {text}: give a number from 1, or the least and the most, as in 1:4.")
+        return cls(int(least), int(most))
+
+    def __str__(self) -> str:
+        return f"{self.least}:{self.most}" if self.least < self.most else f"{self.most}"
+
+
+@dataclass(frozen=True)
 class Packing:
     """How cells share the machine."""
 
@@ -249,12 +273,21 @@ class Packing:
     gpus: float
     """GPUs of one cell, likewise; below 1, a part of one."""
     workers: int = 1
+    """Workers of one cell, with all nodes there."""
+
+    @property
+    def described(self) -> str:
+        """`2 CPUs and 1 GPUs`."""
+        return " and ".join(f"{n:g} {kind}s" for n, kind in ((self.cpus, "CPU"), (self.gpus, "GPU")) if n)
+
+
+ONE_WORKER = Workers()
 
 
 def packing(
     machine: Machine,
     cells: int,
-    workers: int = 1,
+    workers: Workers = ONE_WORKER,
     gpus_per_cell: float | None = None,
     cpus_per_cell: int | None = None,
 ) -> Packing:
@@ -262,7 +295,7 @@ def packing(
 
     A cell of one worker gets a GPU, or the part of one that is asked for, and an even share of its node's CPUs; on a
     machine without GPUs a CPU, and more where there are fewer cells than CPUs. A cell of several workers gets a GPU (or
-    CPU, likewise) for each, on whichever nodes.
+    CPU, likewise) for each, on whichever nodes; as many as there are, where that is not the most it takes.
 
     Args:
         cells: how many are to run.
@@ -275,25 +308,38 @@ def packing(
         raise ConfigError(f"--gpus-per-cell {gpus_per_cell:g}: give a part below 1, or a whole number from 1.")
     if cpus_per_cell is not None and cpus_per_cell < 1:
         raise ConfigError(f"--cpus-per-cell {cpus_per_cell}: give a whole number from 1.")
-    if workers > 1:
+    there = f"there {'are' if len(machine.nodes) > 1 else 'is'} {_described(machine)}"
+    if workers.most > 1:
         if gpus_per_cell is not None or cpus_per_cell is not None:
             raise ConfigError(
                 f"--workers {workers} sets what a cell gets: leave out --gpus-per-cell and --cpus-per-cell."
             )
-        kind, have = ("GPU", machine.gpus) if machine.gpus else ("CPU", machine.cpus)
-        if have < workers:
-            raise ConfigError(f"--workers {workers} needs as many {kind}s; there are {have:g}. Ask for fewer.")
-        on_gpu = kind == "GPU"
-        return Packing(min(cells, int(have // workers)), 0 if on_gpu else workers, workers if on_gpu else 0, workers)
+        on_gpu = bool(machine.gpus)
+        have = sum(int(node[on_gpu]) for node in machine.nodes)
+        if have < workers.least:
+            kind = "GPU" if on_gpu else "CPU"
+            raise ConfigError(f"--workers {workers} needs {workers.least} {kind}s; {there}. Ask for fewer.")
+        each = min(have, workers.most)
+        return Packing(min(cells, have // each), 0 if on_gpu else each, each if on_gpu else 0, each)
 
+    if gpus_per_cell and not machine.gpus:
+        raise ConfigError(
+            f"--gpus-per-cell {gpus_per_cell:g}: no node has a GPU; {there}. Leave it out to train on CPUs; if nodes "
+            "with GPUs start on demand, pass their --cluster file."
+        )
     gpus = gpus_per_cell or float(bool(machine.gpus))
     cpus = cpus_per_cell or _cpus_a_cell(machine, cells, gpus)
     slots = sum(_slots(node, cpus, gpus) for node in machine.nodes)
     if not slots:
-        wants = f"{cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
-        nodes = ", ".join(f"{c:g} CPUs and {g:g} GPUs" for c, g in dict.fromkeys(machine.nodes)) or "none"
-        raise ConfigError(f"a cell that asks for {wants} fits on no node; there are nodes with {nodes}. Ask for less.")
+        wants = Packing(1, cpus, gpus).described
+        raise ConfigError(f"a cell that asks for {wants} fits on no node; {there}. Ask for less.")
     return Packing(min(cells, slots), cpus, gpus)
+
+
+def _described(machine: Machine) -> str:
+    """`2 nodes with 4 CPUs and 1 GPUs, 1 node with 4 CPUs and 0 GPUs`."""
+    kinds = Counter(machine.nodes).items()
+    return ", ".join(f"{n} node{'s' * (n > 1)} with {c:g} CPUs and {g:g} GPUs" for (c, g), n in kinds) or "no node"
 
 
 def _slots(node: tuple[float, float], cpus: int, gpus: float) -> int:

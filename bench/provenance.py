@@ -6,10 +6,13 @@ checkout is (the driver), `hardware` where training runs.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -80,6 +83,32 @@ def _gpus() -> list[str]:
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that can change a number; None for one that is not installed."""
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def identity() -> dict[str, str | None]:
+    """What must be the same on every node that works on a run: Python, the packages that compute, this source code.
+
+    Returns:
+        `python`, `torch`, `numpy` and `ray` (versions) and `amsrc and bench` (a digest); None for what is missing.
+    """
+    sources = [found for name in ("amsrc", "bench") if (found := importlib.util.find_spec(name)) and found.origin]
+    files = [(path.name, path) for found in sources for path in Path(str(found.origin)).parent.glob("*.py")]
+    digest = hashlib.sha256()
+    for name, path in sorted(files):
+        digest.update(f"{path.parent.name}/{name}\n".encode() + path.read_bytes())
+    versions = {name: _version(name) for name in ("torch", "numpy", "ray")}
+    named = {name: found and found.partition("+")[0] for name, found in versions.items()}  # +cpu on a head, +cu128 else
+    code = digest.hexdigest()[:12] if len(sources) == 2 else None
+    return {"python": platform.python_version(), **named, "amsrc and bench": code}
+
+
+def differences(theirs: Mapping[str, str | None], ours: Mapping[str, str | None]) -> str:
+    """`torch 2.12.0 instead of 2.13.0, ...` of two identities; empty where they are the same."""
+    return ", ".join(
+        f"{name} {theirs.get(name) or 'is missing'} instead of {value}"
+        for name, value in ours.items()
+        if theirs.get(name) != value
+    )
 
 
 def _version(package: str) -> str | None:

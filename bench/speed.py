@@ -331,7 +331,7 @@ def _forever(cubes: int, batch: int) -> Iterator[np.ndarray[Any, np.dtype[np.int
     epoch = 0
     while True:
         epoch += 1
-        yield from (rows for rows in batches(cubes, batch, 0, epoch) if len(rows) == batch)
+        yield from (rows for rows, _ in batches(cubes, batch, 0, epoch) if len(rows) == batch)
 
 
 @contextmanager

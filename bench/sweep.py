@@ -37,7 +37,7 @@ from bench import cost, datasets, figures, plan, provenance, runs, search, snaps
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
 from bench.cli import home_of, progress, results_of
-from bench.cluster import connect, nodes
+from bench.cluster import check_nodes, connect, nodes, shared
 from bench.config import TOY, Experiment, fingerprint, override
 from bench.evaluate import per_video
 from bench.plan import Cell
@@ -100,6 +100,7 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
     writable(places.home)
     writable(places.results, "--results")
     writable(places.folder)
+    check_cluster(args, places)
     if kept := places.kept(args):
         snapshot.bring(places.database, kept)
     storage = study.open_storage(database(args, places))
@@ -115,6 +116,19 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
     say(sweep.tracker.where(sweep.parent))
     say(f"finished in {clock(time.perf_counter() - began)}")
     return code
+
+
+def check_cluster(args: argparse.Namespace, places: Places) -> None:
+    """Whether a cell fits, and all nodes have this code and see the folders that this sweep works in.
+
+    Raises:
+        ConfigError: no cell ever would, or some nodes do not; said of each.
+    """
+    connect()
+    plan.packing(_cluster(args), 1, args.workers, args.gpus_per_cell, args.cpus_per_cell)
+    real = [] if places.root == embedded(places.home) else [places.root]
+    with shared([places.home, places.results], real) as probe:
+        check_nodes(probe)
 
 
 def locate(args: argparse.Namespace) -> tuple[list[str], Places]:
@@ -165,7 +179,7 @@ def searches_of(args: argparse.Namespace, experiments: Sequence[Experiment]) -> 
         if wrong := [f"--{name}" for name in options if getattr(args, name)]:
             raise ConfigError(f"{', '.join(wrong)}: for a search. Say `amsrc-bench sweep search ...`.")
         return []
-    if args.asha and args.workers > 1:
+    if args.asha and args.workers.most > 1:
         raise ConfigError("--asha stops trials of one worker each: it does not go with --workers. Leave one out.")
     if args.axis:
         raise ConfigError("--axis: for the matrix. A search takes its fields from --over.")
@@ -201,6 +215,13 @@ def _cells_without_stores(args: argparse.Namespace, places: Places, experiments:
 
 
 # -- the plan ------------------------------------------------------------------------------------------------
+
+
+def _cluster(args: argparse.Namespace) -> plan.Machine:
+    """The cluster as its file says, since one that starts nodes on demand shows none before; else as Ray has it."""
+    if args.cluster:
+        return plan.read_cluster(args.cluster)
+    return plan.machine_of(nodes(), provenance.hardware()["cpu"])  # type: ignore[arg-type]
 
 
 def _machine(args: argparse.Namespace) -> plan.Machine:
@@ -268,7 +289,8 @@ class Sweep:
         self.board = Board(args.rule or DEFAULT_RULE if args.mode == "search" else "paper")
         self.tracker = open_tracker(beside(places.home), args.mlflow)
         self.parent: str | None = None
-        self.job = Job(places.home, places.results, args.workers)
+        promised = plan.read_cluster(args.cluster) if args.cluster else None
+        self.job = Job(places.home, places.results, args.workers, machine=promised)
         self.records: dict[str, RunRecord] = {}
         """Of every cell that came to an end, by fingerprint."""
         self.picked: dict[tuple[str, str], RunRecord] = {}
@@ -316,15 +338,9 @@ class Sweep:
         params |= {"rule": self.board.rule, "datasets": ",".join(dict.fromkeys(c.experiment.dataset for c in cells))}
         self.parent = self.tracker.start_sweep(self.places.name, params)
         connect()
-        text = described(args, self.places, cells, self._here())
+        text = described(args, self.places, cells, _cluster(self.args))
         say(text)
         self.tracker.log_files(self.parent, {"plan.txt": text})
-
-    def _here(self) -> plan.Machine:
-        """The cluster as its file says, since one that starts nodes on demand shows none before; else as Ray has it."""
-        if self.args.cluster:
-            return plan.read_cluster(self.args.cluster)
-        return plan.machine_of(nodes(), provenance.hardware()["cpu"])  # type: ignore[arg-type]
 
     def _matrix(self, cells: Sequence[Cell]) -> None:
         """The cells that are known beforehand; of a search, the recipe's own."""
@@ -360,7 +376,7 @@ class Sweep:
     def _search(self, wanted: Search, memory: Study, stores: Mapping[str, Place]) -> None:
         """The trials that a study proposes, and what the rules choose among them."""
         results = self.places.results / "searches" / wanted.study
-        self.job = Job(self.places.home, results, self.args.workers, wanted.prune)
+        self.job = replace(self.job, results=results, judged=wanted.prune)
 
         def stands(ended: FrozenTrial) -> bool:
             cells = wanted.trial(ended.number, ended.params, stores).cells
@@ -402,7 +418,7 @@ class Sweep:
         if number < 1:
             return
         args = self.args
-        packing = plan.packing(self._here(), number, args.workers, args.gpus_per_cell, args.cpus_per_cell)
+        packing = plan.packing(_cluster(self.args), number, args.workers, args.gpus_per_cell, args.cpus_per_cell)
         with self.board.showing(todo):
             run_trials(trials, number, self.job, packing, self, folder=self.places.folder, scheduler=scheduler)
 

@@ -12,7 +12,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,11 @@ from amsrc.fuse import statistics
 from amsrc.model import AMSRC
 from amsrc.store import CubeStore
 from bench import provenance, pseudo
+from bench.batchnorm import over_all_workers
 from bench.cache import open_store
 from bench.config import Experiment
 from bench.memory import peak_memory_gib, watch_memory
+from bench.plan import Machine, Workers
 from bench.runs import (
     claim,
     forget_scores,
@@ -55,30 +57,41 @@ class Job:
     folder: Place
     code: str
     """The code that trains, as `provenance.code` names it where training was started."""
+    identity: Mapping[str, str | None] = field(default_factory=provenance.identity)
+    """What every worker must have too; so workers that join later are looked at."""
 
 
 def fit(
-    experiment: Experiment, store: CubeStore, home: Place, *, workers: int = 1, report: Report | None = None
+    experiment: Experiment,
+    store: CubeStore,
+    home: Place,
+    *,
+    workers: Workers | int = 1,
+    machine: Machine | None = None,
+    report: Report | None = None,
 ) -> Place:
     """Train, or go on training, or find it done. Returns the run's folder.
 
     Args:
         workers: data-parallel processes; one trains in this process, several through Ray Train.
+        machine: what the cluster can become, where that is more than what is up.
         report: called with each epoch's line of the log.
 
     Raises:
         RunError: a loss became non-finite, a worker died too often, or the folder cannot be written.
         ConfigError: the folder belongs to cubes of other content, or workers and batch do not fit the cubes.
     """
-    _check(experiment, store, workers)
+    if isinstance(workers, int):
+        workers = Workers(workers, workers)
+    _check(experiment, store, workers.most)
     folder = claim(experiment, store, home)
     job = Job(experiment, store.origin, folder, provenance.code())
     with locked(folder):
         if not is_trained(folder):
-            if workers == 1:
+            if workers.most == 1:
                 worker_loop(job, device_of(), report or (lambda line: None))
             else:
-                fit_on_ray(job, workers, report or (lambda line: None))
+                fit_on_ray(job, workers, report or (lambda line: None), machine)
     return folder
 
 
@@ -106,7 +119,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
             group["lr"] = e.train.learning_rate * e.train.decay ** ((epoch - 1) // e.train.decay_epochs)
         sums: dict[str, Tensor] = {}
         model.train()
-        for rows in batches(len(kept), e.train.batch, e.seed, epoch, rank, world):
+        for rows, part in batches(len(kept), e.train.batch, e.seed, epoch, rank, world):
             appearance, motion, target = train.batch(kept[rows])
             with cast:
                 output = model(appearance, motion)
@@ -115,19 +128,20 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
             if not torch.isfinite(loss):
                 raise RunError(_not_finite(found, epoch, e))
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            (part * world * loss).backward()  # type: ignore[no-untyped-call]  # workers' gradients are averaged
             optimiser.step()
             for name, value in {**found, "loss": loss}.items():
                 sums[name] = sums.get(name, 0) + value.detach() * len(rows)
             seen += len(rows)
-        line = {"epoch": epoch, "learning_rate": optimiser.param_groups[0]["lr"], **_mean(sums, seen)}
+        means, seen = _over_all_cubes(sums, seen)
+        line = {"epoch": epoch, "learning_rate": optimiser.param_groups[0]["lr"], **means}
         seconds = time.perf_counter() - started
         if e.train.score_every and epoch % e.train.score_every == 0 and epoch < e.train.epochs:
             _score_epoch(job, epoch, network, train, test, rank, world)
         line |= {
             "seconds": seconds,
             "score_seconds": time.perf_counter() - started - seconds,
-            "cubes_per_s": seen * world / seconds,
+            "cubes_per_s": seen / seconds,
             "peak_memory_gib": peak_memory_gib(device),
             "precision": precision,
             "workers": world,
@@ -144,17 +158,20 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
         finish(job.folder, network)
 
 
-def batches(cubes: int, batch: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[Rows]:
-    """This worker's part of every batch of an epoch, as positions among the cubes that are trained on.
+def batches(
+    cubes: int, batch: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> Iterator[tuple[Rows, float]]:
+    """This worker's share of every batch of an epoch: positions among the cubes that are trained on, and its part.
 
     The order depends on seed and epoch alone, so a resumed training sees what an uninterrupted one sees, and
-    two workers together see the batches that one sees. What of the last batch cannot be shared is left out.
+    several workers together see the batches that one sees. Only a last batch of fewer cubes than workers, or of a
+    single cube, is left out.
     """
     order = np.random.default_rng([seed, epoch]).permutation(cubes)
     for rows in chunks(order, batch):
-        whole = len(rows) // world * world
-        if whole // world > 1:  # BatchNorm needs two
-            yield rows[:whole][rank::world]
+        if len(rows) >= max(2, world):  # BatchNorm needs two, and every worker one
+            mine = rows[rank::world]
+            yield mine, len(mine) / len(rows)
 
 
 def resume(
@@ -240,9 +257,6 @@ def held_out_scores(experiment: Experiment, store: CubeStore, folder: Place) -> 
 
 def _score_epoch(job: Job, epoch: int, network: nn.Module, train: Feed, test: Feed, rank: int, world: int) -> None:
     """Keep the scores of all test cubes and of held-out ones, and the statistics of a sample of training cubes."""
-    for buffer in network.buffers():  # each worker has its own running statistics of BatchNorm on CPUs
-        if world > 1:
-            dist.broadcast(buffer, 0)
     sample = np.random.default_rng(0).permutation(len(train.cubes))[: pseudo.STATISTICS_CUBES]
     s_f, s_p = _score_together(job, network, test, np.arange(len(test.cubes)), rank, world)
     f, p = _score_together(job, network, train, sample, rank, world)
@@ -265,13 +279,13 @@ def _score_together(job: Job, network: nn.Module, feed: Feed, rows: Rows, rank: 
     return s_f, s_p
 
 
-def _mean(sums: Mapping[str, Tensor], seen: int) -> dict[str, float]:
-    """Means over the cubes of all workers."""
+def _over_all_cubes(sums: Mapping[str, Tensor], seen: int) -> tuple[dict[str, float], int]:
+    """Means over the cubes of all workers, and how many these are."""
     names = sorted(sums)
     values = torch.stack([sums[name] for name in names] + [torch.tensor(float(seen), device=sums["loss"].device)])
     if dist.is_initialized():
         dist.all_reduce(values)
-    return {name: float(value / values[-1]) for name, value in zip(names, values[:-1], strict=True)}
+    return {name: float(value / values[-1]) for name, value in zip(names, values[:-1], strict=True)}, int(values[-1])
 
 
 def _not_finite(found: Mapping[str, Tensor], epoch: int, e: Experiment) -> str:
@@ -286,8 +300,8 @@ def _not_finite(found: Mapping[str, Tensor], epoch: int, e: Experiment) -> str:
 
 def _check(e: Experiment, store: CubeStore, workers: int) -> None:
     """Refuse what would fail or mislead only after training has started."""
-    if workers < 1 or e.train.batch % workers or e.train.batch < 2 * workers:
-        raise ConfigError(f"train.batch {e.train.batch} must be a multiple of --workers {workers}, 2 or more for each.")
+    if not 1 <= workers <= e.train.batch // 2:
+        raise ConfigError(f"--workers {workers}: from 1 to {e.train.batch // 2}, two cubes of train.batch for each.")
     kept, out = len(pseudo.kept(store.train, e.train.held_out)), e.train.held_out
     if kept < 2 * workers:
         raise DataError(
@@ -300,11 +314,13 @@ def _check(e: Experiment, store: CubeStore, workers: int) -> None:
 
 
 def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
-    """Gradients averaged over workers; BatchNorm over the whole batch on GPUs, per worker on CPU (no support there)."""
+    """The network with gradients averaged over workers and BatchNorm over the batch of all of them (Deviation 15)."""
+    gpus = None
     if device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        return nn.parallel.DistributedDataParallel(network, device_ids=[device.index])
-    return nn.parallel.DistributedDataParallel(network)
+        network, gpus = nn.SyncBatchNorm.convert_sync_batchnorm(network), [device.index]  # type: ignore[no-untyped-call]
+    else:
+        over_all_workers(network)
+    return nn.parallel.DistributedDataParallel(network, device_ids=gpus)
 
 
 if __name__ == "__main__":

@@ -5,60 +5,140 @@ Knows how a cluster is asked for workers; the training itself, its checkpoints i
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from amsrc.errors import BenchError, ConfigError, RunError
-from bench.cluster import connect, resources
+from amsrc.errors import BenchError, RunError
+from bench.cluster import WAIT_S, Patience, connect, nodes, same_code
+from bench.plan import Machine, Packing, Workers, machine_of, packing
 from bench.runs import history, is_trained
+from bench.storage import beside
 
 if TYPE_CHECKING:
     from bench.train import Job
 
+T = TypeVar("T")
+
 LOOK_EVERY_S = 2.0
+GROW_EVERY_S = 60.0
+"""How often a training with fewer workers than it could have looks for more; growing costs the epoch under way."""
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # an epoch's report waits for the next look
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a process that hangs; Ray itself notices dead ones and nodes
+    # For a group to find its places. What fails is tried again with what is there by then: a node that died may be
+    # counted on for 20 s more. How long in all, `bench.limits` says.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+}
+PEERS_S = 300
+"""That workers wait for each other: longer than the first one's scoring of held-out cubes and its checkpoint."""
 
 
-def fit_on_ray(job: Job, workers: int, report: Callable[[Mapping[str, Any]], None]) -> None:
+def fit_on_ray(
+    job: Job, workers: Workers, report: Callable[[Mapping[str, Any]], None], promised: Machine | None = None
+) -> None:
     """Run the loop on several workers of the cluster; a killed worker costs at most one epoch.
 
+    Args:
+        promised: the machine that the cluster can become, where that is more than what is up.
+
     Raises:
-        ConfigError: the cluster does not have so many GPUs (or CPUs, where it has no GPU).
-        RunError: training failed, or workers died more than three times.
+        ConfigError: the cluster cannot have so many GPUs (or CPUs, where it has no GPU).
+        RunError: training failed, workers kept dying, or their nodes did not come.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.exceptions import RayError
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     connect()
-    have = resources()
-    kind = "GPU" if have["GPU"] else "CPU"
-    if have[kind] < workers:
-        raise ConfigError(f"--workers {workers} needs as many {kind}s; the cluster has {have[kind]:g}. Ask for fewer.")
-    trainer = TorchTrainer(
-        _loop,
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=kind == "GPU"),
-        torch_config=TorchConfig(backend="nccl" if kind == "GPU" else "gloo"),
-        run_config=RunConfig(
-            name=job.folder.name,
-            storage_path=str(job.folder / "ray"),
-            # mypy sees the signature of Train V1
-            failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),  # type: ignore[call-arg]
-        ),
-    )
-    done = threading.Event()
-    follower = threading.Thread(target=_follow, args=(job, report, done), daemon=True)
-    follower.start()
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        raise _cause(error, job) from error
-    finally:
-        done.set()
-        follower.join()
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    trainer = _trainer(job, workers, packing(promised or machine_of(nodes(), None), 1, workers))
+    failed: list[Exception] = []
+
+    def train() -> None:
+        try:
+            trainer.fit()
+        except (TrainingFailedError, RayError) as error:
+            failed.append(error)
+
+    # In a thread, since Ray Train would make Ctrl-C in the main one an end with exit code 0.
+    training = threading.Thread(target=train, daemon=True)
+    seen = len(history(job.folder))
+    training.start()
+    while True:
+        training.join(LOOK_EVERY_S)
+        ended = not training.is_alive()
+        lines = history(job.folder)
+        for line in lines[seen:]:
+            report(line)
+        seen = max(seen, len(lines))
+        if ended:
+            break
+    if failed:
+        raise _cause(failed[0], job) from failed[0]
     if not is_trained(job.folder):
         raise RunError(f"the workers ended without finishing {job.folder}. Run the same command again; it goes on.")
+
+
+def on_one_device(function: Callable[..., T], *arguments: Any, promised: Machine | None = None) -> T:
+    """Run a function where a worker would: as a task that has a GPU (or a CPU, where the cluster has no GPU) to itself.
+
+    Raises:
+        RunError: none came free in time.
+        Exception: the function's own.
+    """
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    connect()
+    kind = "GPU" if (promised or machine_of(nodes(), None)).gpus else "CPU"
+    place = placement_group([{kind: 1}])
+    try:
+        if not place.wait(WAIT_S):
+            raise RunError(f"no {kind} came free within {WAIT_S / 60:.0f} minutes. The same command goes on.")
+        task = ray.remote(
+            num_cpus=int(kind == "CPU"),
+            num_gpus=int(kind == "GPU"),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(place),
+        )(function)
+        return ray.get(task.remote(*arguments))  # type: ignore[no-any-return]
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    finally:
+        remove_placement_group(place)
+
+
+def _trainer(job: Job, workers: Workers, packed: Packing) -> Any:
+    # ray.train's own names are these, which mypy does not see
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+
+    from bench.limits import Deaths, Waiting
+
+    on_gpu = packed.gpus > 0
+    asked = f"--workers {workers} needs {workers.least} {'GPU' if on_gpu else 'CPU'}s"
+    callbacks: list[Any] = [Deaths(job.folder), Waiting(Patience(asked, WAIT_S))]
+    run_config: Any = RunConfig(
+        name=job.folder.name,
+        storage_path=str(beside(job.folder) / "ray"),
+        # No number of failures is right for every length of training: `bench.limits` looks at the progress instead.
+        failure_config=FailureConfig(max_failures=-1, controller_failure_limit=-1),
+        callbacks=callbacks,
+    )
+    scaling_config = ScalingConfig(
+        num_workers=workers.most if workers.least == workers.most else (workers.least, workers.most),
+        use_gpu=on_gpu,
+        elastic_resize_monitor_interval_s=GROW_EVERY_S,
+    )
+    return TorchTrainer(
+        _loop,
+        train_loop_config={"job": job},
+        scaling_config=scaling_config,
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=PEERS_S),
+        run_config=run_config,
+    )
 
 
 def _loop(config: dict[str, Job]) -> None:
@@ -67,27 +147,17 @@ def _loop(config: dict[str, Job]) -> None:
 
     from bench.train import worker_loop
 
+    same_code(config["job"].identity)
     worker_loop(config["job"], get_device(), lambda line: ray.train.report(dict(line)))
 
 
-def _follow(job: Job, report: Callable[[Mapping[str, Any]], None], done: threading.Event) -> None:
-    """Report each line that the workers add to the log."""
-    seen = len(history(job.folder))
-    while True:
-        ended = done.wait(LOOK_EVERY_S)
-        lines = history(job.folder)
-        for line in lines[seen:]:
-            report(line)
-        seen = max(seen, len(lines))
-        if ended:
-            return
+def _cause(error: Exception, job: Job) -> Exception:
+    """What a worker said, as this program's own error; Ray's own, where one of its processes died."""
+    from ray.exceptions import RayActorError
 
+    from bench.limits import own
 
-def _cause(error: Exception, job: Job) -> BenchError:
-    """What a worker said, as this program's own error."""
-    failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        inner = getattr(failure, "cause", failure)
-        if isinstance(inner, BenchError):
-            return inner
-    return RunError(f"training in {job.folder} failed: {error}. Run the same command again to go on from there.")
+    inner = own(error)
+    if isinstance(inner, BenchError | RayActorError):
+        return inner
+    return RunError(f"training in {job.folder} failed: {inner}. Run the same command again to go on from there.")

@@ -22,7 +22,16 @@ from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import SPLITS, CubeStore, Split, finished_shard, seal, write_shard
 from bench import datasets, toy
 from bench.config import Experiment, derive, dump, override
-from bench.prepare import Sources, find_store, prepare, store_path, summary, with_providers
+from bench.prepare import (
+    Sources,
+    find_store,
+    prepare,
+    prepare_video,
+    providers,
+    store_path,
+    summary,
+    with_providers,
+)
 from bench.recipes import build
 
 NAME = "toy-ped2"
@@ -203,6 +212,22 @@ def test_an_unsealed_store_is_sealed_without_cutting(rendered: Path, home: Path)
     (path / "manifest.json").unlink()
     assert prepare(EXPERIMENT, Sources(rendered), home, progress=progress).sha256 == sha256
     assert progress.cut == []
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_order_in_which_videos_end_does_not_show(rendered: Path, home: Path, backwards: bool) -> None:
+    """As on nodes of other speeds; the digest is of the same bytes."""
+    path, progress = store_path(home, EXPERIMENT), Progress()
+    sha256, beside = CubeStore(path).sha256, contents(path)
+    for file in (*path.glob("*/*/*"), path / "manifest.json"):
+        file.unlink()
+    dataset = datasets.find(NAME, rendered)
+    videos = [(split, video) for split in SPLITS for video in dataset.split(split)]
+    for split, video in reversed(videos) if backwards else videos:
+        looks = providers(dataset, split, EXPERIMENT.cube, Sources(rendered))
+        prepare_video(path, split, video, EXPERIMENT.cube, *looks)
+    again = prepare(EXPERIMENT, Sources(rendered), home, progress=progress)
+    assert (progress.cut, again.sha256, contents(path)) == ([], sha256, beside)
 
 
 # Refused

@@ -160,6 +160,14 @@ def test_a_store_that_is_not_there_is_recorded_as_the_reason(tmp_path: Path) -> 
     assert finished(cell, job.results) is None
 
 
+def test_a_node_with_other_code_fails_the_cell_and_says_so(tmp_path: Path) -> None:
+    """One that joined after all were looked at."""
+    cell = a_cell(tmp_path)
+    record = run_cell(cell, replace(a_job(tmp_path), identity={"torch": "1.0"}))
+    assert record.status == "failed"
+    assert record.error and " instead of 1.0, unlike the machine that started this." in record.error
+
+
 def test_a_failure_leaves_a_done_record_as_it_is(tmp_path: Path) -> None:
     cell, job = a_cell(tmp_path), a_job(tmp_path)
     record = run_cell(cell, job)

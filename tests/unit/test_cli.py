@@ -264,7 +264,8 @@ SWEEPS = [
     ("--toy --home gs://bucket/home", "--home gs://...: give a folder or s3://BUCKET/PREFIX?region=REGION."),
     ("--toy --results s3://key:word@bucket/x", "--results: keys do not belong into an address"),
     ("--toy --dry-run --cluster nowhere.yaml", "nowhere.yaml: not a readable cluster file"),
-    ("--toy --dry-run --workers 999", "--workers 999 needs as many"),
+    ("--toy --dry-run --workers 999", "--workers 999 needs 999 "),
+    ("--toy --dry-run --workers 2:1", "--workers 2:1: give a number from 1, or the least and the most, as in 1:4."),
 ]
 """Wrong words of a sweep, and what is said of them."""
 

@@ -8,7 +8,7 @@ import pytest
 
 from amsrc.errors import ConfigError
 from bench.config import fingerprint
-from bench.plan import Machine, Packing, machine_of, matrix, packing, parse_axes, read_cluster
+from bench.plan import Machine, Packing, Workers, machine_of, matrix, packing, parse_axes, read_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO_CPUS = Machine(((2.0, 0.0),), "AMD EPYC")
@@ -132,23 +132,49 @@ def test_cells_of_one_worker_share_the_machine(machine: Machine, cells: int, exp
 def test_what_a_cell_gets_can_be_said(
     machine: Machine, gpus: float | None, cpus: int | None, expected: Packing
 ) -> None:
-    assert packing(machine, 100, 1, gpus, cpus) == expected
+    assert packing(machine, 100, gpus_per_cell=gpus, cpus_per_cell=cpus) == expected
 
 
 def test_cells_of_several_workers_take_a_device_each() -> None:
-    assert packing(FOUR_GPUS, 9, 2) == Packing(2, 0, 2, 2)
-    assert packing(FOUR_GPUS, 9, 3) == Packing(1, 0, 3, 3)
-    assert packing(Machine(((8.0, 0.0),), "c"), 9, 3) == Packing(2, 3, 0, 3)
+    assert packing(FOUR_GPUS, 9, Workers(2, 2)) == Packing(2, 0, 2, 2)
+    assert packing(FOUR_GPUS, 9, Workers(3, 3)) == Packing(1, 0, 3, 3)
+    assert packing(Machine(((8.0, 0.0),), "c"), 9, Workers(3, 3)) == Packing(2, 3, 0, 3)
+
+
+def test_cells_whose_workers_come_and_go_are_packed_at_their_most() -> None:
+    assert packing(FOUR_GPUS, 9, Workers(1, 2)) == Packing(2, 0, 2, 2)
+    assert packing(FOUR_GPUS, 9, Workers(1, 3)) == Packing(1, 0, 3, 3)
+    assert packing(FOUR_GPUS, 9, Workers(2, 8)) == Packing(1, 0, 4, 4)  # what there is
+    assert packing(TWO_CPUS, 1, Workers(1, 8)) == Packing(1, 2, 0, 2)
+
+
+def test_workers_are_a_number_or_a_range() -> None:
+    assert [Workers.read(text) for text in ("1", "4", "1:4", "2:2")] == [
+        Workers(1, 1),
+        Workers(4, 4),
+        Workers(1, 4),
+        Workers(2, 2),
+    ]
+    assert [str(Workers.read(text)) for text in ("1", "4", "1:4", "2:2")] == ["1", "4", "1:4", "2"]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "", "x", "1.5", "2:1", "0:2", ":2", "1:", "1:2:3", "1-2"])
+def test_other_workers_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"--workers {text}: give a number from 1, or the least and the most, as in"):
+        Workers.read(text)
 
 
 @pytest.mark.parametrize(
     ("machine", "workers", "gpus", "cpus", "message"),
     [
-        (TWO_CPUS, 3, None, None, "--workers 3 needs as many CPUs; there are 2"),
-        (FOUR_GPUS, 5, None, None, "--workers 5 needs as many GPUs; there are 4"),
-        (FOUR_GPUS, 1, 2, None, "2 GPUs fits on no node; there are nodes with 4 CPUs and 1 GPUs"),
-        (TWO_CPUS, 1, 0.5, None, "0.5 GPUs fits on no node; there are nodes with 2 CPUs and 0 GPUs"),
-        (TWO_CPUS, 1, None, 3, "asks for 3 CPUs fits on no node; there are nodes with 2 CPUs"),
+        (TWO_CPUS, 3, None, None, "--workers 3 needs 3 CPUs; there is 1 node with 2 CPUs and 0 GPUs. Ask for fewer"),
+        (FOUR_GPUS, 5, None, None, "--workers 5 needs 5 GPUs; there are 4 nodes with 4 CPUs and 1 GPUs"),
+        (FOUR_GPUS, (5, 6), None, None, "--workers 5:6 needs 5 GPUs; there are 4 nodes with 4 CPUs and 1 GPUs"),
+        (Machine((), "none"), 2, None, None, "needs 2 CPUs; there is no node"),
+        (FOUR_GPUS, 1, 2, None, "2 GPUs fits on no node; there are 4 nodes with 4 CPUs and 1 GPUs"),
+        (TWO_CPUS, 1, 0.5, None, "--gpus-per-cell 0.5: no node has a GPU; there is 1 node with 2 CPUs and 0 GPUs"),
+        (TWO_CPUS, 1, 1, None, "--gpus-per-cell 1: no node has a GPU; .* pass their --cluster file"),
+        (TWO_CPUS, 1, None, 3, "asks for 3 CPUs fits on no node; there is 1 node with 2 CPUs"),
         (FOUR_GPUS, 1, 1, 5, "asks for 5 CPUs and 1 GPUs fits on no node"),
         (ONE_NODE, 1, 1.5, None, "a part below 1, or a whole number"),
         (ONE_NODE, 1, 0, None, "a part below 1, or a whole number"),
@@ -159,10 +185,11 @@ def test_cells_of_several_workers_take_a_device_each() -> None:
     ],
 )
 def test_a_cell_that_never_fits_is_refused_with_both_numbers(
-    machine: Machine, workers: int, gpus: float | None, cpus: int | None, message: str
+    machine: Machine, workers: int | tuple[int, int], gpus: float | None, cpus: int | None, message: str
 ) -> None:
+    wanted = Workers(*workers) if isinstance(workers, tuple) else Workers(workers, workers)
     with pytest.raises(ConfigError, match=message):
-        packing(machine, 9, workers, gpus, cpus)
+        packing(machine, 9, wanted, gpus, cpus)
 
 
 # Machines
