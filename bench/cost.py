@@ -64,13 +64,15 @@ def read_speed(folder: Path = SPEED) -> list[Row]:
     Raises:
         DataError: a file is not one of speeds; names it.
     """
-    found: list[Row] = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            found += [_adapter().validate_python(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not a file of measured speeds ({error}). Restore or remove it.") from None
-    return found
+    return [row for path in sorted(folder.glob("*.json")) for row in read_file(path)]
+
+
+def read_file(path: Path) -> list[Row]:
+    """What was measured on one machine. Raises as `read_speed`."""
+    try:
+        return [_adapter().validate_python(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a file of measured speeds ({error}). Restore or remove it.") from None
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,13 @@ from pathlib import Path
 
 from amsrc.config import CubeConfig
 from bench.config import TOY, Experiment
-from bench.cost import Cubes, Row
+from bench.cost import Cubes, Row, efficiency
 from bench.layouts import SPECS, Spec
 from bench.plan import Cell, Machine, Packing
 from bench.scale import Preparing, checkpoint_bytes, cube_bytes, gradient_bytes, network, work
+
+PARTS = ("decode", "flow", "boxes", "cut", "write")
+"""Of preparing, as they are measured: the first three are done to frames, the others to cubes."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,10 @@ def logistics(
             missing[f"{e.dataset}: to cut its cubes comes on top of preparing; how many it has is not known"] = None
         number = counted.train + counted.test if counted else 0
         at_once = min(machine.cpus, sum(spec.videos.values()))
+        kept = efficiency("prepare", rows, 2, machine, on_gpu=False) if at_once > 1 else None
+        if kept:
+            at_once *= kept
+            basis[f"prepare: each of several cores keeps {kept:.2f} of its speed, as measured with two"] = None
         return rate.seconds(sum(spec.frames.values()), number) / at_once if at_once else None
 
     prepared = _sum([seconds(path, e) for path, e in absent.items()])
@@ -109,7 +116,7 @@ def preparing(rows: Sequence[Row], cube: CubeConfig, spec: Spec, device: str) ->
     wanted = {"flow": f"dis {cube.flow.preset}" if cube.flow.provider == "dis" else "", "boxes": cube.boxes.provider}
     seconds: dict[str, float] = {}
     used: dict[str, None] = {}
-    for part in ("decode", "flow", "boxes", "cut", "write"):
+    for part in PARTS:
         if providers.get(part) == "file":
             continue
         fitting = [
@@ -122,9 +129,7 @@ def preparing(rows: Sequence[Row], cube: CubeConfig, spec: Spec, device: str) ->
         grows = pixels / float(row.settings["pixels"]) if row.unit == "frames/s" else 1.0
         seconds[part] = grows / row.median
         used[f"{row.settings['video']} on {row.device}"] = None
-    rate = Preparing(
-        sum(seconds.get(part, 0.0) for part in ("decode", "flow", "boxes")), seconds["cut"] + seconds["write"]
-    )
+    rate = Preparing(sum(seconds.get(part, 0.0) for part in PARTS[:3]), seconds["cut"] + seconds["write"])
     text = (
         f"prepare: {rate.frame * 1e3:.3g} ms a frame of {width}x{height} and {rate.cube * 1e3:.2g} ms a cube on a core"
     )

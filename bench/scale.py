@@ -151,6 +151,11 @@ class Rates:
     train: float
     """Cubes of one worker."""
     score: float
+    prepare_kept: float = 1.0
+    """Part of its speed that each of several cores keeps."""
+    train_kept: float = 1.0
+    """Part of its speed that each of several workers keeps."""
+    score_kept: float = 1.0
     step_s: float
     """Seconds that a step takes at least, however few cubes a worker has in it."""
     gradients: float
@@ -161,6 +166,8 @@ class Rates:
     """Bytes that it copies and digests meanwhile."""
     read: float
     """Bytes of random batches that a worker gathers from its node's copy."""
+    read_alone: float
+    """The same of the process that scores at the end, while its cell's other workers have nothing to read."""
     fuse_s: float
     """Seconds to fuse and measure one test cube under one pair of weights."""
 
@@ -189,25 +196,28 @@ def stages(load: Load, rates: Rates, workers: int, cores: int) -> list[Stage]:
     Args:
         cores: that prepare, a video at a time each.
     """
-    w, size = load.work, load.cube_bytes
-
-    def scored(name: str, cubes: float, workers: int) -> Stage:
-        rate, read = workers * rates.score, workers * rates.read
-        return Stage(name, {"devices" if workers > 1 else "device": cubes / rate, "store read": cubes * size / read})
-
-    prepared = rates.preparing.seconds(load.frames, load.train + load.test) / min(cores, load.videos)
+    w, size, several = load.work, load.cube_bytes, workers > 1
+    devices = "devices" if several else "device"
+    kept = (rates.train_kept, rates.score_kept) if several else (1.0, 1.0)
+    at_once = 1 if min(cores, load.videos) == 1 else min(cores, load.videos) * rates.prepare_kept
+    prepared = rates.preparing.seconds(load.frames, load.train + load.test) / at_once
     trained = {
-        "devices" if workers > 1 else "device": w.trained / (workers * rates.train),
+        devices: w.trained / (workers * rates.train * kept[0]),
         "step latency": w.steps * rates.step_s,
         "gradient exchange": w.steps * gradient_bytes(load.network.parameters, workers) / rates.gradients,
         "store read": w.trained * size / (workers * rates.read),
     }
+    between = {
+        devices: w.between / (workers * rates.score * kept[1]),
+        "store read": w.between * size / (workers * rates.read),
+    }
+    after = {"device": w.after / rates.score, "store read": w.after * size / rates.read_alone}
     return [
         Stage("prepare", {"cores" if cores < load.videos else "number of videos": prepared}),
         Stage("fetch", {"network": load.store_bytes / rates.fetch, "digests": load.store_bytes / rates.copy}),
         Stage("train", trained),
-        scored("score epochs", w.between, workers),
-        scored("score", w.after, 1),
+        Stage("score epochs", between),
+        Stage("score", after),
         Stage("choose", {"one core": w.tried * load.test * rates.fuse_s}),
     ]
 

@@ -66,6 +66,17 @@ def test_a_store_is_prepared_once_by_all_cores() -> None:
     )
 
 
+def test_cores_lose_what_two_were_seen_to_lose() -> None:
+    by_workers = [replace(part("flow", 40.0 * n), stage="prepare by workers", settings={"workers": n}) for n in (1, 2)]
+    slower = [by_workers[0], replace(by_workers[1], median=60.0)]
+    plain = around([a_cell()]).prepare_hours
+    found = logistics([a_cell()], CUBES, [*ROWS, *slower], ALONE, ONE)
+    assert plain is not None and found.prepare_hours == pytest.approx(plain / 0.75)
+    assert any("keeps 0.75" in text for text in found.basis)
+    one_core = Machine(((1.0, 0.0),), "AMD EPYC")
+    assert logistics([a_cell()], CUBES, [*ROWS, *slower], ALONE, one_core).prepare_hours == pytest.approx(4 * plain)
+
+
 def test_twice_the_cubes_take_twice_the_cutting_and_the_disk() -> None:
     twice = {STORE: Cubes(60_000, 68_000, "")}
     one, two = around([a_cell()]), logistics([a_cell()], twice, ROWS, ALONE, ONE)

@@ -24,6 +24,7 @@ RATES = Rates(
     fetch=8e4,
     copy=4e4,
     read=1e9,
+    read_alone=1e9,
     fuse_s=1e-3,
 )
 
@@ -108,6 +109,28 @@ def test_workers_share_training_and_the_scoring_between_epochs_alone() -> None:
     assert {name: one[name] / four[name] for name in one} == pytest.approx(
         {"prepare": 1, "fetch": 1, "train": 4, "score epochs": 4, "score": 1, "choose": 1}
     )
+
+
+def test_what_workers_lose_counts_while_they_are_several() -> None:
+    lossy = replace(RATES, train_kept=0.5, score_kept=0.25)
+    assert seconds(rates=lossy) == seconds()
+    two, without = seconds(rates=lossy, workers=2), seconds(workers=2)
+    assert {name: two[name] / without[name] for name in two} == pytest.approx(
+        {"prepare": 1, "fetch": 1, "train": 2, "score epochs": 4, "score": 1, "choose": 1}
+    )
+
+
+def test_what_cores_lose_counts_while_they_are_several() -> None:
+    lossy = replace(RATES, prepare_kept=0.5)
+    assert seconds(rates=lossy, cores=1)["prepare"] == seconds(cores=1)["prepare"] == pytest.approx(18.0)
+    assert seconds(rates=lossy, cores=2)["prepare"] == pytest.approx(18.0)
+    assert seconds(rates=lossy, cores=4)["prepare"] == pytest.approx(9.0)
+
+
+def test_who_scores_at_the_end_reads_alone() -> None:
+    slow = replace(RATES, read=2e4, read_alone=1e4)
+    for stage in stages(LOAD, slow, 2, 2)[4:5]:
+        assert (stage.name, stage.limit, stage.seconds) == ("score", "store read", pytest.approx(80.0))
 
 
 def test_cores_beyond_the_videos_do_nothing() -> None:
