@@ -89,9 +89,10 @@ def video_of_walkers(folder: Path, kind: str, frames: int) -> Video:
     scale = height / scene.size[1]
     larger = replace(scene, size=(width, height), tall=(scene.tall[0] * scale, scene.tall[1] * scale))
     footage = film(Clip("01", larger, frames), seed=0).frames
+    folder.mkdir(parents=True, exist_ok=True)
     if grey:
         path = folder / "01"
-        path.mkdir(parents=True)
+        path.mkdir()
         greys = (cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in footage)
         written = all(cv2.imwrite(str(path / f"{n:03d}.jpg"), image) for n, image in enumerate(greys))
     else:
