@@ -235,49 +235,51 @@ def gpu_rates(m: Measured, e: Experiment, load: Load, workers: int, gpus: int) -
     a = ASSUMED
     score = a.dense * a.sustained / (2 * load.network.multiply_adds)
     sharing = min(gpus, a.gpus_a_node)  # of a node's disks
-    common = _common(m, e, load, a.memory, sharing, sharing if workers == 1 else 1)
+    scoring = sharing if workers == 1 else 1
+    fits = load.store_bytes <= a.memory
     return replace(
-        common,
+        _common(m, e),
         train=score / 3,
         score=score,
+        train_kept=1.0,
+        score_kept=1.0,
         step_s=a.step_s,
         gradients=a.inside if workers <= a.gpus_a_node else a.between,
+        read=_read(m, fits, sharing),
+        read_alone=_read(m, fits, scoring),
     )
 
 
 def cpu_rates(m: Measured, e: Experiment, load: Load) -> Rates:
     """Of a cell on machines like the measured one, a worker on each."""
+    read = _read(m, load.store_bytes <= m.about["hardware"]["memory_gib"] * 2**30, 1)
+    return replace(_common(m, e), read=read, read_alone=read)
+
+
+def _common(m: Measured, e: Experiment) -> Rates:
+    """All as measured, a store in memory included; what was not measured as assumed between nodes."""
     train, score = (m.find(stage, width=e.model.width) for stage in ("train", "score"))
-    common = _common(m, e, load, m.about["hardware"]["memory_gib"] * 2**30, 1, 1)
-    return replace(
-        common,
-        train=train.median,
-        score=score.median,
-        train_kept=m.keep("train"),
-        score_kept=m.keep("score"),
-    )
-
-
-def _common(m: Measured, e: Experiment, load: Load, memory: float, sharing: int, scoring: int) -> Rates:
-    """What does not depend on the device.
-
-    Args:
-        sharing, scoring: processes that read from one node's disks in training, and in scoring at the end.
-    """
-    mapped, fits = m.find("store read").median * 1e6, load.store_bytes <= memory
     return Rates(
         preparing=_preparing(m, e)[0],
+        train=train.median,
+        score=score.median,
         prepare_kept=m.keep("prepare"),
-        train=math.nan,
-        score=math.nan,
+        train_kept=m.keep("train"),
+        score_kept=m.keep("score"),
         step_s=0.0,
         gradients=ASSUMED.between,
         fetch=ASSUMED.between,
         copy=m.find("store copy").median * 1e6,
-        read=mapped if fits else min(mapped, ASSUMED.disk / sharing),
-        read_alone=mapped if fits else min(mapped, ASSUMED.disk / scoring),
+        read=_read(m, True, 1),
+        read_alone=_read(m, True, 1),
         fuse_s=_fuse_s(m),
     )
+
+
+def _read(m: Measured, fits: bool, sharing: int) -> float:
+    """Bytes/s of one process that gathers cubes: from memory, or as one of several from a node's disks."""
+    mapped = m.find("store read").median * 1e6
+    return mapped if fits else min(mapped, ASSUMED.disk / sharing)
 
 
 def _predictions(m: Measured, times: int) -> Iterator[str]:
