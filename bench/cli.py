@@ -457,7 +457,7 @@ def _speed_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def speed(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """Measure training, scoring and the searches on this machine; the plan of a sweep reads what it writes."""
+    """Measure every stage on this machine, by one worker and by two; the plan of a sweep reads what it writes."""
     from bench import speed as stage
 
     _no_overrides(changes)

@@ -13,16 +13,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amsrc.errors import DataError
 from amsrc.store import SPLITS, Sealed
 from bench.config import Experiment, dump, fingerprint
 from bench.plan import Cell, Machine, Packing
-from bench.pseudo import KINDS, PSEUDO_CUBES, STATISTICS_CUBES
 from bench.records import RunRecord
+from bench.scale import work
 from bench.storage import Place
 
+if TYPE_CHECKING:
+    from bench.logistics import Logistics
+
+UNITS = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15}
 SPEED = Path(__file__).resolve().parents[1] / "results" / "speed"
 """Where the speeds measured so far lie."""
 
@@ -32,7 +36,9 @@ class Row:
     """A measured line of a file of speeds; `bench.speed` writes them."""
 
     stage: str
-    """`train`, `score` and `null` in cubes/s; `fusion search` and `cell overhead` in s."""
+    """`train`, `score` and `null` in cubes/s; `prepare` in frames/s, its parts `prepare: ...` in frames/s or cubes/s;
+    `... by workers` likewise, of all workers together; `store read` and `store copy` in MB/s; `fusion search`,
+    `tables`, `cell overhead` and `cell logging` in s."""
     device: str
     """Name of the GPU or CPU."""
     threads: int | None
@@ -59,13 +65,15 @@ def read_speed(folder: Path = SPEED) -> list[Row]:
     Raises:
         DataError: a file is not one of speeds; names it.
     """
-    found: list[Row] = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            found += [_adapter().validate_python(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not a file of measured speeds ({error}). Restore or remove it.") from None
-    return found
+    return [row for path in sorted(folder.glob("*.json")) for row in read_file(path)]
+
+
+def read_file(path: Path) -> list[Row]:
+    """What was measured on one machine. Raises as `read_speed`."""
+    try:
+        return [_adapter().validate_python(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a file of measured speeds ({error}). Restore or remove it.") from None
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ def estimate(
     """
     basis: dict[str, None] = {}
     missing: dict[str, None] = {}
-    overhead = _nearest("cell overhead", rows, machine, on_gpu=False)  # Ray's and the disk's: no GPU's
+    overhead = nearest("cell overhead", rows, machine, on_gpu=False)  # Ray's and the disk's: no GPU's
     if overhead:
         basis[f"cell overhead: {overhead.median:.2g} s on {overhead.device}"] = None
     elif todo:
@@ -157,8 +165,10 @@ def estimate(
         if None in speeds:
             return None
         rates = [speed[0] for speed in speeds if speed]
-        work = _work(e, counted) if e.method == "amsrc" else (counted.train + counted.test,)
-        return sum(n / rate for n, rate in zip(work, rates, strict=True)) + (overhead.median if overhead else 0.0)
+        counts = work(e, counted.train, counted.test)
+        ours = (counts.trained, counts.between + counts.after)
+        amounts = ours if e.method == "amsrc" else (counted.train + counted.test,)
+        return sum(n / rate for n, rate in zip(amounts, rates, strict=True)) + (overhead.median if overhead else 0.0)
 
     seconds = {fingerprint(cell.experiment): cost(cell) for cell in todo}
     known = [value for value in seconds.values() if value is not None]
@@ -172,24 +182,15 @@ def estimate(
     return Estimate(seconds, max(ends) / 3600, gpu_hours, usd, tuple(basis), tuple(missing))
 
 
-def _work(e: Experiment, cubes: Cubes) -> tuple[float, float]:
-    """Cubes trained on and cubes scored by a whole cell."""
-    held_out = e.train.held_out * cubes.train
-    pseudo = (1 + len(KINDS)) * min(PSEUDO_CUBES, held_out)
-    during = (e.train.epochs - 1) // e.train.score_every if e.train.score_every else 0
-    an_epoch = cubes.test + min(STATISTICS_CUBES, cubes.train) + pseudo
-    return e.train.epochs * (cubes.train - held_out), during * an_epoch + cubes.train + cubes.test + pseudo
-
-
 def _speed(
     stage: str, e: Experiment, rows: Sequence[Row], packing: Packing, machine: Machine
 ) -> tuple[float, str] | None:
     """Cubes per second of a cell, and the measured row behind it in words."""
     on_gpu = packing.gpus > 0 and stage != "null"
-    row = _nearest(stage, rows, machine, on_gpu=on_gpu, width=e.model.width)
+    row = nearest(stage, rows, machine, on_gpu=on_gpu, width=e.model.width)
     if row is None:
         return None
-    where = f"on {row.device}" + (f", {_count(row.threads, 'thread')}" if row.threads else "")
+    where = f"on {row.device}" + (f", {count(row.threads, 'thread')}" if row.threads else "")
     if stage == "null":  # plain NumPy: one thread, no network
         return row.median, f"{stage}: {row.median:,.0f} {row.unit} {where}"
     scale, said = 1.0, []
@@ -200,17 +201,16 @@ def _speed(
     share = (packing.workers if packing.gpus >= 1 else packing.gpus) if on_gpu else packing.cpus / (row.threads or 1)
     if share != 1:
         said.append(
-            f"times {share:.3g} for {_count(packing.gpus, 'GPU')}"
-            if on_gpu
-            else f"{_count(packing.cpus, 'CPU')} a cell"
+            f"times {share:.3g} for {count(packing.gpus, 'GPU')}" if on_gpu else f"{count(packing.cpus, 'CPU')} a cell"
         )
+    if packing.workers > 1 and (kept := efficiency(stage, rows, packing.workers, machine, on_gpu=on_gpu)):
+        share *= kept
+        said.append(f"times {kept:.2f}, the measured part that {packing.workers} workers keep")
     text = f"{stage}: {row.median:,.0f} {row.unit} at width {row.settings['width']} {where}"
     return row.median * scale * share, "; ".join([text, *said])
 
 
-def _nearest(
-    stage: str, rows: Sequence[Row], machine: Machine, *, on_gpu: bool, width: int | None = None
-) -> Row | None:
+def nearest(stage: str, rows: Sequence[Row], machine: Machine, *, on_gpu: bool, width: int | None = None) -> Row | None:
     """The row of this stage and kind of device: of this very CPU if there is one, then of the nearest width."""
     fitting = [
         row
@@ -225,6 +225,21 @@ def _nearest(
     return min(fitting, key=distance, default=None)
 
 
+def efficiency(stage: str, rows: Sequence[Row], workers: int, machine: Machine, *, on_gpu: bool) -> float | None:
+    """Speed of so many workers over that many times the speed of one; None where it was not measured."""
+    fitting = [row for row in rows if row.settings.get("workers") in (1, workers)]
+    by_number = {
+        number: nearest(
+            f"{stage} by workers", [r for r in fitting if r.settings["workers"] == number], machine, on_gpu=on_gpu
+        )
+        for number in (1, workers)
+    }
+    one, many = by_number[1], by_number[workers]
+    if one is None or many is None or one.device != many.device:
+        return None
+    return many.median / (workers * one.median)
+
+
 def _same(name: str, device: str) -> bool:
     """Whether Ray's name of a GPU (`A100`) or torch's own is that of torch's (`NVIDIA A100-SXM4-40GB`)."""
     wanted, whole = (f" {text.replace('-', ' ')} " for text in (name, device))
@@ -234,7 +249,14 @@ def _same(name: str, device: str) -> bool:
 # -- the text ------------------------------------------------------------------------------------------------
 
 
-def render(cells: Sequence[Cell], cached: Iterable[str], packing: Packing, expected: Estimate, machine: Machine) -> str:
+def render(
+    cells: Sequence[Cell],
+    cached: Iterable[str],
+    packing: Packing,
+    expected: Estimate,
+    machine: Machine,
+    around: Logistics,
+) -> str:
     """The plan as text: cells by recipe and data set, stores to prepare, concurrency, hours, cost and their basis.
 
     Args:
@@ -252,7 +274,7 @@ def render(cells: Sequence[Cell], cached: Iterable[str], packing: Packing, expec
         todo = [name for name in found if name not in done]
         hours = [expected.seconds.get(name) for name in todo]
         total = None if None in hours else sum(filter(None, hours)) / 3600
-        lines.append([recipe, dataset, len(found), len(found) - len(todo), len(todo), _hours(total)])
+        lines.append([recipe, dataset, len(found), len(found) - len(todo), len(todo), hours_text(total)])
     head = ["recipe", "data set", "cells", "cached", "to run", "hours of cells"]
     all_cells = [name for found in groups.values() for name in found]
     to_run = sum(name not in done for name in all_cells)
@@ -261,30 +283,43 @@ def render(cells: Sequence[Cell], cached: Iterable[str], packing: Packing, expec
     missing = {cell.store: cell.experiment.dataset for cell in cells if not (cell.store / "manifest.json").is_file()}
     stores = [f"to prepare  {dataset} ({store.name})" for store, dataset in missing.items()]
     each, has = (
-        ", ".join(_count(number, kind) for number, kind in ((gpus, "GPU"), (cpus, "CPU")) if number)
+        ", ".join(count(number, kind) for number, kind in ((gpus, "GPU"), (cpus, "CPU")) if number)
         for gpus, cpus in ((packing.gpus, packing.cpus), (machine.gpus, machine.cpus))
     )
+    sizes = (around.storage, around.checkpoints, around.stores, around.gradients)
+    cubes_to_come, checkpoints, copies, gradients = map(bytes_text, sizes)
     usd = expected.usd
     return "\n".join(
         [
             tabulate(lines, headers=head, disable_numparse=True, colalign=("left", "left", *["right"] * 4)),
             "",
             *(stores or ["to prepare  nothing"]),
-            f"at a time   {_count(packing.concurrent, 'cell')} of {each} each, on {machine.name}: {has}",
-            f"hours       {_hours(expected.hours)} from the first cell's start to the last one's end",
-            f"GPU-hours   {_hours(expected.gpu_hours)}",
+            *([f"preparing   {hours_text(around.prepare_hours)} hours"] if stores else []),
+            f"at a time   {count(packing.concurrent, 'cell')} of {each} each, on {machine.name}: {has}",
+            f"hours       {hours_text(expected.hours)} from the first cell's start to the last one's end",
+            f"GPU-hours   {hours_text(expected.gpu_hours)}",
             f"cost        {'-' if usd is None else f'{usd:.2f} USD, for the GPU-hours alone'}",
-            *(f"from        {text}" for text in expected.basis),
-            *(f"not known   {text}" for text in expected.missing),
+            f"storage     {cubes_to_come} of cubes to prepare, {checkpoints} of checkpoints",
+            f"network     {copies} of cubes to the nodes, {gradients} of gradients",
+            *(f"from        {text}" for text in dict.fromkeys((*expected.basis, *around.basis))),
+            *(f"not known   {text}" for text in dict.fromkeys((*expected.missing, *around.missing))),
         ]
     )
 
 
-def _count(number: float, what: str) -> str:
+def count(number: float, what: str) -> str:
     return f"{number:g} {what}{'' if number <= 1 else 's'}"
 
 
-def _hours(value: float | None) -> str:
+def bytes_text(value: float | None) -> str:
+    """In the unit that leaves one to three digits before the point."""
+    if value is None:
+        return "-"
+    unit = next((unit for unit in UNITS if value < 999.5 * UNITS[unit]), "PB")
+    return f"{value / UNITS[unit]:.3g} {unit}"
+
+
+def hours_text(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.1f}" if value >= 10 else f"{value:.2g}"

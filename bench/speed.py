@@ -1,60 +1,62 @@
-"""How fast the parts of the benchmark are on this machine, on made-up cubes through the real code.
+"""How fast the parts of the benchmark are on this machine, on made-up cubes and videos through the real code.
 
     python bench/speed.py [--quick] [--out DIR]
 
 Writes `<out>/<machine>.json` and `<out>/table.md` (all machines measured into that folder so far); reads no data set.
-The plan of a sweep takes its hours from these files (`bench.cost`), so measure with nothing else running.
+The plan of a sweep takes its hours from these files (`bench.cost`), and so does the forecast in `results/README.md`
+(`bench.forecast`): measure with nothing else running.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import io
 import json
-import math
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import torch
 
-from amsrc import losses
+from amsrc import boxes, flow, losses
 from amsrc.config import CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
-from amsrc.cubes import FrameCubes
+from amsrc.cubes import cut, moments
 from amsrc.errors import RunError
-from amsrc.files import write_file, write_json
+from amsrc.files import digest, write_file, write_json
 from amsrc.fuse import Fuser, Statistics
 from amsrc.model import AMSRC
-from amsrc.store import SPLITS, Cubes, Shard, Split, seal, write_shard
-from bench import provenance
-from bench.config import Experiment, derive, dump
+from amsrc.store import Cubes, CubeStore, write_shard
+from bench import provenance, tables
+from bench.config import Experiment, derive
 from bench.cost import Row, read_speed
 from bench.layouts import SPECS
+from bench.made_up import SCENES, cubes_of_noise, store_of_noise, video_of_walkers, write_noise
 from bench.nulls import flow_magnitude
+from bench.prepare import prepare_video
+from bench.pseudo import STATISTICS_CUBES
+from bench.readers import Video
 from bench.recipes import build
-from bench.scoring import SCORING_BATCH, Feed, arithmetic, chunks, device_of, score
+from bench.scoring import SCORING_BATCH, Feed, arithmetic, device_of, score
 from bench.selection import SHARES, Epoch, fusion_curve
-from bench.train import batches
+from bench.timing import CPU, Settings, repeats, row, timed
+from bench.train import batches, fit
 
-Settings = dict[str, int | float | str]
 WIDTHS = (16, 64)
 CUBES = 1024  # made-up ones, 32 KB each
-VIDEO = 128  # of them a video, so that a batch comes from several files
+STORED_CUBES = 4096  # more than a processor's cache holds
+FRAMES = 48  # of a made-up video
+WORKERS = (1, 2)
 TEST_CUBES = {"ped2": 34_715, "shanghaitech": 203_955}
 """Test cubes of a data set: ped2's as counted in `results/records`, shanghaitech's assumed to be five a frame."""
-REPEATS, REPEAT_S = 7, 5.0  # timed repeats, and how long each lasts at least
-QUICK_REPEATS, QUICK_REPEAT_S = 3, 0.5
 HEAD = ("stage", "settings", "on", "median", "spread", "repeats")
 
 
@@ -71,9 +73,9 @@ def run(out: Path, quick: bool) -> list[Row]:
         if missing:
             print(f"{name}: left out, {', '.join(missing)} is not installed", flush=True)
             continue
-        for row in stage(quick):
-            print(" | ".join(_line(row)), flush=True)
-            rows.append(row)
+        for found in stage(quick):
+            print(" | ".join(_line(found)), flush=True)
+            rows.append(found)
     hardware = provenance.hardware()
     path = out / f"{machine(hardware)}.json"
     about = {"measured": datetime.now(UTC).isoformat(timespec="seconds"), "quick": quick, "load_before": busy}
@@ -137,7 +139,7 @@ def _digits(value: float) -> str:
 
 def train_and_score(quick: bool) -> Iterator[Row]:
     """Cubes per second of a training step as `bench.train` takes it, and of scoring, by width."""
-    with made_up_cubes(CUBES, CubeConfig()) as cubes:
+    with cubes_of_noise(CUBES, CubeConfig()) as cubes:
         for width in WIDTHS:
             yield from _one_width(cubes, ModelConfig(width=width), quick)
 
@@ -164,22 +166,21 @@ def _one_width(cubes: Cubes, config: ModelConfig, quick: bool) -> Iterator[Row]:
 
     settings: Settings = {"width": config.width, "batch": train.batch, "frames": cube.frames, "size": cube.size}
     settings |= {"fusion": config.fusion, "precision": precision}
-    yield _row("train", timed(step, quick, device), settings, device, cubes=train.batch)
+    yield row("train", timed(step, quick, device), settings, device, handled=(train.batch, "cubes"))
     seconds = timed(lambda: score(network, feed, rows, train), quick, device)
-    yield _row("score", seconds, {**settings, "batch": SCORING_BATCH}, device, cubes=len(cubes))
+    yield row("score", seconds, {**settings, "batch": SCORING_BATCH}, device, handled=(len(cubes), "cubes"))
 
 
 def null_row(quick: bool) -> Iterator[Row]:
     """Cubes per second of the score that needs no training."""
-    cpu = torch.device("cpu")
-    with made_up_cubes(CUBES, CubeConfig()) as cubes:
-        found = timed(lambda: flow_magnitude(cubes), quick, cpu)
-    yield _row("null", found, {"method": "flow-magnitude"}, cpu, cubes=CUBES, threads=1)
+    with cubes_of_noise(CUBES, CubeConfig()) as cubes:
+        found = timed(lambda: flow_magnitude(cubes), quick, CPU)
+    yield row("null", found, {"method": "flow-magnitude"}, CPU, handled=(CUBES, "cubes"), threads=1)
 
 
 def fusion_search(quick: bool) -> Iterator[Row]:
     """Seconds for the AUROC of all shares of the fusion curve, at the size of two data sets' test splits."""
-    cpu, random = torch.device("cpu"), np.random.default_rng(0)
+    random = np.random.default_rng(0)
     for dataset, cubes in TEST_CUBES.items():
         lengths = SPECS[dataset].per_video["test"]
         place = np.sort(random.integers(0, sum(lengths.values()), cubes))  # frame of each cube, videos end to end
@@ -192,9 +193,9 @@ def fusion_search(quick: bool) -> Iterator[Row]:
         }
         s_f, s_p = random.normal(0, 1, (2, cubes)).astype(np.float32)
         epoch = Epoch(1, s_f, s_p, Statistics(0.0, 1.0, 0.0, 1.0), None)
-        seconds = timed(partial(fusion_curve, fuser, list(lengths), epoch, labels), quick, cpu)
+        seconds = timed(partial(fusion_curve, fuser, list(lengths), epoch, labels), quick, CPU)
         settings: Settings = {"size of": dataset, "cubes": cubes, "frames": int(starts[-1]), "shares": len(SHARES)}
-        yield _row("fusion search", seconds, settings, cpu, threads=1)
+        yield row("fusion search", seconds, settings, CPU, threads=1)
 
 
 def cell_overhead(quick: bool) -> Iterator[Row]:
@@ -224,8 +225,8 @@ def cell_overhead(quick: bool) -> Iterator[Row]:
             self.records.extend(records)
 
     with tempfile.TemporaryDirectory() as name:
-        folder, number = Path(name), (QUICK_REPEATS if quick else REPEATS) + 1  # the first one starts the actor
-        cells = [Cell(tiny(seed), made_up_store(folder, tiny(0))) for seed in range(number)]
+        folder, number = Path(name), repeats(quick) + 1  # the first one starts the actor
+        cells = [Cell(tiny(seed), store_of_noise(folder, tiny(0))) for seed in range(number)]
         trials = [Trial(i, (cell,)) for i, cell in enumerate(cells)]
         job, clock = Job(folder / "home", folder / "results"), Clock()
         run_trials(trials, number, job, Packing(1, 1, 0.0), clock, folder=folder / "tune")
@@ -239,10 +240,9 @@ def cell_overhead(quick: bool) -> Iterator[Row]:
             before = time.perf_counter()
             tracker.log_cell(parent, record, partial(evidence, cell, record, job.home, job.results))
             logged.append(time.perf_counter() - before)
-    cpu = torch.device("cpu")
     settings: Settings = {"concurrent": 1, "epochs": 1}
-    yield _row("cell overhead", beyond, settings, cpu, threads=1)
-    yield _row("cell logging", logged[1:], {"to": "sqlite", "width": WIDTHS[0]}, cpu)
+    yield row("cell overhead", beyond, settings, CPU, threads=1)
+    yield row("cell logging", logged[1:], {"to": "sqlite", "width": WIDTHS[0]}, CPU)
 
 
 def tiny(seed: int) -> Experiment:
@@ -252,78 +252,161 @@ def tiny(seed: int) -> Experiment:
     )
 
 
-def made_up_store(folder: Path, experiment: Experiment) -> Path:
-    """A sealed store of noise: two training videos and two test videos of a cube a frame, one of them half abnormal."""
-    random, path, length = np.random.default_rng(0), folder / "store", 32
-    cube = experiment.cube
-    shape = (cube.frames, 3, cube.size, cube.size)
+def preparing(quick: bool) -> Iterator[Row]:
+    """Preparing on one core by part, then whole: frames per second, and cubes per second of cutting and writing."""
+    threads, cube = cv2.getNumThreads(), CubeConfig()
+    cv2.setNumThreads(1)  # as `prepare_video` does
+    try:
+        for kind in SCENES:
+            with tempfile.TemporaryDirectory() as name:
+                yield from _one_video(Path(name), kind, cube, quick)
+    finally:
+        cv2.setNumThreads(threads)
 
-    def shard(split: Split, video: str) -> Shard:
-        frames = random.integers(0, 256, (length, *shape), np.uint8)
-        flows = random.normal(0, 1, (length, cube.frames - 1, 2, cube.size, cube.size)).astype(np.float16)
-        box = np.zeros((1, 4), np.float32)
-        made = (FrameCubes(i, box, frames[i : i + 1], flows[i : i + 1]) for i in range(length))
-        return write_shard(path, split, video, made, length, shape)
 
-    shards = {split: [shard(split, f"{split}{n}") for n in range(2)] for split in SPLITS}
-    content = io.BytesIO()
-    half = (np.arange(length) >= length // 2).astype(np.uint8)
-    np.savez(content, allow_pickle=False, test0=half, test1=np.zeros_like(half))
-    write_file(path / "labels-official.npz", content.getvalue())
-    digests = {"official": hashlib.sha256(content.getvalue()).hexdigest()}
-    about = {"dataset": experiment.dataset, "partial": False, "cube": dump(experiment)["cube"], "sources": {}}
-    seal(path, shards, {**about, "labels": digests})
-    return path
+def _one_video(folder: Path, kind: str, cube: CubeConfig, quick: bool) -> Iterator[Row]:
+    video, store = video_of_walkers(folder, kind, FRAMES), folder / "store"
+    frames = list(video.read())
+    shots = list(moments(video.name, frames))
+    boxes_of, flow_of = boxes.moving(cube.boxes), flow.dis(cube.flow)
+    found, flows = [boxes_of(shot) for shot in shots], [flow_of(shot) for shot in shots]
+
+    def cubes_cut() -> list[Any]:
+        return list(cut(video.name, frames, lambda shot: found[shot.index], lambda shot: flows[shot.index], cube))
+
+    made, number = cubes_cut(), sum(map(len, found))
+    shape = made[0].frames_MTCHW.shape[1:]
+    settings = _of_video(frames[0].shape, kind) | {"cubes a frame": round(number / FRAMES, 1)}
+    parts: dict[str, tuple[Callable[[], object], tuple[float, str], Settings]] = {
+        "decode": (lambda: list(video.read()), (FRAMES, "frames"), {}),
+        "flow": (lambda: [flow_of(shot) for shot in shots], (FRAMES, "frames"), {"flow": f"dis {cube.flow.preset}"}),
+        "boxes": (lambda: [boxes_of(shot) for shot in shots], (FRAMES, "frames"), {"boxes": "motion"}),
+        "cut": (cubes_cut, (number, "cubes"), {}),
+        "write": (lambda: write_shard(store, "train", "01", made, FRAMES, shape), (number, "cubes"), {}),
+    }
+    for part, (call, handled, more) in parts.items():
+        seconds = timed(call, quick, CPU)
+        yield row(f"prepare: {part}", seconds, settings | more, CPU, handled=handled, threads=1)
+    seconds = timed(lambda: prepare_video(store, "train", video, cube, boxes_of, flow_of), quick, CPU)
+    yield row("prepare", seconds, settings, CPU, handled=(FRAMES, "frames"), threads=1)
+
+
+def _of_video(shape: tuple[int, ...], kind: str) -> Settings:
+    return {"video": kind, "pixels": shape[0] * shape[1], "channels": shape[2]}
+
+
+def reading(quick: bool) -> Iterator[Row]:
+    """MB per second of gathering random batches from the memory map, and of copying a store with its digests."""
+    cube, batch = CubeConfig(), TrainConfig().batch
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name) / "noise"
+        cubes = write_noise(source, STORED_CUBES, cube)
+        order, megabytes = _forever(len(cubes), batch), cubes.nbytes / 1e6
+
+        def gather() -> None:
+            rows = next(order)
+            cubes.frames(rows), cubes.flows(rows)
+
+        def fill() -> None:
+            copy = Path(shutil.copytree(source, Path(name) / "copy", dirs_exist_ok=True))
+            for path in copy.rglob("*.npy"):
+                digest(path)
+
+        seconds = timed(gather, quick, CPU)
+        settings: Settings = {"from": "page cache", "batch": batch, "MB": round(megabytes)}
+        yield row("store read", seconds, settings, CPU, handled=(megabytes * batch / len(cubes), "MB"), threads=1)
+        settings = {"from": "page cache", "MB": round(megabytes)}
+        yield row("store copy", timed(fill, quick, CPU), settings, CPU, handled=(megabytes, "MB"), threads=1)
+
+
+def making_tables(quick: bool) -> Iterator[Row]:
+    """Seconds for all tables of the records of this project."""
+    results = tables.PAPER_CSV.parent
+    records = len(list((results / "records").glob("*/*/*.json")))
+    seconds = timed(lambda: tables.build(results), quick, CPU)
+    yield row("tables", seconds, {"records": records}, CPU, threads=1)
+
+
+def by_workers(quick: bool) -> Iterator[Row]:
+    """The whole preparing, training and scoring by one and by two workers, a CPU thread (or a GPU) each.
+
+    Training is that of `bench.train.fit` with the same batch over all workers: one in this process, two through Ray
+    Train. Its first epoch warms up. Scoring is that between two epochs.
+    """
+    from bench.cluster import connect, resources
+
+    connect()
+    have = resources()
+    cores, devices = int(have["CPU"]), int(have["GPU"] or have["CPU"])
+    for kind in SCENES:
+        for workers in WORKERS:
+            if workers <= cores:
+                yield _prepared_by(workers, kind, quick)
+    for workers in WORKERS:
+        if workers <= devices:
+            yield from _trained_by(workers, quick)
+    if devices < max(WORKERS):
+        print(f"{max(WORKERS)} workers: left out, they need as many GPUs or CPUs", flush=True)
+
+
+def _prepared_by(workers: int, kind: str, quick: bool) -> Row:
+    """Frames per second of all workers, each a Ray task after the other, as `bench.prepare` runs them."""
+    import ray
+
+    cube = CubeConfig()
+
+    @ray.remote(num_cpus=1)
+    def task(store: Path, number: int, video: Video) -> None:
+        named = f"{number:02d}"
+        prepare_video(store, "train", replace(video, name=named), cube, boxes.moving(cube.boxes), flow.dis(cube.flow))
+
+    with tempfile.TemporaryDirectory() as name:
+        video = video_of_walkers(Path(name), kind, FRAMES)
+        shape = next(video.read()).shape
+
+        def all_at_once() -> None:
+            ray.get([task.remote(Path(name) / "store", number, video) for number in range(workers)])
+
+        seconds = timed(all_at_once, quick, CPU)
+    settings = _of_video(shape, kind) | {"workers": workers}
+    return row("prepare by workers", seconds, settings, CPU, handled=(workers * FRAMES, "frames"), threads=1)
+
+
+def _trained_by(workers: int, quick: bool) -> Iterator[Row]:
+    """Cubes per second of all workers, of training and of scoring between epochs, from the log of `fit`."""
+    threads = torch.get_num_threads()
+    train = {"epochs": repeats(quick) + 2, "batch": 128, "score_every": 1, "held_out": 0.0}
+    e = derive(tiny(0), train=train)  # its first epoch warms up, its last one is not scored
+    log: list[Mapping[str, Any]] = []
+    torch.set_num_threads(1)  # what Ray gives to a worker with one CPU
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            store = CubeStore(store_of_noise(Path(name), e, CUBES // 2))
+            fit(e, store, Path(name), workers=workers, report=log.append)
+            scored = len(store.test) + min(STATISTICS_CUBES, len(store.train))
+    finally:
+        torch.set_num_threads(threads)
+    settings: Settings = {"workers": workers, "width": e.model.width, "batch": e.train.batch}
+    settings |= {"frames": e.cube.frames, "size": e.cube.size, "precision": log[0]["precision"]}
+    of_one, device = log[1:-1], device_of()
+    seconds = [CUBES / line["cubes_per_s"] for line in of_one]
+    yield row("train by workers", seconds, settings, device, handled=(CUBES, "cubes"), threads=1)
+    seconds = [line["score_seconds"] for line in of_one]
+    settings = {**settings, "batch": SCORING_BATCH}
+    yield row("score by workers", seconds, settings, device, handled=(scored, "cubes"), threads=1)
 
 
 STAGES: tuple[tuple[str, tuple[str, ...], Callable[[bool], Iterator[Row]]], ...] = (
     ("train and score", (), train_and_score),
     ("null", (), null_row),
     ("fusion search", (), fusion_search),
+    ("prepare", (), preparing),
+    ("store", (), reading),
+    ("tables", (), making_tables),
     ("cell overhead", ("ray", "mlflow"), cell_overhead),
+    ("workers", ("ray",), by_workers),
 )
 """What is measured: its name, the packages that it needs besides torch, and the function."""
-
-
-def timed(call: Callable[[], object], quick: bool, device: torch.device) -> list[float]:
-    """Seconds a call, of each repeat; two calls before them warm up and say how many make a repeat."""
-
-    def seconds(calls: int) -> float:
-        started = time.perf_counter()
-        for _ in range(calls):
-            call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-
-    repeats, at_least = (QUICK_REPEATS, QUICK_REPEAT_S) if quick else (REPEATS, REPEAT_S)
-    seconds(1)
-    calls = max(1, math.ceil(at_least / max(seconds(1), 1e-6)))
-    return [seconds(calls) / calls for _ in range(repeats)]
-
-
-def _row(
-    stage: str,
-    seconds: Sequence[float],
-    settings: Settings,
-    device: torch.device,
-    *,
-    cubes: int | None = None,
-    threads: int | None = None,
-) -> Row:
-    """A row of seconds, or of cubes per second where a call handles so many cubes."""
-    values = [cubes / value for value in seconds] if cubes else list(seconds)
-    on_gpu = device.type == "cuda"
-    return Row(
-        stage=stage,
-        device=torch.cuda.get_device_name(device) if on_gpu else str(provenance.hardware()["cpu"] or "CPU"),
-        threads=None if on_gpu else threads or torch.get_num_threads(),
-        settings=settings,
-        unit="cubes/s" if cubes else "s",
-        median=median(values),
-        spread=max(values) - min(values),
-        repeats=len(values),
-    )
 
 
 def _forever(cubes: int, batch: int) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
@@ -332,22 +415,6 @@ def _forever(cubes: int, batch: int) -> Iterator[np.ndarray[Any, np.dtype[np.int
     while True:
         epoch += 1
         yield from (rows for rows, _ in batches(cubes, batch, 0, epoch) if len(rows) == batch)
-
-
-@contextmanager
-def made_up_cubes(number: int, cube: CubeConfig) -> Iterator[Cubes]:
-    """Cubes of noise with three channels, memory-mapped from a folder that is deleted afterwards."""
-    random = np.random.default_rng(0)
-    shape = (cube.frames, 3, cube.size, cube.size)
-    with tempfile.TemporaryDirectory() as folder:
-        shards = []
-        for rows in chunks(np.arange(number), VIDEO):
-            n = len(rows)
-            frames = random.integers(0, 256, (n, *shape), np.uint8)
-            flows = random.normal(0, 1, (n, cube.frames - 1, 2, cube.size, cube.size)).astype(np.float16)
-            made = FrameCubes(0, np.zeros((n, 4), np.float32), frames, flows)
-            shards.append(write_shard(Path(folder), "train", f"{rows[0]:06d}", [made], 1, shape))
-        yield Cubes(Path(folder) / "train", shards)
 
 
 if __name__ == "__main__":

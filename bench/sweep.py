@@ -40,6 +40,7 @@ from bench.cli import home_of, progress, results_of
 from bench.cluster import check_nodes, connect, nodes, shared
 from bench.config import TOY, Experiment, fingerprint, override
 from bench.evaluate import per_video
+from bench.logistics import logistics
 from bench.plan import Cell
 from bench.prepare import Sources, on_cubes_of, prepare, store_path, with_providers
 from bench.recipes import DATASETS, build
@@ -253,7 +254,8 @@ def described(
 
     expected = cost.estimate(todo, counted, rows, packing(len(todo)), machine)
     names = [fingerprint(cell.experiment) for cell in cached]
-    lines = [cost.render(cells, names, packing(len(todo)), expected, machine)]
+    around = logistics(todo, counted, rows, packing(len(todo)), machine)
+    lines = [cost.render(cells, names, packing(len(todo)), expected, machine, around)]
     for wanted in searches:
         at_once = packing(wanted.trials)
         mine = [cell for cell in cells if cell.experiment in wanted.bases]

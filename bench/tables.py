@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeAlias
 from amsrc.errors import DataError
 from bench import recipes
 from bench.config import TOY
+from bench.forecast import section
 from bench.records import RunRecord, read_all, read_searches
 from bench.rows import BLOCKS, GAPS, METHODS, by_dataset, by_rule
 from bench.selection import RULES
@@ -119,7 +120,10 @@ def _numbered(rows: list[Row]) -> list[str]:
 
 
 def write(results: Place, readme: Path | None = None) -> list[Place]:
-    """Write the tables and, if asked, Table 1 into a README. Returns the files.
+    """Write the tables. Returns the files.
+
+    Args:
+        readme: gets Table 1; the README of the results then gets the forecast, if it has the markers for it.
 
     Raises:
         DataError: as for `build`, or the README cannot be read or lacks a marker.
@@ -151,21 +155,28 @@ def _files(results: Place, readme: Path | None) -> dict[Place, str]:
     if readme is not None:
         if not readme.is_file():
             raise DataError(f"{readme}: no such file; Table 1 goes into an existing README.")
-        files[readme] = insert(readme.read_text(encoding="utf-8"), tables["table1.md"])
+        files[readme] = insert(readme.read_text(encoding="utf-8"), "table1", tables["table1.md"])
+        about = results / "README.md"
+        if (
+            isinstance(results, Path)
+            and about.is_file()
+            and "<!-- scale -->" in (text := about.read_text(encoding="utf-8"))
+        ):
+            files[about] = insert(text, "scale", section(results))
     return files
 
 
-def insert(text: str, table: str) -> str:
-    """A README's text with a table between the markers `<!-- table1 -->` and `<!-- /table1 -->`.
+def insert(text: str, name: str, part: str) -> str:
+    """A README's text with a part between the markers `<!-- name -->` and `<!-- /name -->`.
 
     Raises:
         DataError: a marker is missing.
     """
-    before, opening, rest = text.partition("<!-- table1 -->")
-    _, closing, after = rest.partition("<!-- /table1 -->")
+    before, opening, rest = text.partition(f"<!-- {name} -->")
+    _, closing, after = rest.partition(f"<!-- /{name} -->")
     if not closing:
-        raise DataError("README: Table 1 goes between <!-- table1 --> and <!-- /table1 -->; put both markers in.")
-    return f"{before}{opening}\n\n{table}\n{closing}{after}"
+        raise DataError(f"README: {name} goes between <!-- {name} --> and <!-- /{name} -->; put both markers in.")
+    return f"{before}{opening}\n\n{part}\n{closing}{after}"
 
 
 # Rows: what the paper printed, then what was measured.

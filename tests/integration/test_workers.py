@@ -16,9 +16,10 @@ from scipy.stats import spearmanr
 
 from amsrc.errors import ConfigError, RunError
 from amsrc.store import CubeStore
-from bench import pseudo
+from bench import pseudo, speed, timing
 from bench.config import Experiment
 from bench.evaluate import evaluate
+from bench.made_up import SCENES
 from bench.runs import history, is_trained, read_epochs
 from bench.scoring import Feed, score
 from bench.train import fit, load_model
@@ -170,3 +171,18 @@ def test_a_batch_that_is_too_small_for_the_workers_is_refused_at_once(tmp_path: 
     with pytest.raises(ConfigError, match=f"--workers {workers}: from 1 to {batch // 2}, two cubes"):
         fit(e, write_store(tmp_path, e), tmp_path, workers=workers)
     assert not (tmp_path / "runs").exists()
+
+
+def test_speeds_of_one_and_of_two_workers_are_measured_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"CUBES": 160, "FRAMES": 12}.items():
+        monkeypatch.setattr(speed, name, value)
+    monkeypatch.setattr(timing, "QUICK_REPEATS", 2)
+    monkeypatch.setattr(timing, "QUICK_REPEAT_S", 0.0)
+    threads = torch.get_num_threads()
+    rows = list(speed.by_workers(True))
+    assert [(row.stage, row.settings["workers"]) for row in rows] == [
+        *(("prepare by workers", workers) for _ in SCENES for workers in (1, 2)),
+        *((f"{stage} by workers", workers) for workers in (1, 2) for stage in ("train", "score")),
+    ]
+    assert all(row.median > 0 and row.threads == 1 and row.repeats == 2 for row in rows)
+    assert torch.get_num_threads() == threads

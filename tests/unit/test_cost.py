@@ -1,14 +1,15 @@
 """Hours and cost of a plan: hand-computed, and no number where nothing was measured."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from amsrc.errors import DataError
 from bench.config import Experiment, derive, dump, fingerprint
-from bench.cost import Cubes, Estimate, Row, cubes_of, estimate, read_speed, render
+from bench.cost import Cubes, Estimate, Row, bytes_text, cubes_of, estimate, read_speed, render
+from bench.logistics import Logistics
 from bench.plan import Cell, Machine, Packing, packing
 from bench.recipes import build
 from bench.records import RunRecord
@@ -51,6 +52,7 @@ def a_cell(seed: int = 0, width: int = 64, epochs: int = 10, held_out: float = 0
     return Cell(derive(experiment, model={"width": width}, train=train), Path("stores/ped2"))
 
 
+NOTHING = Logistics(None, None, 0.0, None, None)
 CUBES = {Path("stores/ped2"): Cubes(30_000, 60_000, "ped2: counted")}
 
 
@@ -124,6 +126,20 @@ def test_a_part_of_a_gpu_and_several_workers_are_counted_in_proportion(gpus: flo
     found = plan([a_cell()], rows, packed=Packing(1, 1, gpus, workers))
     assert found.hours == pytest.approx(300_000 / rate / 3600)
     assert found.gpu_hours == pytest.approx(gpus * 300_000 / rate / 3600)
+
+
+@pytest.mark.parametrize(("workers", "rate", "said"), [(2, 80.0, "times 0.80"), (4, 200.0, "4 CPUs a cell")])
+def test_what_several_workers_lose_counts_where_it_was_measured(workers: int, rate: float, said: str) -> None:
+    def of(number: int, median: float) -> Row:
+        made = row("train by workers", median, device="AMD EPYC", threads=1, width=16)
+        return replace(made, settings={**made.settings, "workers": number})
+
+    rows = [row("train", 100.0, device="AMD EPYC", threads=2), row("score", 1e12, device="AMD EPYC", threads=2)]
+    rows += [of(1, 500.0), of(2, 800.0)]
+    found = plan([a_cell()], rows, CPU, Packing(1, workers, 0.0, workers))
+    assert found.hours == pytest.approx(300_000 / rate / 3600)
+    assert any(said in text for text in found.basis)
+    assert any("keep" in text for text in found.basis) == (workers == 2)
 
 
 def test_what_trains_nothing_takes_only_its_scoring() -> None:
@@ -253,13 +269,19 @@ def test_the_plan_is_told_in_full() -> None:
     todo = cells[1:]
     packed = packing(GPU, len(todo))
     expected = estimate(todo, CUBES, [row("train", 100.0), row("score", 300.0)], packed, GPU)
-    text = render(cells, [fingerprint(cells[0].experiment)], packed, expected, GPU)
+    around = Logistics(2.5, 3e9, 2.2e8, 6e9, 0.0, ("prepare: 40 ms a frame",), ("boxes: not measured",))
+    text = render(cells, [fingerprint(cells[0].experiment)], packed, expected, GPU, around)
     lines = [line.split() for line in text.splitlines()]
     assert ["amsrc", "ped2", "2", "1", "1", "0.92"] in lines
     assert ["no-gate-add", "ped2", "1", "0", "1", "0.92"] in lines
     assert ["all", "3", "1", "2"] in lines
     assert "to prepare  ped2 (ped2)" in text
     assert "at a time   2 cells of 1 GPU, 4 CPUs each, on A10G: 2 GPUs, 8 CPUs" in text
+    assert "preparing   2.5 hours\n" in text
+    assert "storage     3 GB of cubes to prepare, 220 MB of checkpoints" in text
+    assert "network     6 GB of cubes to the nodes, 0 B of gradients" in text
+    assert "from        prepare: 40 ms a frame" in text
+    assert "not known   boxes: not measured" in text
     assert "hours       0.92 from" in text
     assert "GPU-hours   1.8\n" in text
     assert "cost        2.75 USD" in text
@@ -268,14 +290,31 @@ def test_the_plan_is_told_in_full() -> None:
 
 def test_the_plan_has_a_dash_for_what_is_not_known() -> None:
     packed = packing(GPU, 1)
-    text = render([a_cell()], [], packed, plan([a_cell()], []), GPU)
+    text = render([a_cell()], [], packed, plan([a_cell()], []), GPU, NOTHING)
     assert text.count(" -") >= 3
-    for name in ("hours", "GPU-hours", "cost"):
+    for name in ("preparing", "hours", "GPU-hours", "cost", "storage", "network"):
         assert f"\n{name:<12}-" in text
     assert "not known   train: no speed was measured on A10G" in text
 
 
 def test_a_sealed_store_is_not_to_be_prepared(tmp_path: Path) -> None:
     cell = Cell(an_experiment(), write_store(tmp_path, an_experiment()).path)
-    text = render([cell], [], packing(CPU, 1), plan([], []), CPU)
+    text = render([cell], [], packing(CPU, 1), plan([], []), CPU, NOTHING)
     assert "to prepare  nothing" in text
+    assert "preparing" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (999.7, "1 KB"),
+        (31_764, "31.8 KB"),
+        (4.5e13, "45 TB"),
+        (7e18, "7e+03 PB"),
+    ],
+)
+def test_bytes_have_a_unit_that_can_be_read(value: float | None, text: str) -> None:
+    assert bytes_text(value) == text
