@@ -28,8 +28,8 @@ SPACES = {"mount": "mnt", "net": "net", "uts": "uts", "ipc": "ipc", "pid": "pid_
 # The first process has to reap what is orphaned, which bash does, and `read` ends with the test that started it.
 SWITCH = "ip link add lan type bridge && ip link set lan up && echo up && read"
 
-# The machine's files are seen read-only, with folders of the host's own over /tmp and the home, and Python where it was.
-# At the checkout's place, ~/amsrc-bench is seen: the environment made for that place imports the code that is there.
+# The machine's files are seen read-only, with folders of the host's own over /tmp and the home, and Python in its
+# place. In the checkout's place ~/amsrc-bench is seen, so that the environment made there imports what was brought.
 HOST = """
 set -e
 read  # until it is wired
@@ -91,7 +91,7 @@ class Space:
         pipe = subprocess.PIPE
         self.first = subprocess.Popen(_apart(script), stdin=pipe, stdout=pipe, text=True, start_new_session=True)
         self.of = Path(f"/proc/{self.first.pid}/ns")
-        self.id: str | None = None
+        self.id: Path | None = None
 
     def go_on(self) -> None:
         """Let a `read` of the script return."""
@@ -102,7 +102,7 @@ class Space:
         """Wait for the script's word."""
         assert self.first.stdout
         assert self.first.stdout.readline() == "up\n", "it could not be set up; what it said is above"
-        self.id = os.readlink(self.of / SPACES["pid"])
+        self.id = (self.of / SPACES["pid"]).readlink()
 
     def command(self, words: Sequence[str | Path]) -> list[str | Path]:
         """What runs a command in here."""
@@ -110,7 +110,7 @@ class Space:
 
     def processes(self) -> list[int]:
         """Of everything that lives in here, as the machine numbers it."""
-        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _space_of(pid) == self.id]
+        return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _space_of(path) == self.id]
 
     def kill(self) -> None:
         """End the first process by the end of its input; the kernel ends all others before it lets go of it."""
@@ -120,9 +120,9 @@ class Space:
             self.first.kill()
 
 
-def _space_of(pid: int) -> str | None:
+def _space_of(process: Path) -> Path | None:
     try:
-        return os.readlink(f"/proc/{pid}/ns/pid")
+        return (process / "ns" / "pid").readlink()
     except OSError:  # it has ended
         return None
 
@@ -140,7 +140,17 @@ class Host:
 
     @property
     def home(self) -> Path:
+        """Where its ~ lies on the machine."""
         return self.files / "home"
+
+    @property
+    def shared(self) -> Path:
+        """Where the folder that all hosts see lies on the machine."""
+        return self.files.parent / "shared"
+
+    def processes(self) -> list[int]:
+        """All of its own, as the machine numbers them."""
+        return self.space.processes()
 
     def run(self, *words: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a command there, in ~/amsrc-bench and with its environment, and wait for it."""
