@@ -32,6 +32,7 @@ SWITCH = "ip link add lan type bridge && ip link set lan up && echo up && read"
 # place. In the checkout's place ~/amsrc-bench is seen, so that the environment made there imports what was brought.
 HOST = """
 set -e
+echo apart
 read  # until it is wired
 ip link set lo up
 ip address add {address}/24 dev eth0
@@ -54,6 +55,7 @@ mount --rbind /run/python {python}
 mount --rbind {home}/amsrc-bench {root}
 mount -o remount,bind,ro /
 {sshd} -f {home}/.ssh/sshd_config -E /tmp/sshd.log
+for _ in {{1..500}}; do (: < /dev/tcp/{address}/22) 2> /dev/null && break; sleep 0.02; done
 echo up
 read
 """
@@ -74,7 +76,7 @@ def unavailable() -> str | None:
         return "only root can make hosts"
     if missing := [name for name in COMMANDS if not shutil.which(name)]:
         return f"no {', '.join(missing)} here; install openssh-server, rsync, iproute2, util-linux"
-    trial = _apart("ip link add lan type bridge && mount -t tmpfs tmpfs /run")
+    trial = _apart("ip link add lan type bridge && ip link add port type veth && mount -t tmpfs tmpfs /run")
     tried = subprocess.run(trial, capture_output=True, text=True, timeout=60, check=False)
     return f"this machine allows no namespaces: {tried.stderr.strip()}" if tried.returncode else None
 
@@ -93,24 +95,31 @@ class Space:
         self.of = Path(f"/proc/{self.first.pid}/ns")
         self.id: Path | None = None
 
+    def await_word(self, word: str) -> None:
+        """Wait until the script says so; it says nothing else."""
+        assert self.first.stdout
+        assert self.first.stdout.readline() == f"{word}\n", "it could not be set up; what it said is above"
+        self.id = (self.of / SPACES["pid"]).readlink()
+
     def go_on(self) -> None:
         """Let a `read` of the script return."""
         assert self.first.stdin
         print(file=self.first.stdin, flush=True)
 
-    def wait_until_up(self) -> None:
-        """Wait for the script's word."""
-        assert self.first.stdout
-        assert self.first.stdout.readline() == "up\n", "it could not be set up; what it said is above"
-        self.id = (self.of / SPACES["pid"]).readlink()
-
     def command(self, words: Sequence[str | Path]) -> list[str | Path]:
         """What runs a command in here."""
         return ["nsenter", *(f"--{kind}={self.of / name}" for kind, name in SPACES.items()), "--wd=/", *words]
 
-    def processes(self) -> list[int]:
-        """Of everything that lives in here, as the machine numbers it."""
-        return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _space_of(path) == self.id]
+    def processes(self) -> dict[int, str]:
+        """Names of everything that lives in here, by the machine's number for it."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if (path / "ns" / "pid").readlink() == self.id:
+                    found[int(path.name)] = (path / "comm").read_text().strip()
+            except OSError:  # it has just ended
+                continue
+        return found
 
     def kill(self) -> None:
         """End the first process by the end of its input; the kernel ends all others before it lets go of it."""
@@ -118,13 +127,6 @@ class Space:
             self.first.communicate(timeout=60)
         finally:
             self.first.kill()
-
-
-def _space_of(process: Path) -> Path | None:
-    try:
-        return (process / "ns" / "pid").readlink()
-    except OSError:  # it has ended
-        return None
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,8 @@ class Host:
         """Where the folder that all hosts see lies on the machine."""
         return self.files.parent / "shared"
 
-    def processes(self) -> list[int]:
-        """All of its own, as the machine numbers them."""
+    def processes(self) -> dict[int, str]:
+        """Names of all its own, by the machine's number for each."""
         return self.space.processes()
 
     def run(self, *words: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -211,17 +213,18 @@ def hosts(number: int, folder: Path) -> Iterator[list[Host]]:
     (folder / "shared").mkdir()
     with ExitStack() as stack:
         switch = _space(SWITCH, stack)
-        switch.wait_until_up()
+        switch.await_word("up")
         made = []
         for name, address in addresses.items():
             files = folder / name
             _furnish(files, key, addresses)
             space = _space(_script(name, address, files), stack)
+            space.await_word("apart")
             _wire(switch, space, name)
             space.go_on()
             made.append(Host(name, address, files, space, switch))
         for host in made:
-            host.space.wait_until_up()
+            host.space.await_word("up")
         yield made
 
 

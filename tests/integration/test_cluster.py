@@ -23,7 +23,7 @@ from tests.integration.test_sweep import TINY, at_work, unlogged
 pytestmark = pytest.mark.timeout(300)
 
 FILE = "clusters/onprem.yaml"
-EPOCHS = 12  # of a cell that is struck in the middle
+EPOCHS = 20  # of a cell that is struck in the middle
 RESULTS = SHARED / "results"
 
 # Half a minute of silence makes a host dead, and itself give up, where it would take minutes.
@@ -187,6 +187,7 @@ def test_nothing_runs_after_ray_down(cluster: Cluster) -> None:
         "ssh", "-o", "StrictHostKeyChecking=no", cluster.worker.address, "amsrc-bench/.venv/bin/ray stop"
     )
     assert ssh.returncode == 0, ssh.stdout + ssh.stderr
-    for host in (cluster.head, cluster.worker):
-        programs = {Path(f"/proc/{pid}/exe").resolve().name for pid in host.processes()}
-        assert programs == {"bash", "sshd"}, "what every host runs"
+    end = time.monotonic() + 60
+    while (left := {*cluster.head.processes().values(), *cluster.worker.processes().values()}) != {"bash", "sshd"}:
+        assert time.monotonic() < end, f"besides what every host runs: {left}"
+        time.sleep(0.2)
