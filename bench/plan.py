@@ -154,7 +154,8 @@ def read_cluster(path: Path) -> Machine:
     Ray ignores what stands under `metadata`; there the file may say by node type what an hour costs
     (`usd_per_hour: {worker: 1.006}`) and which GPU it has (`gpu: {worker: A10G}`). In a RayJob the annotations
     `amsrc-bench/usd-per-hour` and `amsrc-bench/gpu` of a worker group's pods say so. The head counts as a node, its
-    price does not: the price is that of the workers' GPUs.
+    price does not: the price is that of the workers' GPUs. Of hosts that are there already (provider `local`) Ray takes
+    no node types; what head and workers have stands there too (`nodes: {head: {CPU: 8}, worker: {CPU: 8, GPU: 1}}`).
 
     Raises:
         ConfigError: no such file, or one that does not say what its workers have.
@@ -167,10 +168,12 @@ def read_cluster(path: Path) -> Machine:
         raise ConfigError(f"{path}: not a readable cluster file ({error}).") from None
     jobs = [content for content in contents if isinstance(content, dict) and content.get("kind") == "RayJob"]
     content = _of_kuberay(jobs[0], path) if jobs else _dict(contents[0] if contents else None, path, "the file")
+    about = _dict(content.get("metadata", {}), path, "metadata")
+    if _dict(content.get("provider", {}), path, "provider").get("type") == "local":
+        content = {**content, **_hosts(content["provider"], about, path)}
     types: dict[str, Any] = _dict(content.get("available_node_types"), path, "node types")
     head = content.get("head_node_type")
     most = _number(content.get("max_workers", 2), path, "max_workers")  # Ray's own default
-    about = _dict(content.get("metadata", {}), path, "metadata")
     prices = _dict(about.get("usd_per_hour", {}), path, "metadata.usd_per_hour")
     gpu_names = _dict(about.get("gpu", {}), path, "metadata.gpu")
     for name in (*prices, *gpu_names):
@@ -218,6 +221,16 @@ def _of_kuberay(job: Mapping[str, Any], path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not a complete RayJob ({type(error).__name__}: {error}).") from None
     most = sum(each["max_workers"] for each in types.values())
     return {"head_node_type": "head", "max_workers": most, "metadata": about, "available_node_types": types}
+
+
+def _hosts(provider: Mapping[str, Any], about: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Hosts that are there already, told as node types: all workers are of one, and all are taken."""
+    workers = provider.get("worker_ips")
+    if not isinstance(workers, list):
+        raise ConfigError(f"{path}: provider.worker_ips must be a list of addresses, found {workers!r}.")
+    nodes = _dict(about.get("nodes"), path, "metadata.nodes (such as {head: {CPU: 8}, worker: {CPU: 8, GPU: 1}})")
+    types = {name: {"resources": nodes.get(name)} for name in ("head", "worker")}
+    return {"available_node_types": types, "head_node_type": "head", "max_workers": len(workers)}
 
 
 def _size(about: Mapping[str, Any], path: Path, name: str) -> tuple[float, float]:

@@ -245,6 +245,25 @@ def test_a_worker_without_a_price_leaves_no_price(tmp_path: Path) -> None:
     assert read_cluster(write_cluster(tmp_path, prices="big: 9")).usd_per_gpu_hour is None
 
 
+def test_the_file_of_hosts_that_are_there_says_what_they_have(tmp_path: Path) -> None:
+    found = read_cluster(ROOT / "clusters" / "onprem.yaml")
+    assert found == Machine(((8.0, 1.0), (8.0, 0.0)), "A10G")
+    path = tmp_path / "cluster.yaml"
+    path.write_text(HOSTS.format(workers="a, b, c, d"))
+    assert read_cluster(path) == Machine(((4.0, 2.0),) * 4 + ((2.0, 0.0),), "H100", 1.5)
+    path.write_text(HOSTS.format(workers=""))
+    assert read_cluster(path) == Machine(((2.0, 0.0),), "CPU")
+
+
+HOSTS = """
+provider: {{type: local, head_ip: h, worker_ips: [{workers}]}}
+metadata:
+  nodes: {{head: {{CPU: 2}}, worker: {{CPU: 4, GPU: 2}}}}
+  usd_per_hour: {{worker: 3}}
+  gpu: {{worker: H100}}
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -252,7 +271,11 @@ def test_a_worker_without_a_price_leaves_no_price(tmp_path: Path) -> None:
         ("just words", "the file must be a table"),
         ("", "the file must be a table"),
         ("kind: Pod\n---\nkind: RayJob\nspec: {rayClusterSpec: {}}", "not a complete RayJob .*headGroupSpec"),
-        ("provider: {type: local}", "node types"),
+        ("provider: {type: aws}", "node types"),
+        ("provider: local", "provider must be a table"),
+        ("provider: {type: local}", "worker_ips must be a list"),
+        ("provider: {type: local, worker_ips: [a]}", "metadata.nodes"),
+        ("provider: {type: local, worker_ips: [a]}\nmetadata: {nodes: {head: {CPU: 1}}}", "worker.resources"),
         ("available_node_types: {w: {}}", "w.resources"),
         ("available_node_types: {w: {resources: {CPU: 0}}}", "no node has a CPU or GPU"),
         ("available_node_types: {w: {resources: {CPU: many}}}", "w.resources.CPU must be a number"),
