@@ -7,7 +7,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -151,17 +151,30 @@ def same_code(ours: Mapping[str, str | None]) -> None:
 def shared(folders: Iterable[Path], files: Iterable[Path] = ()) -> Iterator[Probe]:
     """A probe: whether a node sees these very folders, may write there, and finds these files.
 
-    A mark lies in each folder as long as the context lasts.
+    A mark lies in each folder as long as the context lasts; where there is none yet, in the one that will hold it.
+
+    Raises:
+        ConfigError: a folder cannot be written from here either.
     """
-    marks = [folder / f".mark-{uuid.uuid4().hex}" for folder in folders]
-    for mark in marks:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+    standing = [next(path for path in (folder, *folder.parents) if path.is_dir()) for folder in folders]
+    marks = [folder / f".mark-{uuid.uuid4().hex}" for folder in dict.fromkeys(standing)]
     try:
+        for mark in marks:
+            _touch(mark)
         yield partial(unseen, marks, list(files))
     finally:
         for mark in marks:
-            mark.unlink(missing_ok=True)
+            with suppress(PermissionError):
+                mark.unlink(missing_ok=True)
+
+
+def _touch(mark: Path) -> None:
+    try:
+        mark.touch()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to {mark.parent}: {error.strerror}. Choose a folder you may write to."
+        ) from None
 
 
 def unseen(marks: Iterable[Path], files: Iterable[Path]) -> str:
