@@ -7,7 +7,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,16 +152,34 @@ def same_code(ours: Mapping[str, str | None]) -> None:
 def shared(folders: Iterable[Place], files: Iterable[Path] = ()) -> Iterator[Probe]:
     """A probe: whether a node sees these very folders, may write there, and finds these files.
 
-    A mark lies in each folder as long as the context lasts.
+    A mark lies in each folder as long as the context lasts; where there is none yet, in the one that will hold it.
+
+    Raises:
+        ConfigError: a folder cannot be written from here either.
     """
-    marks = [folder / f".mark-{uuid.uuid4().hex}" for folder in folders]
-    for mark in marks:
-        write_file(mark, b"")
+    marks = [folder / f".mark-{uuid.uuid4().hex}" for folder in dict.fromkeys(map(_standing, folders))]
     try:
+        for mark in marks:
+            _touch(mark)
         yield partial(unseen, marks, list(files))
     finally:
         for mark in marks:
-            mark.unlink(missing_ok=True)
+            with suppress(PermissionError):
+                mark.unlink(missing_ok=True)
+
+
+def _standing(folder: Place) -> Place:
+    """The folder itself, or the one that will hold it; in an object store there are none to be made."""
+    if isinstance(folder, Path):
+        return next(path for path in (folder, *folder.parents) if path.is_dir())
+    return folder
+
+
+def _touch(mark: Place) -> None:
+    try:
+        write_file(mark, b"")
+    except RunError as error:
+        raise ConfigError(str(error)) from None
 
 
 def unseen(marks: Iterable[Place], files: Iterable[Path]) -> str:

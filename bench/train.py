@@ -107,6 +107,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
     model = _parallel(network, device) if world > 1 else network
     optimiser = torch.optim.Adam(network.parameters(), lr=e.train.learning_rate, fused=True)
     log, restarts = resume(job.folder, network, optimiser, device)
+    _same_everywhere(len(log), world)
     if rank == 0 and not log:
         forget_scores(job.folder)
     store = open_store(job.store)
@@ -277,6 +278,20 @@ def _score_together(job: Job, network: nn.Module, feed: Feed, rows: Rows, rank: 
     for other, (f, p) in enumerate(parts):
         s_f[other::world], s_p[other::world] = f, p
     return s_f, s_p
+
+
+def _same_everywhere(epochs: int, world: int) -> None:
+    """Refuse to go on from different checkpoints: a shared folder may show one node an older file than another.
+
+    Raises:
+        RunError: that is so.
+    """
+    if world == 1:
+        return
+    found: list[Any] = [None] * world
+    dist.all_gather_object(found, epochs)
+    if len(set(found)) > 1:
+        raise RunError(f"the workers see checkpoints of different epochs: {found}. Run the same command again.")
 
 
 def _over_all_cubes(sums: Mapping[str, Tensor], seen: int) -> tuple[dict[str, float], int]:

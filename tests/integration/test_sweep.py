@@ -366,3 +366,21 @@ def test_a_dry_run_says_the_plan_and_leaves_nothing(
     assert "to prepare  toy-ped2" in done.stdout
     assert ("7 trials of 1 cells" in done.stdout) == (mode[0] == "search")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--workers", "98:99"), "--workers 98:99 needs 98 "),
+        (("--gpus-per-cell", "64"), "--gpus-per-cell 64: no node has a GPU; there "),
+    ],
+)
+def test_what_no_node_can_hold_is_refused_before_anything_is_prepared(
+    tmp_path: Path, words: tuple[str, str], reason: str
+) -> None:
+    places = Places(tmp_path / "home", tmp_path / "results")
+    done = places.sweep(*words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"error: {reason}" in done.stderr
+    assert not (places.home / "toy").exists()
+    assert not places.results.exists()

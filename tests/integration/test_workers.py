@@ -1,6 +1,7 @@
 """Training on two Ray workers: the sums they make, a worker that dies, and a job that cannot be placed."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -24,6 +25,7 @@ from bench.runs import history, is_trained, read_epochs
 from bench.scoring import Feed, score
 from bench.train import fit, load_model
 from tests.cubes_made import an_experiment, write_store
+from tests.integration.conftest import ROOT, started, wait_until
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
@@ -144,6 +146,26 @@ def test_training_goes_on_by_itself_after_a_worker_was_killed(trained: Trained, 
     assert (folder / "model.safetensors").read_bytes() == (trained.two / "model.safetensors").read_bytes()
     for line, expected in zip(lines, history(trained.two), strict=True):
         assert {name: line[name] for name in TERMS} == {name: expected[name] for name in TERMS}
+
+
+def test_ctrl_c_ends_with_130_and_every_epoch_is_kept(trained: Trained, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(trained.homes()[1], tmp_path / "home", ignore=shutil.ignore_patterns("runs")))
+    command: list[str | Path] = [ROOT / "bench" / "train.py", "--dataset", trained.experiment.dataset, "--home", home]
+    fields = ["--train.epochs", "60", "--train.batch", "9", "--model.width", "2"]
+
+    def epochs() -> list[int]:
+        return [line["epoch"] for run in home.glob("runs/*") for line in history(run)]
+
+    with started(*command, "--workers", "2", *fields, cwd=tmp_path) as (process, printed):
+        wait_until(lambda: len(epochs()) >= 2, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    text = printed.read_text()
+    assert "interrupted; nothing finished is lost. To go on:" in text
+    assert "Traceback" not in text
+    assert epochs() == list(range(1, len(epochs()) + 1))
+    assert len(epochs()) < 60
+    assert list(home.glob("runs/*/checkpoint.pt"))
 
 
 def test_a_loss_that_is_not_finite_on_one_worker_ends_the_run(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -24,9 +25,10 @@ sys.path.insert(0, str(ROOT))
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from amsrc.errors import BenchError  # noqa: E402
-from bench import cluster, workers  # noqa: E402
+from bench import cells, cluster, workers  # noqa: E402
+from bench.cells import Job, Trial, run_trials  # noqa: E402
 from bench.evaluate import evaluate  # noqa: E402
-from bench.plan import Machine, Workers  # noqa: E402
+from bench.plan import Cell, Machine, Packing, Workers  # noqa: E402
 from bench.runs import history, is_trained  # noqa: E402
 from bench.train import fit  # noqa: E402
 from tests.cubes_made import an_experiment, write_store  # noqa: E402
@@ -114,7 +116,7 @@ def checks(folder: Path) -> Any:
     """Nodes that cannot work with this one, and nodes that never come."""
     found: dict[str, Any] = {}
     with nodes() as here:
-        with cluster.shared([folder / "home"]) as probe:
+        with cluster.shared([folder]) as probe:
             found["fine"] = said(lambda: cluster.check_nodes(probe))
         found["unseen"] = said(lambda: cluster.check_nodes(partial(cluster.unseen, [folder / "home" / "x"], [])))
         silent = here.worker_nodes.copy().pop()
@@ -128,11 +130,15 @@ def checks(folder: Path) -> Any:
         e = an_experiment(train={"epochs": 2})
         store = write_store(folder, e)
         found["late"] = said(lambda: fit(e, store, folder, workers=2))
-        workers.WAIT_S = 10
+        workers.WAIT_S = cells.WAIT_S = 10
         promised = Machine(((1.0, 0.0), (1.0, 0.0), (1.0, 0.0)), "three")
         before = time.monotonic()
         found["promise"] = said(lambda: fit(e, store, folder, workers=Workers(3, 4), machine=promised))
         found["promise_s"] = time.monotonic() - before
+        trial, job = Trial(0, (Cell(e, store.path),)), Job(folder, folder / "results")
+        before = time.monotonic()
+        found["trial"] = said(lambda: run_trials([trial], 1, job, Packing(1, 1, 1.0), MagicMock(), folder=folder))
+        found["trial_s"] = time.monotonic() - before
     return found
 
 

@@ -1,5 +1,6 @@
 """What a node must see and have, and how long nodes are waited for; Ray itself is in the integration tests."""
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -13,11 +14,13 @@ from bench.provenance import differences, identity
 
 
 def test_where_the_folders_are_shared_nothing_is_wrong_and_nothing_is_left(tmp_path: Path) -> None:
-    home, results = tmp_path / "home", tmp_path / "results"
-    with shared([home, results], [tmp_path]) as probe:
-        assert len(list(home.iterdir())) == len(list(results.iterdir())) == 1
+    home = tmp_path / "home"
+    home.mkdir()
+    with shared([home, tmp_path / "results" / "later"], [tmp_path]) as probe:
+        assert len(list(home.iterdir())) == 1
+        assert len(list(tmp_path.iterdir())) == 2
         assert probe() == ""
-    assert list(home.iterdir()) == list(results.iterdir()) == []
+    assert list(tmp_path.rglob("*")) == [home]
 
 
 def test_a_node_with_a_folder_of_its_own_says_which(tmp_path: Path) -> None:
@@ -31,6 +34,15 @@ def test_a_folder_that_a_node_cannot_write_is_named(tmp_path: Path, monkeypatch:
     (tmp_path / ".mark").touch()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert unseen([tmp_path / ".mark"], []) == f"{tmp_path} cannot be written"
+
+
+def test_a_folder_that_cannot_be_written_here_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(ConfigError, match=r"cannot be written \(Permission denied\)"), shared([tmp_path]):
+        pytest.fail("it must not come so far")
 
 
 def test_other_packages_and_other_code_are_told_apart() -> None:
