@@ -81,7 +81,9 @@ class Overlay:
         self._zoom = max(1, *(-(-least // side) for least, side in zip(LEAST_SIZE, (width, height), strict=True)))
         self._picture = width * self._zoom, height * self._zoom
         self._unit = max(1.0, self._picture[0] / TEXT_WIDTH)
-        even = [side + side % 2 for side in (self._picture[0], self._picture[1] + self._px(LINE_PX + CURVE_PX))]
+        self._line, self._curve_height = self._px(LINE_PX), self._px(CURVE_PX)
+        drawn = self._picture[0], self._picture[1] + self._line + self._curve_height
+        even = [side + side % 2 for side in drawn]
         self.size: tuple[int, int] = even[0], even[1]
         """Width and height of what is drawn, both even, as H.264 wants it."""
         known: list[float] = [*scores[np.isfinite(scores)].tolist(), scale.threshold, scale.usual]
@@ -98,7 +100,7 @@ class Overlay:
         score = float(self._scores[index])
         if score > self._scale.threshold:
             self._alarm(canvas[:height, :width], index)
-        canvas[height : height + self._px(LINE_PX + CURVE_PX)] = self._strip(index, score)
+        canvas[height : height + self._line + self._curve_height] = self._strip(index, score)
         return canvas
 
     def _px(self, at_text_width: float) -> int:
@@ -133,10 +135,10 @@ class Overlay:
 
     def _strip(self, index: int, score: float) -> Picture:
         """The line of text and, below it, the curve up to here bright, beyond it pale."""
-        strip = np.full((self._px(LINE_PX + CURVE_PX), self.size[0], 3), GROUND, np.uint8)
-        curve, x = strip[self._px(LINE_PX) :], self._x(index)
-        curve[:] = self._ahead[: len(curve)]
-        curve[:, : x + 1] = self._seen[: len(curve), : x + 1]
+        strip = np.full((self._line + self._curve_height, self.size[0], 3), GROUND, np.uint8)
+        curve, x = strip[self._line :], self._x(index)
+        curve[:] = self._ahead
+        curve[:, : x + 1] = self._seen[:, : x + 1]
         cv2.line(curve, (x, 0), (x, len(curve) - 1), PALE, 1)
         here = self._scale.colour(score) if np.isfinite(score) else PALE
         if np.isfinite(score):
@@ -155,7 +157,7 @@ class Overlay:
     @property
     def _floor(self) -> int:
         """Row of the curve's lowest score."""
-        return self._px(CURVE_PX - MARGIN_PX / 2)
+        return self._curve_height - self._px(MARGIN_PX / 2)
 
     def _x(self, index: float) -> int:
         left = self._px(MARGIN_PX)
@@ -168,7 +170,7 @@ class Overlay:
 
     def _curve(self, colour: Colour) -> Picture:
         """All of the curve in one colour, with alarms shaded, the threshold dashed and the empty bar."""
-        strip = np.full((self._px(CURVE_PX), self.size[0], 3), GROUND, np.uint8)
+        strip = np.full((self._curve_height, self.size[0], 3), GROUND, np.uint8)
         for first, last in spans(self._scores > self._scale.threshold):
             strip[:, self._x(first) : self._x(last) + 1] = SHADE
         right, y = self.size[0] - self._px(MARGIN_PX), self._y(self._scale.threshold)
