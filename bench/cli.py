@@ -8,6 +8,7 @@ ran; 130 interrupted, the same command goes on.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -171,10 +172,18 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def finite(text: str) -> float:
+    """A number that is neither infinite nor NaN."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return number
+
+
 def above_zero(text: str) -> float:
     """A number above 0."""
-    number = float(text)
-    if not 0 < number < float("inf"):
+    number = finite(text)
+    if number <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return number
 
@@ -482,7 +491,7 @@ def _watch_arguments(p: argparse.ArgumentParser) -> None:
         default=0.99,
         help="alarm above the scores of this part of the run's training frames (default: 0.99)",
     )
-    alarm.add_argument("--threshold", metavar="S", type=float, help="alarm above this score instead")
+    alarm.add_argument("--threshold", metavar="S", type=finite, help="alarm above this score instead")
     _home_option(p)
     _results_option(p)
 

@@ -282,7 +282,6 @@ def find(
     """The cubes of a video and their scores, many frames' at a time."""
     from bench.scoring import score_arrays
 
-    cv2.setNumThreads(1)  # as when cubes are prepared: DIS gives slightly other flow on several threads
     count = 0
 
     def counted() -> Iterator[Frame]:

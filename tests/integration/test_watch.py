@@ -25,8 +25,11 @@ from bench.overlay import Overlay
 from bench.prepare import Sources, find_store, on_cubes_of, prepare
 from bench.recipes import build
 from bench.records import RunRecord, read_frame_scores, write
+from bench.storage import write_file
 from bench.train import fit
 from bench.trained import find_run
+from bench.watch import Request, open_clip
+from tests.object_store import remote, serving
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SMALL = {"model.width": "2", "train.epochs": "1", "train.batch": "16", "score.weight_p": "2"}
@@ -178,6 +181,19 @@ def test_boxes_are_in_the_pixels_of_the_video_whatever_it_is_scored_at(colour: T
         assert [2 * float(a[side] or 0) for side in ("x0", "x1")] == [float(b[side] or 0) for side in ("x0", "x1")]
 
 
+def test_a_run_of_a_grey_data_set_sees_a_colour_video_in_grey(colour: Trained, grey: Trained, tmp_path: Path) -> None:
+    assert grey.watch(tmp_path / "seen.mp4", "--video", colour.video) == 0
+    assert "scored at 178x100 in grey" in (tmp_path / "seen.csv").read_text(), "192x108 at the height of toy-ped2"
+    experiment = find_run(grey.record.fingerprint, grey.home, [grey.results]).experiment
+    request = Request(video=colour.video, out=tmp_path / "seen.mp4", csv=tmp_path / "seen.csv")
+    seen = next(open_clip(request, experiment).to_score())
+    assert seen.shape == (100, 178, 1)
+    expected = cv2.resize(next(readers.frames_of(colour.video, True)), (178, 100), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(seen[..., 0], expected)
+    middle = pictures(tmp_path / "seen.mp4")[10][100:300].astype(int)
+    assert np.ptp(middle, axis=2).max() > 40, "and draws it in colour"
+
+
 def test_weights_of_the_scores_may_differ_but_not_the_network(
     colour: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +224,15 @@ def test_the_fingerprint_of_other_fusion_weights_brings_them(colour: Trained, tm
     found = find_run(fingerprint(other), colour.home, [colour.results, tmp_path])
     assert found.experiment.score.weight_f == 0.125
     assert found.folder.name == colour.record.run
+
+
+def test_the_run_may_lie_in_an_object_store(colour: Trained, tmp_path: Path) -> None:
+    with serving() as port:
+        home = remote(port, "home")
+        for path in (path for path in colour.home.rglob("*") if path.is_file() and "stores" not in path.parts):
+            write_file(home / path.relative_to(colour.home), path.read_bytes())
+        assert colour.watch(tmp_path / "seen.mp4", "--home", str(home)) == 0
+    np.testing.assert_allclose(scores(tmp_path / "seen.csv")[4:], colour.measured, rtol=1e-4, atol=1e-4)
 
 
 def test_an_unknown_or_ambiguous_run_is_refused_with_a_list(colour: Trained, tmp_path: Path) -> None:
@@ -262,6 +287,7 @@ def test_what_is_no_video_is_refused(colour: Trained, tmp_path: Path, capsys: py
         (["--flow", "file:x"], "give dis, farneback or raft"),
         (["--scale", "0.01"], "would be scored at"),
         (["--scale", "0"], "not a number above 0"),
+        (["--threshold", "nan"], "not a finite number"),
         (["--quantile", "2"], "not a number from 0 to 1"),
         (["--quantile", "0.5", "--threshold", "1"], "not allowed with"),
         (["--run", "nonsense"], "is no run under"),
