@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Picture = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
-TEAL, AMBER, RED = (178, 170, 60), (40, 180, 250), (50, 40, 235)
+TEAL, AMBER, RED = (190, 200, 60), (40, 180, 250), (50, 40, 235)
 WHITE, PALE, BLACK = (255, 255, 255), (150, 150, 150), (0, 0, 0)
 GROUND, SHADE = (30, 28, 26), (44, 38, 96)  # of the strip, and of alarms in it
 LEAST_SIZE = 640, 480  # smaller videos are enlarged by a whole number, so that numbers can be read
@@ -109,7 +109,7 @@ class Overlay:
     def _box(self, picture: Picture, box: npt.NDArray[np.float32], score: float) -> None:
         x0, y0, x1, y1 = np.rint(box).astype(int).tolist()
         above = score > self._scale.threshold
-        wide = self._px(3 if above else 1 + round(self._scale.part(score)))
+        wide = self._px(4 if above else 2 + round(self._scale.part(score)))
         colour = self._scale.colour(score)
         cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), BLACK, wide + 2)
         cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), colour, wide)
