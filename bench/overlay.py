@@ -111,8 +111,9 @@ class Overlay:
         above = score > self._scale.threshold
         wide = self._px(4 if above else 2 + round(self._scale.part(score)))
         colour = self._scale.colour(score)
-        cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), BLACK, wide + 2)
-        cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), colour, wide)
+        for out in range(-1, wide + 1):  # line by line: OpenCV's own thickness skips every other width
+            edge = BLACK if out in (-1, wide) else colour
+            cv2.rectangle(picture, (x0 - out, y0 - out), (x1 - 1 + out, y1 - 1 + out), edge, 1)
         if above:
             self._plate(picture, f"{score:.1f}", (x0, y0), colour, 0.42)
 
