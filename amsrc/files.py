@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from amsrc.errors import RunError
@@ -18,20 +19,31 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         RunError: it cannot be written, e.g. because the disk is full.
     """
+    with placing(path) as temporary, temporary.open("xb") as file:
+        file.write(content)
+
+
+@contextmanager
+def placing(path: Path) -> Iterator[Path]:
+    """The name of a file to write, which takes the place of `path` when the block ends well, after an fsync.
+
+    Raises:
+        RunError: it cannot be written; whatever was there stays, as it does when the block is left otherwise.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise RunError(
             f"{path}: cannot be written ({error.strerror}). Free some space or choose another folder."
         ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def as_json(data: object) -> bytes:

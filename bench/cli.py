@@ -8,6 +8,7 @@ ran; 130 interrupted, the same command goes on.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -34,6 +35,7 @@ EXAMPLES = """examples:
   amsrc-bench sweep    search --datasets ped2 --over loss.consistency,train.learning_rate --trials 20 --root ~/data
   amsrc-bench sweep    --toy --dry-run
   amsrc-bench tables   --check
+  amsrc-bench watch    --video street.avi --run 3f2a --out street.mp4
 
 Any configuration field is an option by its dotted name; `amsrc-bench ls recipes` lists them with their values.
 Exit codes: 0 done, 1 something failed while running, 2 wrong usage or data before anything ran, 130 interrupted.
@@ -178,6 +180,30 @@ def workers(text: str) -> Workers:
     from bench.plan import Workers
 
     return Workers.read(text)
+
+
+def finite(text: str) -> float:
+    """A number that is neither infinite nor NaN."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return number
+
+
+def above_zero(text: str) -> float:
+    """A number above 0."""
+    number = finite(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return number
 
 
 def _dataset_options(p: argparse.ArgumentParser) -> None:
@@ -465,20 +491,75 @@ def speed(args: argparse.Namespace, changes: dict[str, str]) -> int:
     return 0
 
 
+def _watch_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--video", required=True, metavar="FILE", type=Path, help="video file, or folder of numbered images")
+    p.add_argument("--run", required=True, metavar="ID", help="fingerprint of a record or key of a run, or its start")
+    p.add_argument("--out", required=True, metavar="FILE.mp4", type=Path, help="the video with what was found")
+    p.add_argument("--csv", metavar="FILE", type=Path, help="the table of its frames (default: FILE.csv beside --out)")
+    p.add_argument("--overwrite", action="store_true", help="replace these files where they stand")
+    p.add_argument("--boxes", metavar="KIND", default="motion", help="motion (default), onnx:FILE or torchvision")
+    p.add_argument("--flow", metavar="KIND", help="dis, farneback or raft (default: as in the run)")
+    p.add_argument(
+        "--scale", metavar="F", type=above_zero, help="resize before scoring (default: to the data set's height)"
+    )
+    p.add_argument("--fps", metavar="F", type=above_zero, help="frames per second (default: the file's; of images: 25)")
+    alarm = p.add_mutually_exclusive_group()
+    alarm.add_argument(
+        "--quantile",
+        metavar="Q",
+        type=fraction,
+        default=0.99,
+        help="alarm above the scores of this part of the run's training frames (default: 0.99)",
+    )
+    alarm.add_argument("--threshold", metavar="S", type=finite, help="alarm above this score instead")
+    _home_option(p)
+    _results_option(p)
+
+
+def watch(args: argparse.Namespace, changes: dict[str, str]) -> int:
+    """Score any video with a trained run; write it with boxes, score and alarms, and a table of its frames.
+
+    The run needs its weights and `evaluate`'s scores under --home; no label is used. Frames are scored at the height of
+    the run's data set and drawn at their own; grey where that data set is. The threshold is a quantile of the scores of
+    training frames, which the network has seen: unseen normal frames alarm somewhat more often. Fields of `score` and
+    `cube.boxes` may be set, such as --score.weight_p 1.
+    """
+    from bench import watch as stage
+    from bench.trained import find_run
+
+    home = home_of(args)
+    run = find_run(args.run, home, [results_of(args), home / "toy-results"])
+    video, out = args.video.expanduser(), args.out.expanduser()
+    request = stage.Request(
+        video=video,
+        out=out,
+        csv=(args.csv or out.with_suffix(".csv")).expanduser(),
+        overwrite=args.overwrite,
+        boxes=args.boxes,
+        flow=args.flow,
+        scale=args.scale,
+        rate=args.fps,
+        quantile=args.quantile,
+        threshold=args.threshold,
+    )
+    print(stage.report(stage.watch(run, request, changes, lambda verb: progress(verb, "frames")), request))
+    return 0
+
+
 def _no_overrides(changes: dict[str, str]) -> None:
     if changes:
         raise ConfigError(f"--{next(iter(changes))}: this command has no experiment to change.")
 
 
-def progress() -> Callable[[int, int, str], None]:
-    """Shows finished videos as (done, in all, the last one): a bar on a terminal, a line for each tenth elsewhere."""
+def progress(verb: str = "prepared", what: str = "videos") -> Callable[[int, int, str], None]:
+    """Shows what is finished as (done, in all, the last one): a bar on a terminal, a line for each tenth elsewhere."""
     if not sys.stdout.isatty():
-        return _tenths
+        return lambda done, whole, name: _tenths(f"{verb} {done} of {whole} {what}, last {name}", done, whole)
     import atexit
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("videos prepared, last {task.description}"))
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(f"{what} {verb}, last {{task.description}}"))
     bar = Progress(*columns, TimeRemainingColumn())
     atexit.register(bar.stop)  # gives the cursor back after an error too
     task = bar.add_task("")
@@ -492,9 +573,9 @@ def progress() -> Callable[[int, int, str], None]:
     return show
 
 
-def _tenths(done: int, whole: int, name: str) -> None:
+def _tenths(line: str, done: int, whole: int) -> None:
     if done * 10 // whole > (done - 1) * 10 // whole:
-        print(f"prepared {done} of {whole} videos, last {name}", flush=True)
+        print(line, flush=True)
 
 
 def epoch_line(line: Mapping[str, Any]) -> None:
@@ -515,5 +596,6 @@ COMMANDS: dict[
     "ls": (_ls_arguments, ls, "list records, recipes or stores"),
     "doctor": (_doctor_arguments, doctor, "look at this machine"),
     "sweep": (_sweep_arguments, sweep, "the main job: all of it, for many cells, or a search"),
+    "watch": (_watch_arguments, watch, "any video -> the video with boxes, score and alarms"),
     "speed": (_speed_arguments, speed, "how fast this machine is"),
 }

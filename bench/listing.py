@@ -18,7 +18,7 @@ from bench.selection import RULES
 from bench.storage import Place, beside, files_below, writable
 
 NEEDED = ("torch", "ray", "optuna", "mlflow", "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "matplotlib")
-OPTIONAL = {"onnxruntime": "--boxes onnx:FILE", "torchvision": "--boxes torchvision and --flow raft"}
+OPTIONAL = {"onnxruntime": "--boxes onnx:FILE", "torchvision": "--boxes torchvision and --flow raft", "av": "watch"}
 
 
 def records(results: Place, home: Place) -> str:

@@ -32,6 +32,8 @@ NUMBERS = "buif"
 """Kinds of NumPy dtypes that labels and masks may have."""
 MOST_SHOWN = 5
 """Names listed in a message before it breaks off."""
+MOST_FRAMES_PER_S = 240
+"""A header without a rate often gives its clock's instead, 1,000 or 90,000."""
 MOST_CELLS = 100_000
 """Far above the 1,439 frames of the longest video; a damaged size would keep SciPy busy for hours."""
 
@@ -63,8 +65,8 @@ class Video:
             DataError: an image cannot be decoded, frames are missing, or the file ends too early.
         """
         count = 0
-        for image in _images(self) if self.path.is_dir() else _decode(self):
-            yield image[..., None] if self.grey else image
+        for image in frames_of(self.path, self.grey):
+            yield image
             count += 1
         if count != self.frames:
             raise DataError(
@@ -73,23 +75,43 @@ class Video:
             )
 
 
-def _images(video: Video) -> Iterator[Image]:
-    for path in frame_files(video.path):
-        yield read_image(path, video.grey)
+def frames_of(path: Path, grey: bool) -> Iterator[Image]:
+    """As many frames as a folder of images or a video file gives: uint8 (H, W, C), C = 1 if `grey`, else 3 (BGR).
+
+    Raises:
+        DataError: an image cannot be decoded, or a number is missing among them.
+    """
+    images = (read_image(file, grey) for file in frame_files(path)) if path.is_dir() else _decode(path, grey)
+    for image in images:
+        yield image[..., None] if grey else image
 
 
-def _decode(video: Video) -> Iterator[Image]:
+def _decode(path: Path, grey: bool) -> Iterator[Image]:
     import cv2
 
-    capture = cv2.VideoCapture(str(video.path))
+    capture = cv2.VideoCapture(str(path))
     try:
         while True:
             more, image = capture.read()
             if not more:
                 return
-            yield cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if video.grey else image  # type: ignore[misc]
+            yield cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if grey else image  # type: ignore[misc]
     finally:
         capture.release()
+
+
+def frame_rate(path: Path) -> float | None:
+    """Frames per second as a video file's header has it; None for images, and where it says nothing credible."""
+    import cv2
+
+    if path.is_dir():
+        return None
+    capture = cv2.VideoCapture(str(path))
+    try:
+        found = capture.get(cv2.CAP_PROP_FPS)
+    finally:
+        capture.release()
+    return found if 0 < found <= MOST_FRAMES_PER_S else None
 
 
 def video_paths(folder: Path, names: str) -> list[tuple[str, Path]]:

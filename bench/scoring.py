@@ -76,6 +76,19 @@ def score(model: nn.Module, feed: Feed, rows: Rows, train: TrainConfig) -> Score
     return _score(model, (feed.batch(some) for some in chunks(rows, SCORING_BATCH)), train, feed.device)
 
 
+def score_arrays(
+    network: nn.Module, frames: pseudo.Frames, flows: pseudo.Flows, config: ModelConfig, train: TrainConfig
+) -> Scores:
+    """S_f and S_p of cubes in memory, as `score`, on the network's device.
+
+    Args:
+        frames: uint8 (n, T, C, H, W).
+        flows: float16 (n, T-1, 2, H, W), native pixels per frame.
+    """
+    device = next(network.parameters()).device
+    return _score(network, _batches(frames, flows, config, device), train, device)
+
+
 def score_held_out(
     network: nn.Module, cubes: Cubes, model: ModelConfig, train: TrainConfig, device: torch.device
 ) -> HeldOut | None:

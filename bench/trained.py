@@ -1,0 +1,121 @@
+"""A trained run by the name that people have of it: its experiment, its folder, the scores of its training frames.
+
+Reads records (to find a run by a fingerprint), `run.json` and `cubes.parquet` of runs (`bench.runs`); writes nothing.
+No torch.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+import numpy.typing as npt
+
+from amsrc.config import ScoreConfig
+from amsrc.errors import ConfigError, DataError
+from amsrc.fuse import Statistics, frame_scores, statistics
+from bench import records, runs
+from bench.config import Experiment, load, run_key
+from bench.readers import shorten
+from bench.storage import Place, files_below
+
+RECORDS = ("records/*/*/*.json", "searches/*/records/*/*/*.json")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and the experiment it is used under."""
+
+    name: str
+    """The fingerprint or run key by which it was found."""
+    experiment: Experiment
+    folder: Place
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} ({self.experiment.recipe} on {self.experiment.dataset}, seed {self.experiment.seed})"
+
+
+def find_run(wanted: str, home: Place, results: Sequence[Place]) -> Run:
+    """The run of a record's fingerprint, under that record's weights, or of a run's key; a part from its start will do.
+
+    Args:
+        results: where records may lie.
+
+    Raises:
+        ConfigError: there is none, or several.
+    """
+    keys = {path.parent.name: path for path in files_below(home / "runs", "*/run.json")}
+    written = {_parts(path)[-1]: path for place in results for shape in RECORDS for path in files_below(place, shape)}
+    names = sorted({*keys, *written})
+    fitting = [wanted] if wanted in names else [name for name in names if name.startswith(wanted)]
+    if len(fitting) != 1:
+        near = get_close_matches(wanted, names, n=3, cutoff=0.5)
+        hint = f"did you mean {_listed(near, written)}?" if near else f"known: {_listed(names, written) or 'none'}."
+        what = f"fits {_listed(fitting, written)}. Give more of it." if fitting else f"is no run under {home}; {hint}"
+        raise ConfigError(f"--run {wanted!r} {what} `amsrc-bench ls` lists the records.")
+    (name,) = fitting
+    if name not in written:
+        experiment = load(json.loads(keys[name].read_text())["experiment"])
+        return Run(name, experiment, home / "runs" / name)
+    record = records.read(written[name])
+    experiment = load(record.experiment)
+    run = Run(name, experiment, home / "runs" / (record.run or run_key(experiment)))
+    if run.folder.name not in keys and experiment.method == "amsrc":
+        raise ConfigError(f"--run {run.title}: {run.folder} is not there. Pass the --home that it was trained in.")
+    return run
+
+
+def _parts(record: Place) -> tuple[str, str, str, str]:
+    """Recipe, data set, seed and fingerprint, from where a record lies."""
+    seed, _, fingerprint = record.stem.rpartition("-")
+    return record.parent.parent.name, record.parent.name, seed.removeprefix("seed"), fingerprint
+
+
+def _listed(names: Sequence[str], written: Mapping[str, Place]) -> str:
+    """Names, each with what its record is of."""
+
+    def titled(name: str) -> str:
+        if name not in written:
+            return name
+        recipe, dataset, seed, _ = _parts(written[name])
+        return f"{name} ({recipe} on {dataset}, seed {seed})"
+
+    return shorten([titled(name) for name in names])
+
+
+def training_scores(run: Run, config: ScoreConfig) -> tuple[Statistics, npt.NDArray[np.float64]]:
+    """Statistics of the run's training cubes, and the scores of its training frames (N,), smoothed like any others.
+
+    A training video counts up to its last frame with a cube: how many follow, the store alone knows.
+
+    Raises:
+        ConfigError: the run is null, not trained, or not scored yet.
+        DataError: the scores are damaged.
+    """
+    import pandas as pd
+
+    if run.experiment.method != "amsrc":
+        raise ConfigError(f"--run {run.title} is a score without a network; choose a run that was trained.")
+    if not runs.is_trained(run.folder):
+        raise ConfigError(f"--run {run.title} is not trained. Run `amsrc-bench train` with its options; it goes on.")
+    path = run.folder / "cubes.parquet"
+    if not path.is_file():
+        raise ConfigError(f"--run {run.title} has no scores of its training cubes yet. Run `amsrc-bench evaluate`.")
+    try:
+        table = pd.read_parquet(io.BytesIO(path.read_bytes()), columns=["split", "video", "frame", "s_f", "s_p"])
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} is damaged ({error}). Delete it and run `amsrc-bench evaluate` again.") from None
+    table = table[table["split"] == "train"]
+    s_f, s_p, frame = (table[name].to_numpy() for name in ("s_f", "s_p", "frame"))
+    video, names = pd.factorize(table["video"])
+    counts = [int(frame[video == number].max()) + 1 for number in range(len(names))]
+    known = statistics(s_f, s_p)
+    scores = np.concatenate([np.zeros(0), *frame_scores(s_f, s_p, video, frame, counts, known, config)])
+    if not len(scores):
+        raise ConfigError(f"--run {run.title}: no training frame has a score, as all its videos are too short.")
+    return known, scores
