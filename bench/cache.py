@@ -94,11 +94,11 @@ def _fill(copy: Path, place: Place) -> None:
 
 def _files(place: Place) -> Iterator[tuple[str, str]]:
     """Every file of a store by its name within, and its digest."""
-    about = Sealed(place).manifest
+    store = Sealed(place)
     for split in SPLITS:
-        for shard in about["splits"][split]:
+        for shard in store.manifest["splits"][split]:
             yield from ((f"{split}/{shard['video']}/{name}.npy", shard["sha256"][name]) for name in ARRAYS)
-    yield from ((f"labels-{name}.npz", sha) for name, sha in about.get("labels", {}).items())
+    yield from store.beside_cubes().items()
 
 
 def _is(path: Path, sha: str) -> bool:

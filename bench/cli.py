@@ -295,9 +295,15 @@ def evaluate(args: argparse.Namespace, changes: dict[str, str]) -> int:
     results = results_of(args, toy=args.dataset.startswith(TOY))
     record = stage.evaluate(experiment, store, home_of(args), results)
     for name, value in record.metrics.items():
-        print(f"{name:>18}  {'-' if value is None else value if name.endswith('videos') else f'{value:.4f}'}")
+        print(f"{name:>18}  {_figure(value)}")
     print(f"record: {path_of(results, record)}")
     return 0
+
+
+def _figure(value: int | float | list[float] | None) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_figure, value))}]"
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def _tables_arguments(p: argparse.ArgumentParser) -> None:

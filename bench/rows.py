@@ -31,6 +31,12 @@ METHODS = {
     "no-gate-appearance": ("No gate, appearance alone", "AMSRC without gated fusion"),
     "amsrc": ("AMSRC", "AMSRC"),
     "amsrc-paper-loss": ("AMSRC, losses as printed", "AMSRC"),
+    "null-constant": ("Constant", None),
+    "null-noise": ("Uniform noise", None),
+    "null-frame-index": ("Frame index", None),
+    "null-clip-centre": ("Nearness to the clip's centre", None),
+    "null-boxes": ("Number of boxes", None),
+    "null-area": ("Largest box area", None),
     "null-flow": ("Mean flow magnitude", None),
 }
 # Differences between two rules: what choosing on test labels adds.
@@ -123,7 +129,7 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str
 def _cell(runs: list[RunRecord], paper: float | None) -> list[Cell]:
     """The figure of runs that differ in their seed: none if none is done or one of them is undefined."""
     done = _by_seed([run for run in runs if run.status == "done"])
-    cell = _mean([run.metrics.get("auroc") for run in done], _sentence(_facts(done, rule=True))) if done else None
+    cell = _mean([run.metric("auroc") for run in done], _sentence(_facts(done, rule=True))) if done else None
     return [replace(cell, paper=paper)] if cell else []
 
 

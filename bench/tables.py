@@ -235,7 +235,7 @@ def _gaps(records: list[RunRecord]) -> list[str]:
         if record.status != "done":
             reason = " ".join((record.error or "no reason recorded").split())[:200]
             lines.append(f"{record.status.capitalize()}: {where}: {reason}")
-        elif record.metrics.get("auroc") is None:
+        elif record.metric("auroc") is None:
             lines.append(f"Undefined: {where}: the scored frames are of one class.")
     return lines
 
