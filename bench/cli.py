@@ -282,6 +282,9 @@ def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
     _cell_options(p)
     _labels_option(p)
     _results_option(p)
+    p.add_argument(
+        "--smoothing", action="store_true", help="also measure what each smoothing alone is worth on this run's scores"
+    )
 
 
 def evaluate(args: argparse.Namespace, changes: dict[str, str]) -> int:
@@ -297,6 +300,8 @@ def evaluate(args: argparse.Namespace, changes: dict[str, str]) -> int:
     for name, value in record.metrics.items():
         print(f"{name:>18}  {_figure(value)}")
     print(f"record: {path_of(results, record)}")
+    if args.smoothing:
+        print(f"smoothing: {stage.study_smoothing(experiment, store, home_of(args), results, record)}")
     return 0
 
 

@@ -20,7 +20,7 @@ from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, RunError
 from amsrc.fuse import Fuser, Statistics, cube_scores, frame_scores, statistics
 from amsrc.store import SPLITS, Cubes, CubeStore, Sealed, Split
-from bench import bootstrap, metrics, provenance, runs
+from bench import bootstrap, metrics, provenance, runs, smoothing
 from bench.config import Experiment, dump, fingerprint, run_key, unknown
 from bench.nulls import NULLS, Rows, rows_of
 from bench.prepare import summary
@@ -105,6 +105,17 @@ def evaluate(
     write(record, results, replace=True)  # first: it refuses to replace a record of other cubes
     write_frame_scores(results, record, frames, labels, decision.crossfit)
     return record
+
+
+def study_smoothing(experiment: Experiment, store: CubeStore, home: Place, results: Place, record: RunRecord) -> Place:
+    """Measure and write what each smoothing alone is worth on the scores of an evaluated cell. Returns the file."""
+    folder = runs.folder_of(experiment, home)
+    scores, _ = score_cubes(experiment, store, folder)
+    last = scored_epochs(experiment, store, folder, scores)[-1]
+    raw = replace(experiment.score, median_frames=1)
+    frames = fuse(rows_of(experiment.method, store.test), last.s_f, last.s_p, last.statistics, raw)
+    labels = scored_labels(store.labels(experiment.label_set), raw.skip_frames)
+    return smoothing.write(smoothing.study(record, frames, labels), results)
 
 
 def scored_epochs(experiment: Experiment, store: CubeStore, folder: Place, last: CubeScores) -> list[Epoch]:

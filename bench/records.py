@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Scores: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
-    Labels: TypeAlias = Mapping[str, npt.NDArray[np.uint8]]
+Scores: TypeAlias = "Mapping[str, npt.NDArray[np.float32]]"
+Labels: TypeAlias = "Mapping[str, npt.NDArray[np.uint8]]"
 
 SCHEMA_VERSION = 4
 SEARCH_SCHEMA_VERSION = 1
