@@ -60,13 +60,12 @@ def equal_error(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float | N
         return None, None
     order = np.argsort(-values, kind="stable")
     last = np.flatnonzero(np.diff(values[order], append=-np.inf))  # of the frames with an equal score
-    hits = np.cumsum(truth[order])[last]
-    alarms = last + 1 - hits
-    false, missed = alarms / (len(truth) - truth.sum()), 1 - hits / truth.sum()
-    gap = false - missed
-    rate = np.interp(0.0, [-1.0, *gap], [0.0, *false])
+    hits, abnormal = np.cumsum(truth[order])[last], int(truth.sum())
+    alarms, normal = last + 1 - hits, len(truth) - abnormal
+    gap = alarms * abnormal - (abnormal - hits) * normal  # of the two shares, times a constant: exact in integers
+    rate = np.interp(0.0, [-abnormal * normal, *gap], [0.0, *(alarms / normal)])
     at = int(np.argmin(np.abs(gap)))
-    return float(rate), float(2 * hits[at] / (hits[at] + alarms[at] + truth.sum()))
+    return float(rate), float(2 * hits[at] / (hits[at] + alarms[at] + abnormal))
 
 
 def pooled_auroc(scores: Mapping[str, npt.ArrayLike], labels: Mapping[str, npt.ArrayLike]) -> float | None:
