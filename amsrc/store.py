@@ -2,6 +2,8 @@
 
     <store>/manifest.json                       written last; without it the store is not sealed
     <store>/labels-<set>.npz                    uint8 (frames,) a test video, 1 = abnormal; read by evaluation alone
+    <store>/regions.npz                         int32 (R, 6) a test video: frame, x0, y0, x1, y1, track of each abnormal
+                                                region; only where the data set has pixel masks
     <store>/<split>/<video>/frames.npy          uint8   (M, T, C, H, W)
                             flows.npy           float16 (M, T-1, 2, H, W), native pixels per frame
                             boxes.npy           float32 (M, 4), native pixels
@@ -167,6 +169,17 @@ class Sealed:
         digests: dict[str, str] = self.manifest.get("labels", {})
         return digests.get(label_set)
 
+    @property
+    def regions_sha256(self) -> str | None:
+        """Digest of the file of abnormal regions; None where the store was prepared without it."""
+        digest: str | None = self.manifest.get("regions")
+        return digest
+
+    def beside_cubes(self) -> dict[str, str]:
+        """Every file but the shards and the manifest, by name, and its digest."""
+        labels = {f"labels-{name}.npz": sha for name, sha in self.manifest.get("labels", {}).items()}
+        return labels | ({"regions.npz": self.regions_sha256} if self.regions_sha256 else {})
+
     def shards(self, split: Split) -> list[Shard]:
         """What is known of each video's cubes, in order."""
         return [Shard(**entry) for entry in self.manifest["splits"][split]]
@@ -209,6 +222,19 @@ class CubeStore(Sealed):
         if not path.is_file():
             have = [p.stem.removeprefix("labels-") for p in self.path.glob("labels-*.npz")]
             raise DataError(f"{path} is missing: the store has the label sets {', '.join(have)}. Prepare it again.")
+        return self._by_test_video(path)
+
+    def regions(self) -> dict[str, npt.NDArray[np.int32]] | None:
+        """Abnormal regions of the test videos, int32 (R, 6): frame, x0, y0, x1, y1 and track, native pixels.
+
+        None where the store was prepared without pixel masks, or before there were regions.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
+        return None if self.regions_sha256 is None else self._by_test_video(self.path / "regions.npz")
+
+    def _by_test_video(self, path: Path) -> dict[str, npt.NDArray[Any]]:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 return {shard.video: archive[shard.video] for shard in self.test.shards}
@@ -230,8 +256,8 @@ class CubeStore(Sealed):
                     path = self.path / split / entry["video"] / f"{name}.npy"
                     if not path.is_file() or digest(path) != expected:
                         bad.append(str(path))
-        for label_set, expected in self.manifest.get("labels", {}).items():
-            path = self.path / f"labels-{label_set}.npz"
+        for name, expected in self.beside_cubes().items():
+            path = self.path / name
             if not path.is_file() or digest(path) != expected:
                 bad.append(str(path))
         if bad:

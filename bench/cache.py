@@ -98,7 +98,7 @@ def _files(sealed: Sealed) -> Iterator[tuple[str, str]]:
     for split in SPLITS:
         for shard in sealed.shards(split):
             yield from ((f"{split}/{shard.video}/{name}.npy", shard.sha256[name]) for name in ARRAYS)
-    yield from ((f"labels-{name}.npz", sha) for name, sha in sealed.manifest.get("labels", {}).items())
+    yield from sealed.beside_cubes().items()
 
 
 def _is(path: Path, sha: str) -> bool:

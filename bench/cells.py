@@ -92,6 +92,8 @@ def finished(cell: Cell, results: Place, also: Sequence[str] = ()) -> RunRecord 
         return None
     if record.labels not in (None, store.labels_sha256(e.label_set)):  # None: an older record
         return None
+    if record.regions not in (None, store.regions_sha256):
+        return None
     complete = record.status != "done" or (frame_scores_path(results, record).is_file())
     return record if complete else None
 

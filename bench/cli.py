@@ -328,6 +328,9 @@ def _evaluate_arguments(p: argparse.ArgumentParser) -> None:
     _cell_options(p)
     _labels_option(p)
     _results_option(p)
+    p.add_argument(
+        "--smoothing", action="store_true", help="also measure what each smoothing alone is worth on this run's scores"
+    )
 
 
 def evaluate(args: argparse.Namespace, changes: dict[str, str]) -> int:
@@ -341,9 +344,17 @@ def evaluate(args: argparse.Namespace, changes: dict[str, str]) -> int:
     results = results_of(args, toy=args.dataset.startswith(TOY))
     record = stage.evaluate(experiment, store, home_of(args), results)
     for name, value in record.metrics.items():
-        print(f"{name:>18}  {'-' if value is None else value if name.endswith('videos') else f'{value:.4f}'}")
+        print(f"{name:>18}  {_figure(value)}")
     print(f"record: {path_of(results, record)}")
+    if args.smoothing:
+        print(f"smoothing: {stage.study_smoothing(experiment, store, home_of(args), results, record)}")
     return 0
+
+
+def _figure(value: int | float | list[float] | None) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_figure, value))}]"
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def _tables_arguments(p: argparse.ArgumentParser) -> None:

@@ -18,13 +18,14 @@ import numpy.typing as npt
 
 from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, RunError
-from amsrc.fuse import Fuser, Statistics, frame_scores, statistics
+from amsrc.fuse import Fuser, Statistics, cube_scores, frame_scores, statistics
 from amsrc.store import SPLITS, Cubes, CubeStore, Sealed, Split
-from bench import metrics, provenance, runs
+from bench import bootstrap, metrics, provenance, runs, smoothing
 from bench.config import Experiment, dump, fingerprint, run_key, unknown
-from bench.nulls import NULLS
+from bench.nulls import NULLS, Rows, rows_of
 from bench.prepare import summary
 from bench.records import RunRecord, write, write_frame_scores
+from bench.regions import Boxes, Regions, detection_areas
 from bench.selection import Decision, Epoch, decide, fusion_curve, pseudo_worth
 from bench.storage import Place, locked, write_file
 
@@ -37,7 +38,7 @@ Labels = Mapping[str, npt.NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class CubeScores:
-    """S_f and S_p of the cubes of both splits."""
+    """S_f and S_p of the cubes of both splits; of a null that scores frames, of the frames."""
 
     train_f: Floats
     train_p: Floats
@@ -64,10 +65,11 @@ def evaluate(
         epochs = scored_epochs(experiment, store, folder, scores)
     fused_at = time.perf_counter()
     labels = scored_labels(store.labels(experiment.label_set), experiment.score.skip_frames)
-    frames = fuse(store.test, scores.test_f, scores.test_p, scores.statistics, experiment.score)
-    measured = measure(store.test, scores, frames, labels, experiment.score)
+    rows, known = rows_of(experiment.method, store.test), epochs[-1].statistics
+    frames = fuse(rows, scores.test_f, scores.test_p, known, experiment.score)
+    measured = measure(rows, epochs[-1], frames, labels, store.regions(), experiment.score)
     log = epoch_log(experiment, store, folder, epochs, labels, measured)
-    decision, curve = select(experiment, store.test, epochs, labels)
+    decision, curve = select(experiment, rows, epochs, labels)
     record = RunRecord(
         recipe=experiment.recipe,
         dataset=experiment.dataset,
@@ -105,10 +107,23 @@ def evaluate(
     return record
 
 
+def study_smoothing(experiment: Experiment, store: CubeStore, home: Place, results: Place, record: RunRecord) -> Place:
+    """Measure and write what each smoothing alone is worth on the scores of an evaluated cell. Returns the file."""
+    folder = runs.folder_of(experiment, home)
+    scores, _ = score_cubes(experiment, store, folder)
+    last = scored_epochs(experiment, store, folder, scores)[-1]
+    raw = replace(experiment.score, median_frames=1)
+    frames = fuse(rows_of(experiment.method, store.test), last.s_f, last.s_p, last.statistics, raw)
+    labels = scored_labels(store.labels(experiment.label_set), raw.skip_frames)
+    return smoothing.write(smoothing.study(record, frames, labels), results)
+
+
 def scored_epochs(experiment: Experiment, store: CubeStore, folder: Place, last: CubeScores) -> list[Epoch]:
     """Every epoch that left scores; the last is that of the trained weights (number 0 where nothing is trained)."""
     if experiment.method != "amsrc":
-        return [Epoch(0, last.test_f, last.test_p, last.statistics, None)]
+        known = last.statistics
+        unvaried = replace(known, sd_p=known.sd_p or 1.0)  # a constant has no deviation to be divided by
+        return [Epoch(0, last.test_f, last.test_p, unvaried, None)]
     from bench.train import held_out_scores
 
     held_out = held_out_scores(experiment, store, folder)
@@ -117,12 +132,12 @@ def scored_epochs(experiment: Experiment, store: CubeStore, folder: Place, last:
 
 
 def select(
-    experiment: Experiment, cubes: Cubes, epochs: Sequence[Epoch], labels: Labels
+    experiment: Experiment, rows: Rows, epochs: Sequence[Epoch], labels: Labels
 ) -> tuple[Decision, dict[str, Any]]:
     """What the selection rules make of a cell, and its fusion curve in the last epoch."""
-    videos = [shard.video for shard in cubes.shards]
-    counts = [shard.video_frames for shard in cubes.shards]
-    fuser = Fuser.of(cubes.video, cubes.frame, counts, experiment.score)
+    videos = [shard.video for shard in rows.shards]
+    counts = [shard.video_frames for shard in rows.shards]
+    fuser = Fuser.of(rows.video, rows.frame, counts, experiment.score)
     return decide(fuser, videos, epochs, labels), fusion_curve(fuser, videos, epochs[-1], labels)
 
 
@@ -143,6 +158,7 @@ def score_cubes(experiment: Experiment, store: CubeStore, folder: Place) -> tupl
     import pandas as pd
 
     path = folder / "cubes.parquet"
+    rows = {split: rows_of(experiment.method, getattr(store, split)) for split in SPLITS}
     if path.is_file():
         table, seconds = pd.read_parquet(io.BytesIO(path.read_bytes())), None
     else:
@@ -153,13 +169,13 @@ def score_cubes(experiment: Experiment, store: CubeStore, folder: Place) -> tupl
             else _model_scores(experiment, store, folder)
         )
         seconds = time.perf_counter() - started
-        table = pd.concat([_table(split, getattr(store, split), *by_split[split]) for split in SPLITS])
+        table = pd.concat([_table(split, rows[split], *by_split[split]) for split in SPLITS])
         content = io.BytesIO()
         table.to_parquet(content, index=False)
         write_file(path, content.getvalue())
     found = {split: table[table["split"] == split] for split in SPLITS}
     for split in SPLITS:
-        if len(found[split]) != len(getattr(store, split)):
+        if len(found[split]) != len(rows[split]):
             raise RunError(f"{path} holds other cubes than {store.origin}. Delete it and evaluate again.")
     columns = (found[split][name].to_numpy(np.float32) for split in SPLITS for name in ("s_f", "s_p"))
     return CubeScores(*columns), seconds
@@ -184,27 +200,27 @@ def _null_scores(experiment: Experiment, store: CubeStore) -> dict[Split, tuple[
         raise ConfigError(unknown("method", experiment.method, ["amsrc", *NULLS]))
     found: dict[Split, tuple[Floats, Floats]] = {}
     for split in SPLITS:
-        s_p = NULLS[experiment.method](getattr(store, split))
+        s_p = NULLS[experiment.method](getattr(store, split), experiment.seed)
         found[split] = (np.full_like(s_p, np.nan), s_p)
     return found
 
 
-def _table(split: str, cubes: Cubes, s_f: Floats, s_p: Floats) -> pd.DataFrame:
-    """One row a cube: split, video, frame, box, S_f, S_p."""
+def _table(split: str, rows: Rows, s_f: Floats, s_p: Floats) -> pd.DataFrame:
+    """One row a cube: split, video, frame, box, S_f, S_p; of a null that scores frames one a frame, without a box."""
     import pandas as pd
 
-    names = np.array([shard.video for shard in cubes.shards], dtype=object)
-    boxes = {name: cubes.boxes[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))}
+    names = np.array([shard.video for shard in rows.shards], dtype=object)
+    boxes = {name: rows.boxes[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))}
     return pd.DataFrame(
-        {"split": split, "video": names[cubes.video], "frame": cubes.frame, **boxes, "s_f": s_f, "s_p": s_p}
+        {"split": split, "video": names[rows.video], "frame": rows.frame, **boxes, "s_f": s_f, "s_p": s_p}
     )
 
 
-def fuse(cubes: Cubes, s_f: Floats, s_p: Floats, known: Statistics, config: ScoreConfig) -> dict[str, Floats]:
+def fuse(rows: Rows, s_f: Floats, s_p: Floats, known: Statistics, config: ScoreConfig) -> dict[str, Floats]:
     """Frame scores by test video, the first `skip_frames` dropped; in float32, as they are kept and measured."""
-    counts = [shard.video_frames for shard in cubes.shards]
-    scores = frame_scores(s_f, s_p, cubes.video, cubes.frame, counts, known, config)
-    return {shard.video: score.astype(np.float32) for shard, score in zip(cubes.shards, scores, strict=True)}
+    counts = [shard.video_frames for shard in rows.shards]
+    scores = frame_scores(s_f, s_p, rows.video, rows.frame, counts, known, config)
+    return {shard.video: score.astype(np.float32) for shard, score in zip(rows.shards, scores, strict=True)}
 
 
 def scored_labels(labels: Labels, skip: int) -> dict[str, npt.NDArray[np.uint8]]:
@@ -213,28 +229,59 @@ def scored_labels(labels: Labels, skip: int) -> dict[str, npt.NDArray[np.uint8]]
 
 
 def measure(
-    cubes: Cubes, scores: CubeScores, frames: Mapping[str, Floats], labels: Labels, config: ScoreConfig
-) -> dict[str, float | None]:
-    """Metrics of the fused scores, and the AUROC of each score alone. Fractions; None where undefined."""
+    rows: Rows,
+    last: Epoch,
+    frames: Mapping[str, Floats],
+    labels: Labels,
+    regions: Mapping[str, Regions] | None,
+    config: ScoreConfig,
+) -> dict[str, Any]:
+    """`RunRecord.metrics` of the fused scores: fractions, None where undefined."""
     macro, videos = metrics.macro_auroc(frames, labels)
+    interval = bootstrap.auroc_interval([frames], labels)
+    eer, f1 = metrics.equal_error(*metrics.pooled(frames, labels))
+    rbdc, tbdc = detected(rows, last, regions, config)
     return {
         "auroc": metrics.pooled_auroc(frames, labels),
-        **_each_alone(cubes, scores.test_f, scores.test_p, scores.statistics, labels, config),
+        "auroc_interval": None if interval is None else list(interval),
+        **_each_alone(rows, last.s_f, last.s_p, last.statistics, labels, config),
         "macro_auroc": macro,
         "macro_videos": videos,
         "average_precision": metrics.average_precision(*metrics.pooled(frames, labels)),
+        "eer": eer,
+        "f1_at_eer": f1,
+        "rbdc": rbdc,
+        "tbdc": tbdc,
     }
 
 
+def detected(
+    rows: Rows, last: Epoch, regions: Mapping[str, Regions] | None, config: ScoreConfig
+) -> tuple[float | None, float | None]:
+    """RBDC and TBDC of the cubes' own boxes and fused scores, in the frames that are scored.
+
+    The median filter smooths the scores of frames and has no part in these. None without regions or without boxes.
+    """
+    if regions is None or not np.isfinite(rows.boxes).all():
+        return None, None
+    scores = cube_scores(last.s_f, last.s_p, last.statistics, config.weight_f, config.weight_p)
+    boxes = {}
+    for number, shard in enumerate(rows.shards):
+        own = (rows.video == number) & (rows.frame >= config.skip_frames)
+        boxes[shard.video] = Boxes(rows.frame[own], rows.boxes[own], scores[own])
+    measured = {video: found[found[:, 0] >= config.skip_frames] for video, found in regions.items()}
+    return detection_areas(boxes, measured, sum(max(s.video_frames - config.skip_frames, 0) for s in rows.shards))
+
+
 def _each_alone(
-    cubes: Cubes, s_f: Floats, s_p: Floats, known: Statistics, labels: Labels, config: ScoreConfig
+    rows: Rows, s_f: Floats, s_p: Floats, known: Statistics, labels: Labels, config: ScoreConfig
 ) -> dict[str, float | None]:
     """AUROC of S_f and of S_p alone; None for an S_f that does not exist."""
     found: dict[str, float | None] = {}
     for name, scores, weights in (("auroc_f", s_f, (1.0, 0.0)), ("auroc_p", s_p, (0.0, 1.0))):
         alone = replace(config, weight_f=weights[0], weight_p=weights[1])
         there = not np.isnan(scores).any()
-        found[name] = metrics.pooled_auroc(fuse(cubes, s_f, s_p, known, alone), labels) if there else None
+        found[name] = metrics.pooled_auroc(fuse(rows, s_f, s_p, known, alone), labels) if there else None
     return found
 
 
@@ -301,6 +348,7 @@ def origin(experiment: Experiment, store: Sealed | None, log: list[dict[str, Any
         "git": {**provenance.git(), "trained": trained},
         "store": store.sha256 if store else None,
         "labels": store.labels_sha256(experiment.label_set) if store else None,
+        "regions": store.regions_sha256 if store else None,
         "boxes": _named(cube.boxes.provider, sources.get("boxes")),
         "flow": _named(cube.flow.provider, sources.get("flow")),
         "label_set": experiment.label_set,

@@ -12,6 +12,8 @@ from amsrc.errors import DataError
 from bench.storage import Place
 
 Record = TypeVar("Record")
+FRACTIONS = ("auroc", "average_precision", "eer", "rbdc", "tbdc")
+"""What the names of fractions contain."""
 
 
 def loaded(path: Place) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def check_fractions(values: Mapping[str, Any], prefix: str, path: Place) -> None
         DataError: names the file, the number and the keys that lead to it.
     """
     for name, value in _numbers(values, prefix):
-        named = any(word in name for word in ("auroc", "average_precision"))
+        named = any(word in name for word in FRACTIONS)
         if named and math.isfinite(value) and not 0 <= value <= 1:
             raise DataError(f"{path}: {name} is {value}; records hold fractions from 0 to 1, not percents.")
 

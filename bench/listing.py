@@ -54,7 +54,7 @@ def grid(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _record_row(record: RunRecord) -> list[str]:
-    percents = [record.metrics.get(name) for name in ("auroc", "auroc_f", "auroc_p")]
+    percents = [record.metric(name) for name in ("auroc", "auroc_f", "auroc_p")]
     trained = record.experiment.get("method") == "amsrc"
     return [
         record.recipe,

@@ -42,6 +42,32 @@ def average_precision(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float | N
     return float(average_precision_score(truth, values)) if _both(truth) else None
 
 
+def equal_error(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float | None, float | None]:
+    """Equal error rate, and the F1 of the abnormal frames at its threshold; arguments as for `auroc`.
+
+    The rate is where the straight lines between the points of the ROC curve cross equal shares of false alarms and of
+    misses. The threshold is the score (a frame that reaches it counts as abnormal) under which the two shares are
+    closest, of equally close ones the highest.
+
+    Returns:
+        Two fractions in [0, 1]; None when only one class is present.
+
+    Raises:
+        DataError: as for `auroc`.
+    """
+    values, truth = _checked(scores, labels)
+    if not _both(truth):
+        return None, None
+    order = np.argsort(-values, kind="stable")
+    last = np.flatnonzero(np.diff(values[order], append=-np.inf))  # of the frames with an equal score
+    hits, abnormal = np.cumsum(truth[order])[last], int(truth.sum())
+    alarms, normal = last + 1 - hits, len(truth) - abnormal
+    gap = alarms * abnormal - (abnormal - hits) * normal  # of the two shares, times a constant: exact in integers
+    rate = np.interp(0.0, [-abnormal * normal, *gap], [0.0, *(alarms / normal)])
+    at = int(np.argmin(np.abs(gap)))
+    return float(rate), float(2 * hits[at] / (hits[at] + alarms[at] + abnormal))
+
+
 def pooled_auroc(scores: Mapping[str, npt.ArrayLike], labels: Mapping[str, npt.ArrayLike]) -> float | None:
     """AUROC of all videos laid end to end, no rescaling per video: the paper's metric.
 
@@ -66,7 +92,7 @@ def macro_auroc(scores: Mapping[str, npt.ArrayLike], labels: Mapping[str, npt.Ar
     Raises:
         DataError: the videos differ, or as for `auroc`.
     """
-    each = [auroc(values, truth) for values, truth in _by_video(scores, labels)]
+    each = [auroc(values, truth) for values, truth in by_video(scores, labels)]
     defined = [value for value in each if value is not None]
     return (float(np.mean(defined)) if defined else None), len(defined)
 
@@ -79,16 +105,20 @@ def pooled(
     Raises:
         DataError: the videos differ, or as for `auroc`.
     """
-    pairs = _by_video(scores, labels)
+    pairs = by_video(scores, labels)
     values = [np.zeros(0, np.float64), *(pair[0] for pair in pairs)]
     truth = [np.zeros(0, np.int64), *(pair[1] for pair in pairs)]
     return np.concatenate(values), np.concatenate(truth)
 
 
-def _by_video(
+def by_video(
     scores: Mapping[str, npt.ArrayLike], labels: Mapping[str, npt.ArrayLike]
 ) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]]:
-    """Scores and labels of each video in the order of their names, checked."""
+    """Scores and labels of each video in the order of their names, checked: pairs of (N,).
+
+    Raises:
+        DataError: the videos differ, or as for `auroc`.
+    """
     if different := sorted(set(scores) ^ set(labels)):
         raise DataError(f"scores and labels must cover the same videos; only one of them has: {', '.join(different)}.")
     return [_checked(scores[video], labels[video], f"video {video}: ") for video in sorted(scores)]

@@ -11,6 +11,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -28,6 +29,7 @@ from bench import datasets
 from bench.cache import open_store
 from bench.config import TOY, Experiment, cube_key, derive, dump, flatten, load
 from bench.datasets import Dataset, Video
+from bench.regions import Regions, regions_of
 from bench.storage import Place, Remote, files_below, locked, upload, writable, write_file, write_json
 
 Progress = Callable[[int, int, str], None]  # (videos done, videos in all, the one just finished)
@@ -103,13 +105,15 @@ def prepare(
     store = store_path(home, experiment)
     writable(store)
     with locked(store):
+        before = _sealed(store)
         _begin(store, about)
         _cut_missing(store, dataset, experiment.cube, sources, progress)
         for name, content in labels.items():
             write_file(store / f"labels-{name}.npz", content)
         shards = {split: [_finished(store, split, video.name) for video in dataset.split(split)] for split in SPLITS}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in labels.items()}
-        write_json(store / "manifest.json", manifest(shards, {**about, "labels": digests}))
+        regions = _regions(store, dataset, before, digests)
+        write_json(store / "manifest.json", manifest(shards, {**about, "labels": digests, **regions}))
     return CubeStore(store) if isinstance(store, Path) else Sealed(store)
 
 
@@ -130,9 +134,51 @@ def _cut_missing(store: Place, dataset: Dataset, cube: CubeConfig, sources: Sour
 
 
 def _label_bytes(dataset: Dataset, label_set: str) -> bytes:
+    return _archive(dataset.labels(label_set))
+
+
+def _archive(by_video: dict[str, Any]) -> bytes:
     content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **dataset.labels(label_set))
+    np.savez_compressed(content, allow_pickle=False, **by_video)
     return content.getvalue()
+
+
+def _regions(store: Place, dataset: Dataset, before: Sealed | None, labels: dict[str, str]) -> dict[str, str]:
+    """Put the abnormal regions beside the cubes; the manifest's entry, none where the copy lacks a video's masks.
+
+    Masks are many and large: with the labels of the last time the regions of the last time are taken to stand.
+    """
+    path = store / "regions.npz"
+    if before and before.regions_sha256 and before.manifest["labels"] == labels and path.is_file():
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() == before.regions_sha256:
+            return {"regions": before.regions_sha256}
+    found = {video.name: _regions_of(dataset, video) for video in dataset.test}
+    if any(regions is None for regions in found.values()):
+        return {}
+    content = _archive(found)
+    write_file(path, content)
+    return {"regions": hashlib.sha256(content).hexdigest()}
+
+
+def _sealed(store: Place) -> Sealed | None:
+    """The store as it stood before, unless it was not whole."""
+    with suppress(DataError):
+        return Sealed(store)
+    return None
+
+
+def _regions_of(dataset: Dataset, video: Video) -> Regions | None:
+    masks = dataset.masks(video.name)
+    if masks is None:
+        return None
+    size = next(video.read()).shape[:2]
+    if masks.shape[1:] != size:
+        raise DataError(
+            f"{dataset.name}: the pixel masks of testing video {video.name} are {masks.shape[2]}x{masks.shape[1]}, its "
+            f"frames {size[1]}x{size[0]}. Regions and boxes must be of the same picture: extract the masks again."
+        )
+    return regions_of(masks)
 
 
 def store_path(home: Place, experiment: Experiment) -> Place:

@@ -114,10 +114,15 @@ def small(recipe: Callable[[str, int], Experiment]) -> Callable[[str, int], Expe
     return shrunk
 
 
-def null_flow(dataset: str, seed: int = 0) -> Experiment:
-    """No training at all: a cube's score is the mean magnitude of its flow."""
-    experiment = derive(amsrc(dataset, seed), score={"weight_f": 0.0, "weight_p": 1.0})
-    return replace(experiment, recipe="null-flow", method="flow-magnitude")
+def null(name: str, method: str, what: str) -> Callable[[str, int], Experiment]:
+    """No training at all: a score of `bench.nulls` in the place of S_p."""
+
+    def untrained(dataset: str, seed: int = 0) -> Experiment:
+        experiment = derive(amsrc(dataset, seed), score={"weight_f": 0.0, "weight_p": 1.0})
+        return replace(experiment, recipe=name, method=method)
+
+    untrained.__doc__ = f"No training at all: {what}."
+    return untrained
 
 
 RECIPES: dict[str, Callable[[str, int], Experiment]] = {
@@ -130,7 +135,13 @@ RECIPES: dict[str, Callable[[str, int], Experiment]] = {
     "amsrc-small": small(amsrc),
     "no-gate-add-small": small(no_gate_add),
     "baseline-small": small(baseline),
-    "null-flow": null_flow,
+    "null-constant": null("null-constant", "constant", "the same score for every frame"),
+    "null-noise": null("null-noise", "noise", "uniform noise, drawn for every frame by the seed"),
+    "null-frame-index": null("null-frame-index", "frame-index", "the number of the frame in its video"),
+    "null-clip-centre": null("null-clip-centre", "clip-centre", "how near the frame is to the middle of its video"),
+    "null-boxes": null("null-boxes", "box-count", "the number of boxes in the frame"),
+    "null-area": null("null-area", "box-area", "the area of the largest box in the frame"),
+    "null-flow": null("null-flow", "flow-magnitude", "the mean magnitude of a cube's flow"),
 }
 
 

@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Scores: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
-    Labels: TypeAlias = Mapping[str, npt.NDArray[np.uint8]]
+Scores: TypeAlias = "Mapping[str, npt.NDArray[np.float32]]"
+Labels: TypeAlias = "Mapping[str, npt.NDArray[np.uint8]]"
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SEARCH_SCHEMA_VERSION = 1
-FRACTIONS = ("auroc", "auroc_f", "auroc_p", "macro_auroc", "average_precision")
+FRACTIONS = (
+    *("auroc", "auroc_interval", "auroc_f", "auroc_p", "macro_auroc", "average_precision"),
+    *("eer", "f1_at_eer", "rbdc", "tbdc"),
+)
+OF_SCHEMA_1 = ("auroc", "auroc_f", "auroc_p", "macro_auroc", "macro_videos", "average_precision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +55,11 @@ class RunRecord:
     """Why it failed or was pruned; null when done."""
     rule: str = "paper"
     """Selection rule behind the number. `paper`: the paper's values and the last epoch; no test label used."""
-    metrics: dict[str, int | float | None] = field(default_factory=dict)
-    """Fractions in [0, 1], null where undefined: `auroc` (pooled, under the experiment's weights), `auroc_f`
-    (S_f alone), `auroc_p` (S_p alone), `macro_auroc` (mean over the videos with both classes),
-    `average_precision`; and the count `macro_videos`. Empty unless done."""
+    metrics: dict[str, int | float | list[float] | None] = field(default_factory=dict)
+    """Fractions in [0, 1], null where undefined: `auroc` (pooled, under the experiment's weights), `auroc_interval`
+    ([low, high], 95 %, over videos), `auroc_f` (S_f alone), `auroc_p` (S_p alone), `macro_auroc` (mean over the videos
+    with both classes), `average_precision`, `eer`, `f1_at_eer`, `rbdc`, `tbdc`; and the count `macro_videos`. Empty
+    unless done; before schema 4 without `auroc_interval` and the last four."""
     rules: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What each selection rule reaches, by rule: its `auroc` (null where undefined) and what it chose, `epoch` and
     `share_f` = w_f / (w_f + w_p) (null where there is no S_f to weigh). `crossfit` has `folds` instead of one choice:
@@ -86,6 +91,8 @@ class RunRecord:
     commits that trained it, in order, null where nothing was trained."""
     labels: str | None = None
     """SHA-256 of the label file it was measured against."""
+    regions: str | None = None
+    """SHA-256 of the file of abnormal regions it was measured against; null where there was none."""
     store: str | None = None
     """SHA-256 of the sealed cube store's manifest."""
     boxes: str
@@ -108,6 +115,11 @@ class RunRecord:
     """ISO 8601, UTC."""
     experiment: dict[str, Any]
     """The whole experiment (`bench.config.dump`): every number of the configuration."""
+
+    def metric(self, name: str) -> float | None:
+        """One of the `metrics`; None where it is undefined or was not measured."""
+        value = self.metrics.get(name)
+        return value if isinstance(value, int | float) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,16 +304,18 @@ def _check_search(search: SearchRecord, path: Place) -> None:
 def _migrate(data: dict[str, Any], path: Place) -> dict[str, Any]:
     """The keys of today's schema from those of any earlier one."""
     version = data.get("schema_version")
-    if version not in (1, 2, SCHEMA_VERSION):
+    if version not in range(1, SCHEMA_VERSION + 1):
         raise DataError(f"{path}: schema {version!r} is not known; known: 1 to {SCHEMA_VERSION}. Update this program.")
     if version == 1:
         data = _from_1(data)
-    return _from_2(data, path) if data["schema_version"] == 2 else data
+    if data["schema_version"] == 2:
+        data = _from_2(data, path)
+    return {**data, "schema_version": SCHEMA_VERSION}  # schema 3 had fewer metrics and no regions
 
 
 def _from_1(data: dict[str, Any]) -> dict[str, Any]:
     """Schema 1 had the metrics at the top level and knew one rule, no restarts and no key of the run."""
-    metrics = {name: data[name] for name in (*FRACTIONS, "macro_videos") if name in data}
+    metrics = {name: data[name] for name in OF_SCHEMA_1 if name in data}
     rest = {name: value for name, value in data.items() if name not in metrics}
     return {**rest, "schema_version": 2, "metrics": metrics}
 

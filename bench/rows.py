@@ -20,6 +20,7 @@ from bench.records import RunRecord, SearchRecord
 from bench.selection import RULES
 from bench.typeset import Cell, Row
 
+Interval: TypeAlias = Callable[[list[RunRecord]], tuple[float, float] | None]
 Place: TypeAlias = tuple[int, int, str, str]  # block, place within it, recipe, name: sorted as the table is printed
 
 BLOCKS = ("Measured here", "Measured here, small", "Measured here, null rows", "Measured here, searches")
@@ -31,7 +32,25 @@ METHODS = {
     "no-gate-appearance": ("No gate, appearance alone", "AMSRC without gated fusion"),
     "amsrc": ("AMSRC", "AMSRC"),
     "amsrc-paper-loss": ("AMSRC, losses as printed", "AMSRC"),
+    "null-constant": ("Constant", None),
+    "null-noise": ("Uniform noise", None),
+    "null-frame-index": ("Frame index", None),
+    "null-clip-centre": ("Nearness to the clip's centre", None),
+    "null-boxes": ("Number of boxes", None),
+    "null-area": ("Largest box area", None),
     "null-flow": ("Mean flow magnitude", None),
+}
+# Metrics of Table 3 and their headers.
+METRICS = {
+    "auroc": "AUROC",
+    "auroc_f": "S_f alone",
+    "auroc_p": "S_p alone",
+    "macro_auroc": "Macro",
+    "average_precision": "AP",
+    "eer": "EER",
+    "f1_at_eer": "F1",
+    "rbdc": "RBDC",
+    "tbdc": "TBDC",
 }
 # Differences between two rules: what choosing on test labels adds.
 GAPS = {f"oracle - {rule}": ("oracle", rule) for rule in ("crossfit", "label-free")}
@@ -44,11 +63,16 @@ UNNAMED = {
     "train.held_out",
     "train.score_every",
 }
+CONTENT_FREE = ("null-constant", "null-noise", "null-frame-index", "null-clip-centre")
+"""Null rows that do not even look at a picture."""
 UNTRAINED = ("model.", "loss.", "train.")  # settings that mean nothing to a row that learns nothing
 
 
 def by_dataset(
-    records: list[RunRecord], paper: Callable[[RunRecord], float | None], datasets: list[str]
+    records: list[RunRecord],
+    paper: Callable[[RunRecord], float | None],
+    interval: Interval,
+    datasets: list[str],
 ) -> Iterator[Row]:
     """A row for each recipe, and for each set of changes made to one; seeds together.
 
@@ -57,12 +81,13 @@ def by_dataset(
 
     Args:
         paper: the paper's figure that a run answers to, in percent.
+        interval: of the mean of runs, in fractions.
     """
     rows: dict[Place, dict[str, list[Cell]]] = {}
     for _, same in groupby(sorted(records, key=_all_but_seed), key=_all_but_seed):
         runs = list(same)
         cells = rows.setdefault(_place(runs[0]), {}).setdefault(runs[0].dataset, [])
-        cells += _cell(runs, paper(runs[0]))
+        cells += _cell(runs, paper(runs[0]), interval)
     for (block, _, recipe, name), found in sorted(rows.items()):
         lines = zip_longest(*(found.get(dataset, []) for dataset in datasets))
         for line in list(lines) or [()]:
@@ -120,11 +145,14 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str
             yield prefix + name, ours[name]
 
 
-def _cell(runs: list[RunRecord], paper: float | None) -> list[Cell]:
+def _cell(runs: list[RunRecord], paper: float | None, interval: Interval) -> list[Cell]:
     """The figure of runs that differ in their seed: none if none is done or one of them is undefined."""
     done = _by_seed([run for run in runs if run.status == "done"])
-    cell = _mean([run.metrics.get("auroc") for run in done], _sentence(_facts(done, rule=True))) if done else None
-    return [replace(cell, paper=paper)] if cell else []
+    cell = _mean([run.metric("auroc") for run in done], _sentence(_facts(done, rule=True))) if done else None
+    if cell is None:
+        return []
+    low, high = (None if end is None else 100 * end for end in interval(done) or (None, None))
+    return [replace(cell, paper=paper, low=low, high=high)]
 
 
 def _mean(fractions: Sequence[float | None], setting: str) -> Cell | None:
@@ -170,10 +198,56 @@ def _is_changed(record: RunRecord) -> bool:
     return bool(record.git.get("dirty")) or "+changes" in str(record.git.get("trained"))
 
 
+def by_metric(records: list[RunRecord], datasets: list[str]) -> list[Row]:
+    """A row for each recipe and data set with every metric of METRICS; seeds together.
+
+    Args:
+        datasets: in the order in which they are printed; rows of others are left out.
+    """
+    placed = []
+    done = [record for record in records if record.status == "done" and record.dataset in datasets]
+    for _, same in groupby(sorted(done, key=_all_but_seed), key=_all_but_seed):
+        runs = _by_seed(list(same))
+        setting = _sentence(_facts(runs, rule=True))
+        cells = {name: _mean([run.metric(name) for run in runs], setting) for name in METRICS}
+        placed.append(_dataset_row(_place(runs[0]), runs[0].dataset, cells))
+    shown = [(place, row) for place, row in placed if any(row.cells.values())]
+    return [row for _, row in sorted(shown, key=lambda pair: (pair[0], datasets.index(pair[1].dataset)))]
+
+
+def against_amsrc(records: list[RunRecord]) -> Iterator[tuple[str, list[RunRecord], list[RunRecord]]]:
+    """What the paper's claims compare: AMSRC with each ablation under the same settings, and with the flow's magnitude.
+
+    Yields:
+        What is compared, AMSRC's runs, the others'.
+    """
+    done = sorted((record for record in records if record.status == "done"), key=_all_but_seed)
+    groups = [_by_seed(list(same)) for _, same in groupby(done, key=_all_but_seed)]
+    places = [(_place(runs[0]), runs) for runs in groups]
+    for place, ours in sorted(places, key=lambda pair: pair[0]):
+        if ours[0].recipe.removesuffix("-small") != "amsrc":
+            continue
+        for other, theirs in sorted(places, key=lambda pair: pair[0]):
+            ablation = theirs[0].recipe.startswith(("baseline", "no-gate-"))
+            same = other[0] == place[0] and changes(theirs[0]) == changes(ours[0]) and _budget(theirs) == _budget(ours)
+            if _data(theirs) == _data(ours) and ((ablation and same) or theirs[0].recipe == "null-flow"):
+                yield ", ".join([f"{ours[0].recipe} - {theirs[0].recipe}", *changes(ours[0])]), ours, theirs
+
+
+def _data(runs: list[RunRecord]) -> tuple[object, ...]:
+    return tuple((run.dataset, run.label_set, run.boxes, run.flow, *run.videos) for run in runs[:1])
+
+
+def _budget(runs: list[RunRecord]) -> tuple[object, ...]:
+    train = runs[0].experiment["train"]
+    return runs[0].experiment["model"]["width"], train["epochs"], train["held_out"]
+
+
 def by_rule(records: list[RunRecord], searches: list[SearchRecord], datasets: list[str]) -> list[Row]:
     """A row for each recipe and data set, then for each search and data set; seeds together.
 
-    Runs without rules (older ones) leave no row, nor do those that trained nothing: there was nothing to choose.
+    Runs without rules (older ones) leave no row. Null rows have the same figure under every rule, as they leave nothing
+    to choose.
 
     Args:
         datasets: in the order in which they are printed; rows of others are left out.
@@ -185,11 +259,11 @@ def by_rule(records: list[RunRecord], searches: list[SearchRecord], datasets: li
 
 def _ruled(records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
     """Rows of cells, and where each stands."""
-    chosen = [record for record in records if record.status == "done" and record.rules and _is_trained(record)]
+    chosen = [record for record in records if record.status == "done" and record.rules]
     for _, same in groupby(sorted(chosen, key=_all_but_seed), key=_all_but_seed):
         runs = _by_seed(list(same))
         values = {rule: [run.rules.get(rule, {}).get("auroc") for run in runs] for rule in RULES}
-        yield _rule_row(_place(runs[0]), runs[0].dataset, _under_rules(values, _sentence(_facts(runs))))
+        yield _dataset_row(_place(runs[0]), runs[0].dataset, _under_rules(values, _sentence(_facts(runs))))
 
 
 def _searched(search: SearchRecord, records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
@@ -200,10 +274,10 @@ def _searched(search: SearchRecord, records: list[RunRecord]) -> Iterator[tuple[
         _, order, recipe, name = _place(runs[0]) if runs else (0, len(METHODS), search.recipe, plain)
         values = {rule: [found.get(rule, {}).get("auroc")] for rule in RULES}
         cells = _under_rules(values, _sentence(_search_facts(search, runs)), seeds=len(search.seeds))
-        yield _rule_row((len(BLOCKS) - 1, order, recipe, f"{name}, searched"), dataset, cells)
+        yield _dataset_row((len(BLOCKS) - 1, order, recipe, f"{name}, searched"), dataset, cells)
 
 
-def _rule_row(place: Place, dataset: str, cells: dict[str, Cell | None]) -> tuple[Place, Row]:
+def _dataset_row(place: Place, dataset: str, cells: dict[str, Cell | None]) -> tuple[Place, Row]:
     block, _, recipe, name = place
     method = f"{name} ({recipe})"
     return place, Row(

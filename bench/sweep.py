@@ -496,7 +496,7 @@ def outcome(record: RunRecord) -> str:
     if record.status != "done":
         return f"{record.status.upper()}: {record.error}"
     by_rule = [f"{rule} {_percent(record.rules[rule]['auroc'])}" for rule in RULES if rule in record.rules]
-    alone = [f"{name} {_percent(record.metrics.get(key))}" for key, name in (("auroc_f", "S_f"), ("auroc_p", "S_p"))]
+    alone = [f"{name} {_percent(record.metric(key))}" for key, name in (("auroc_f", "S_f"), ("auroc_p", "S_p"))]
     return f"{', '.join(by_rule)} ({', '.join(alone)}; {clock(sum(filter(None, record.timings_s.values())))})"
 
 

@@ -365,7 +365,7 @@ def _metrics(record: RunRecord, run_id: str, model_id: str | None) -> Iterator[M
     from mlflow.entities import Metric
 
     time = _milliseconds(record.finished)
-    final: dict[str, float | str | None] = {**record.metrics, "peak_memory_gib": record.peak_memory_gib}
+    final: dict[str, object] = {**record.metrics, "peak_memory_gib": record.peak_memory_gib}
     for group, values in (("timings_s", record.timings_s), ("throughput", record.throughput)):
         final |= {f"{group}/{name}": value for name, value in values.items()}
     final |= {f"rule/{rule}": read.get("auroc") for rule, read in record.rules.items()}

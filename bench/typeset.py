@@ -42,6 +42,10 @@ class Cell:
     mean: float
     std: float | None = None
     """Sample standard deviation over seeds; None below two of them."""
+    low: float | None = None
+    """Lower end of the 95 % interval over test videos; None where there is none."""
+    high: float | None = None
+    """Upper end of it."""
     seeds: int | None = None
     """None when quoted."""
     paper: float | None = None
@@ -92,7 +96,7 @@ def columns(datasets: list[str], numbers: Mapping[str, int]) -> list[Column]:
     def figure(cell: Cell | None) -> str:
         if cell is not None and cell.seeds is None:
             return f"{cell.mean:.1f}"
-        return MISSING if cell is None else f"{_spread(cell)} ({cell.seeds}) [{numbers[cell.setting]}]"
+        return MISSING if cell is None else f"{_spread(cell)}{_ends(cell)} ({cell.seeds}) [{numbers[cell.setting]}]"
 
     return [
         ("Method", "method", str),
@@ -119,10 +123,29 @@ def rule_columns(rules: list[str], gaps: list[str], numbers: Mapping[str, int]) 
     ]
 
 
+def metric_columns(metrics: Mapping[str, str], numbers: Mapping[str, int]) -> list[Column]:
+    """The printed columns of a table with a column a metric; the footnote stands beside the number of seeds.
+
+    Args:
+        metrics: header of each.
+        numbers: footnote of each setting.
+    """
+    return [
+        ("Method", "method", str),
+        ("Data set", "dataset", lambda name: str(NAMES.get(name, name))),
+        ("Seeds", "first", lambda cell: MISSING if cell is None else f"{cell.seeds} [{numbers[cell.setting]}]"),
+        *((header, name, _spread) for name, header in metrics.items()),
+    ]
+
+
 def _spread(cell: Cell | None, sign: str = "") -> str:
     if cell is None:
         return MISSING
     return f"{cell.mean:{sign}.2f}" + ("" if cell.std is None else f" ± {cell.std:.2f}")
+
+
+def _ends(cell: Cell) -> str:
+    return "" if cell.low is None else f" [{cell.low:.1f}, {cell.high:.1f}]"
 
 
 def _signed(cell: Cell | None) -> str:

@@ -3,6 +3,7 @@
 A few dozen cubes of 16 pixels, so that a training takes a second and still has something to learn.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,15 @@ def write_labels(path: Path, found: dict[str, np.ndarray]) -> str:
     """Put labels into a store; gives the file's digest."""
     np.savez_compressed(path / "labels-official.npz", allow_pickle=False, **found)
     return digest(path / "labels-official.npz")
+
+
+def write_regions(path: Path, found: dict[str, np.ndarray]) -> str:
+    """Put abnormal regions into a sealed store; gives the file's digest."""
+    np.savez_compressed(path / "regions.npz", allow_pickle=False, **found)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["regions"] = digest(path / "regions.npz")
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return manifest["regions"]
 
 
 def labels() -> dict[str, np.ndarray]:

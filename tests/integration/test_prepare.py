@@ -5,6 +5,7 @@ cut last.
 """
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -161,6 +163,22 @@ def test_the_store_knows_its_videos_labels_and_origin(rendered: Path, finished: 
     assert str(rendered) not in (store.path / "manifest.json").read_text()
 
 
+def test_the_store_knows_the_regions_of_the_pixel_masks(rendered: Path, finished: tuple[Path, Progress]) -> None:
+    store, dataset = CubeStore(store_path(finished[0], EXPERIMENT)), datasets.find(NAME, rendered)
+    regions = store.regions()
+    assert regions is not None and list(regions) == ["01", "02", "03"]
+    for name, found in regions.items():
+        masks = dataset.masks(name)
+        assert masks is not None
+        assert set(found[:, 0].tolist()) == set(np.flatnonzero(masks.any((1, 2))).tolist())
+        for frame in np.unique(found[:, 0]):
+            rows, columns = np.nonzero(masks[frame])
+            own = found[found[:, 0] == frame]
+            assert (own[:, 1].min(), own[:, 2].min()) == (columns.min(), rows.min())
+            assert (own[:, 3].max(), own[:, 4].max()) == (columns.max() + 1, rows.max() + 1)
+    assert sum(map(len, regions.values())) > 5, "something is planted in these clips"
+
+
 def test_every_video_is_counted_once(finished: tuple[Path, Progress]) -> None:
     progress = finished[1]
     assert progress.lines == [(done, VIDEOS) for done in range(1, VIDEOS + 1)]
@@ -177,6 +195,48 @@ def test_a_second_call_cuts_nothing(rendered: Path, home: Path) -> None:
     assert (progress.cut, again.path, again.sha256) == ([], path, sha256)
     assert changed_at(path) == before
     assert contents(path) == beside
+
+
+def test_a_store_of_an_older_program_gets_regions_and_nothing_is_cut_again(rendered: Path, home: Path) -> None:
+    path, progress = store_path(home, EXPERIMENT), Progress()
+    manifest = json.loads((path / "manifest.json").read_text())
+    regions = manifest.pop("regions")
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    (path / "regions.npz").unlink()
+    before, sha256 = changed_at(path), CubeStore(path).sha256
+    again = prepare(EXPERIMENT, Sources(rendered), home, progress=progress)
+    assert (progress.cut, again.sha256, again.regions_sha256) == ([], sha256, regions)
+    assert changed_at(path) == before
+    CubeStore(path).verify()
+
+
+def test_damaged_regions_are_made_again_and_whole_ones_are_not_read_again(
+    root: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store_path(home, EXPERIMENT)
+    whole = (path / "regions.npz").read_bytes()
+    (path / "regions.npz").write_bytes(whole[:100])
+    prepare(EXPERIMENT, Sources(root), home)
+    assert (path / "regions.npz").read_bytes() == whole
+    monkeypatch.setattr(datasets.Dataset, "masks", None)
+    prepare(EXPERIMENT, Sources(root), home)
+    CubeStore(path).verify()
+
+
+def test_a_copy_without_masks_has_no_regions_and_one_with_masks_of_another_size_is_refused(
+    root: Path, tmp_path: Path
+) -> None:
+    masks = root / NAME / "UCSDped2" / "Test" / "Test002_gt"
+    for path in masks.iterdir():
+        picture = cv2.imread(str(path))
+        assert picture is not None
+        cv2.imwrite(str(path), cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_NEAREST))
+    with pytest.raises(DataError, match=r"pixel masks of testing video 02 are 76x50, its frames 152x100"):
+        prepare(EXPERIMENT, Sources(root), tmp_path / "home")
+    shutil.rmtree(masks)
+    store = prepare(EXPERIMENT, Sources(root), tmp_path / "home")
+    assert isinstance(store, CubeStore)
+    assert (store.regions_sha256, store.regions()) == (None, None)
 
 
 def lose(folder: Path) -> None:

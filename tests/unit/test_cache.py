@@ -15,7 +15,7 @@ from amsrc.store import SPLITS, CubeStore
 from bench import cache
 from bench.cache import open_store, over_network
 from bench.storage import Place, Remote, upload, write_file
-from tests.cubes_made import an_experiment, write_store
+from tests.cubes_made import TEST, an_experiment, write_regions, write_store
 from tests.object_store import Wire, remote, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def put(store: CubeStore, target: Remote) -> Remote:
     for split in SPLITS:
         for shard in store.shards(split):
             upload(store.path / split / shard.video, target / split / shard.video, last="shard.json")
-    for name in ("labels-official.npz", "manifest.json"):
+    for name in (*store.beside_cubes(), "manifest.json"):
         write_file(target / name, (store.path / name).read_bytes())
     return target
 
@@ -71,6 +71,16 @@ def test_the_copy_is_the_store_and_is_made_once(far: Remote, store: CubeStore, n
     written = {path: path.stat().st_mtime_ns for path in copy.path.rglob("*.npy")}
     assert open_store(far).path == copy.path
     assert {path: path.stat().st_mtime_ns for path in copy.path.rglob("*.npy")} == written
+
+
+def test_the_copy_has_the_regions_of_the_store(store: CubeStore, server: int, tmp_path: Path, node: Path) -> None:
+    found = {video: np.arange(6, dtype=np.int32).reshape(1, 6) + number for number, video in enumerate(TEST)}
+    write_regions(store.path, found)
+    copy = open_store(put(CubeStore(store.path), remote(server, f"{tmp_path.name}-regions")))
+    regions = copy.regions()
+    assert regions is not None and node in copy.path.parents
+    assert all((regions[video] == found[video]).all() for video in TEST)
+    copy.verify()
 
 
 def test_a_store_on_a_disk_of_this_node_is_read_where_it_lies(store: CubeStore, node: Path) -> None:

@@ -16,16 +16,19 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import CubeStore
-from bench import scoring
+from bench import bootstrap, scoring, smoothing
 from bench.config import Experiment, derive, fingerprint, run_key
-from bench.evaluate import evaluate, per_video, scored_labels, unfinished, worth_of_epoch
+from bench.evaluate import evaluate, per_video, scored_labels, study_smoothing, unfinished, worth_of_epoch
+from bench.metrics import equal_error, pooled
 from bench.pseudo import KINDS
+from bench.recipes import RECIPES
 from bench.records import RunRecord, frame_scores_path, path_of, read, read_crossfit, read_frame_scores
 from bench.runs import history, read_epochs
 from bench.selection import RULES, pseudo_worth
 from bench.train import fit
-from tests.cubes_made import FRAMES, TEST, an_experiment, labels, write_labels, write_store
+from tests.cubes_made import FRAMES, TEST, an_experiment, labels, write_labels, write_regions, write_store
 from tests.parity import reference
+from tests.parity.test_regions import slow_areas
 
 SKIP = 4
 
@@ -59,6 +62,78 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
 @pytest.fixture(scope="module")
 def null(tmp_path_factory: pytest.TempPathFactory) -> Cell:
     return Cell(tmp_path_factory.mktemp("null"), an_experiment("null-flow"))
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name.startswith("null-")])
+def test_every_null_goes_through_the_same_evaluation(tmp_path: Path, recipe: str) -> None:
+    cell = Cell(tmp_path, an_experiment(recipe))
+    r = cell.record
+    assert (r.status, r.rule, r.counts["scored_frames"]) == ("done", "paper", 3 * (FRAMES - SKIP))
+    assert r.metrics["auroc"] is not None and r.metrics["auroc_f"] is None
+    for rule in ("paper", "oracle", "crossfit"):
+        assert r.rules[rule]["auroc"] == pytest.approx(r.metrics["auroc"], abs=1e-12), "nothing to choose"
+    scored = cell.cubes["x0"].notna().all()
+    assert scored == (recipe in ("null-area", "null-flow"))
+    frames = len(cell.store.test) if scored else 3 * FRAMES
+    assert (cell.cubes["split"] == "test").sum() == frames
+
+
+def test_a_constant_is_worth_a_half_and_the_index_what_it_is_by_hand(tmp_path: Path) -> None:
+    """The frame index through the filter: abnormal frames 18 to 31 of 40, so 4 to 17 before them and 32 to 39 after."""
+    constant = Cell(tmp_path / "constant", an_experiment("null-constant")).record
+    assert (constant.metrics["auroc"], constant.metrics["macro_auroc"], constant.metrics["eer"]) == (0.5, 0.5, 0.5)
+    index = an_experiment("null-frame-index", score={"median_frames": 1})
+    found = Cell(tmp_path / "index", index).record
+    assert found.metrics["macro_auroc"] == pytest.approx(14 / 22)
+
+
+def test_intervals_and_equal_errors_are_those_of_the_scores_that_are_kept(cell: Cell) -> None:
+    scores, truth = read_frame_scores(cell.results, cell.record)
+    assert cell.record.metrics["auroc_interval"] == list(bootstrap.auroc_interval([scores], truth))
+    assert [cell.record.metrics[name] for name in ("eer", "f1_at_eer")] == list(equal_error(*pooled(scores, truth)))
+
+
+def test_without_regions_there_is_nothing_to_detect(cell: Cell) -> None:
+    assert (cell.record.metrics["rbdc"], cell.record.metrics["tbdc"], cell.record.regions) == (None, None, None)
+
+
+def test_regions_are_detected_by_the_boxes_and_fused_scores_of_cubes(tmp_path: Path) -> None:
+    """Two boxes a frame; one of them, in every abnormal frame that has cubes, is the region."""
+    e = an_experiment("null-flow")
+    store = write_store(tmp_path, e)
+    test = store.test
+    regions = {}
+    for number, shard in enumerate(test.shards):
+        own = np.flatnonzero(test.video == number)
+        fast = own[:-1][np.diff(test.frame[own]) == 0]  # the first box of each frame: in abnormal frames the fast one
+        abnormal = labels()[shard.video][test.frame[fast]] == 1
+        corners = np.sort(test.boxes[fast[abnormal]].reshape(-1, 2, 2), axis=1).reshape(-1, 4).round()
+        corners[:, 2:] += 1
+        table = np.column_stack([test.frame[fast[abnormal]], corners, np.zeros(abnormal.sum())])
+        regions[shard.video] = table.astype(np.int32)
+    digest = write_regions(store.path, regions)
+    store = CubeStore(store.path)
+    record = evaluate(e, store, tmp_path, tmp_path / "results")
+    assert record.regions == digest == store.regions_sha256
+    table = pd.read_parquet(tmp_path / "runs" / run_key(e) / "cubes.parquet")
+    table = table[(table["split"] == "test") & (table["frame"] >= SKIP)]
+    boxes = {
+        video: found[["frame", "x0", "y0", "x1", "y1", "s_p"]].astype(float).to_numpy().tolist()
+        for video, found in table.groupby("video")
+    }
+    kept = {video: [row for row in found.tolist() if row[0] >= SKIP] for video, found in regions.items()}
+    slow = slow_areas(boxes, kept, 3 * (FRAMES - SKIP))
+    assert [record.metrics["rbdc"], record.metrics["tbdc"]] == pytest.approx(slow, abs=1e-9)
+
+
+def test_what_smoothing_is_worth_is_measured_on_the_scores_before_it(null: Cell) -> None:
+    path = study_smoothing(null.experiment, null.store, null.home, null.results, null.record)
+    (study,) = smoothing.read_all(null.results)
+    assert path == smoothing.path_of(null.results, study)
+    by_choice = {(c.filter, c.width, c.padding, c.min_max): c for c in study.choices}
+    assert by_choice["median", 17, "reflect", False].run == pytest.approx(null.record.metrics["auroc"], abs=1e-6)
+    raw = Cell(null.home / "raw", an_experiment("null-flow", score={"median_frames": 1})).record
+    assert by_choice["none", 0, "reflect", False].run == pytest.approx(raw.metrics["auroc"], abs=1e-6)
 
 
 def test_everything_is_written(cell: Cell) -> None:

@@ -1,12 +1,14 @@
 """Metrics against a count of pairs, and at the edges of their definition."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amsrc.errors import DataError
-from bench.metrics import auroc, average_precision, macro_auroc, pooled, pooled_auroc
+from bench.metrics import auroc, average_precision, equal_error, macro_auroc, pooled, pooled_auroc
 
 FRAMES = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=2, max_size=40)
 
@@ -65,6 +67,49 @@ def test_macro_leaves_out_videos_of_one_class_and_says_how_many_are_left():
 def test_average_precision_by_hand():
     assert average_precision([4, 3, 2, 1], [1, 0, 1, 0]) == pytest.approx((1 / 1 + 2 / 3) / 2)
     assert average_precision([1.0, 2.0], [1, 1]) is None
+
+
+def test_equal_error_by_hand():
+    """Thresholds 4, 3, 2, 1: false alarms 0, 1/2, 1/2, 1, misses 1/2, 1/2, 0, 0: equal at 3, with one of two found."""
+    assert equal_error([4, 3, 2, 1], [1, 0, 1, 0]) == (0.5, 0.5)
+    assert equal_error([4, 3, 2, 1], [1, 1, 0, 0]) == (0.0, 1.0)
+    assert equal_error([1, 2, 3, 4], [1, 1, 0, 0]) == (1.0, 0.0)
+
+
+def test_equal_error_lies_on_the_line_between_two_points():
+    """False alarms and misses go from (0, 2/3) to (1, 0): equal at 2/5; closest at the upper point, F1 2 / (1 + 3)."""
+    rate, f1 = equal_error([9, 5, 5, 5, 5], [1, 1, 1, 0, 0])
+    assert (rate, f1) == (pytest.approx(0.4), pytest.approx(2 / 4))
+
+
+def test_a_constant_score_errs_on_half_and_calls_every_frame_abnormal():
+    rate, f1 = equal_error(np.ones(10), [0] * 2 + [1] * 8)
+    assert (rate, f1) == (pytest.approx(0.5), pytest.approx(16 / 18))
+    assert equal_error([1.0, 2.0], [1, 1]) == (None, None)
+
+
+@settings(deadline=None)
+@given(FRAMES)
+def test_equal_error_is_where_the_roc_curve_meets_its_diagonal(frames):
+    from sklearn.metrics import f1_score, roc_curve
+
+    scores, labels = map(np.array, zip(*frames, strict=True))
+    if len(set(labels.tolist())) == 1:
+        return
+    rate, f1 = equal_error(scores, labels)
+    false, hit, thresholds = roc_curve(labels, scores, drop_intermediate=False)
+    assert any(_between((rate, 1 - rate), ends) for ends in pairwise(zip(false, hit, strict=True)))
+    nearest = np.abs(false[1:] - (1 - hit[1:]))
+    threshold = thresholds[1:][np.flatnonzero(nearest <= nearest.min() + 1e-12)[0]]
+    assert f1 == pytest.approx(f1_score(labels, scores >= threshold))
+    assert equal_error(50 * scores - 3, labels) == (rate, f1)
+
+
+def _between(point, ends):
+    """Whether a point lies on the straight line between two others: as far from both together as they are apart."""
+    start, end = map(np.array, ends)
+    apart = np.linalg.norm(point - start) + np.linalg.norm(point - end)
+    return apart == pytest.approx(np.linalg.norm(end - start), abs=1e-9)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -188,35 +188,38 @@ def test_percents_are_refused_wherever_an_auroc_stands(tmp_path, changes, named)
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("schema*.json")), ids=lambda path: path.stem)
 def test_records_of_every_schema_load_for_ever(example):
     record = read(example)
-    assert record.schema_version == 3
+    assert record.schema_version == 4
     assert (record.recipe, record.dataset, record.status) == ("amsrc", "ped2", "done")
     assert record.metrics["auroc"] == 0.9125
     assert record.metrics["macro_videos"] == 8
     assert record.rule == "paper"
-    assert example.stem == "schema3" or (record.rules, record.fusion) == ({}, {})
+    assert example.stem in ("schema3", "schema4") or (record.rules, record.fusion) == ({}, {})
+    assert (record.metric("rbdc") is None, record.regions is None) == (example.stem != "schema4",) * 2
 
 
 def test_what_was_trained_before_there_was_a_hold_out_held_out_nothing():
     parts = {path.stem: read(path).experiment["train"]["held_out"] for path in EXAMPLES.glob("schema*.json")}
-    assert parts == {"schema1": 0.0, "schema2": 0.0, "schema3": 0.1}
+    assert parts == {"schema1": 0.0, "schema2": 0.0, "schema3": 0.1, "schema4": 0.1}
 
 
 def test_a_record_of_today_holds_an_experiment_of_today():
-    record = read(EXAMPLES / "schema3.json")
+    record = read(EXAMPLES / "schema4.json")
     assert fingerprint(load(record.experiment)) == record.fingerprint
     assert record.rules["oracle"]["auroc"] == 0.935
     assert len(record.fusion["share_f"]) == len(record.fusion["auroc"])
+    assert record.metrics["auroc_interval"] == [0.84, 0.9675]
+    assert (record.metric("eer"), record.metric("auroc_interval"), record.metric("f2")) == (0.155, None, None)
 
 
 def test_there_is_an_example_of_every_schema():
     versions = {json.loads(path.read_text())["schema_version"] for path in EXAMPLES.glob("schema*.json")}
-    assert versions == set(range(1, max(versions) + 1)) == {1, 2, 3}
+    assert versions == set(range(1, max(versions) + 1)) == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 99}, "schema 99 is not known; known: 1 to 3"),
+        ({"schema_version": 99}, "schema 99 is not known; known: 1 to 4"),
         ({"schema_version": None}, "schema None is not known"),
         ({"schema_version": 2, "experiment": {}}, "no experiment with a part `train`"),
         ({"rules": {"oracle": {"auroc": float("nan")}}}, "NaN is not a finite number"),
@@ -226,6 +229,9 @@ def test_there_is_an_example_of_every_schema():
         ({"seed": "zero"}, "seed: Input should be a valid integer"),
         ({"metrics": {"auroc": float("nan")}}, "finite"),
         ({"metrics": {"auroc": 91.2}}, "fractions from 0 to 1"),
+        ({"metrics": {"auroc_interval": [0.5, 91.2]}}, "auroc_interval is 91.2"),
+        ({"metrics": {"rbdc": 45.0}}, "rbdc is 45.0"),
+        ({"metrics": {"eer": "low"}}, "metrics.eer"),
     ],
 )
 def test_what_is_not_a_record_is_named(tmp_path, change, message):

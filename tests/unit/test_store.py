@@ -13,7 +13,7 @@ import pytest
 
 from amsrc.cubes import FrameCubes
 from amsrc.errors import DataError, RunError
-from amsrc.files import write_json
+from amsrc.files import digest, write_json
 from amsrc.store import (
     ARRAYS,
     SPLITS,
@@ -255,6 +255,35 @@ def test_a_store_of_another_version_is_refused(store: CubeStore) -> None:
 def test_missing_labels_are_named_with_those_there_are(store: CubeStore) -> None:
     with pytest.raises(DataError, match=r"labels-intervals.npz is missing: the store has the label sets official"):
         store.labels("intervals")
+
+
+def with_regions(path: Path) -> tuple[CubeStore, dict[str, np.ndarray]]:
+    """A store of three test videos' worth of regions, the second without any."""
+    found = {"01": np.array([[0, 1, 2, 3, 4, 0], [1, 1, 2, 3, 4, 0]], "i4"), "02": np.zeros((0, 6), "i4")}
+    store = build(path)
+    np.savez_compressed(path / "regions.npz", allow_pickle=False, **found)
+    manifest = {**store.manifest, "regions": digest(path / "regions.npz")}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return CubeStore(path), found
+
+
+def test_regions_come_back_by_video_and_belong_to_what_is_verified(tmp_path: Path) -> None:
+    store, found = with_regions(tmp_path / "store")
+    regions = store.regions()
+    assert regions is not None and list(regions) == ["01", "02"]
+    assert all((regions[video] == found[video]).all() for video in found)
+    store.verify()
+    assert store.beside_cubes() == {"regions.npz": store.regions_sha256}
+    cut_short(store.path / "regions.npz")
+    with pytest.raises(DataError, match=r"regions.npz"):
+        store.regions()
+    with pytest.raises(DataError, match=r"damaged or missing in the cube store: .*regions.npz"):
+        store.verify()
+
+
+def test_a_store_without_regions_opens_as_before(store: CubeStore) -> None:
+    assert (store.regions(), store.regions_sha256) == (None, None)
+    store.verify()
 
 
 def test_damaged_labels_are_refused_by_name(store: CubeStore) -> None:

@@ -2,19 +2,24 @@
 
 import csv
 import io
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from amsrc.config import ModelConfig, TrainConfig
 from amsrc.errors import DataError
 from bench import recipes, tables
+from bench.bootstrap import auroc_interval, difference
 from bench.config import Experiment, derive, dump, fingerprint
-from bench.records import RunRecord, SearchRecord, write, write_search
+from bench.metrics import equal_error, pooled
+from bench.records import RunRecord, SearchRecord, write, write_frame_scores, write_search
 
-TABLES = ("table1", "table2", "rules")
+TABLES = ("table1", "table2", "table3", "rules")
 GOLDEN = Path(__file__).parents[1] / "data" / "tables"
 
 
@@ -53,7 +58,33 @@ def add(results, recipe, dataset, seed, auroc, *, experiment=None, **changes):
         "finished": "2025-01-01T01:00:00+00:00",
         "experiment": dump(e),
     }
-    write(RunRecord(**(facts | changes)), results)
+    record = RunRecord(**(facts | changes))
+    write(record, results)
+    return record
+
+
+def keep_scores(results, record, quality, seed=0):
+    """Frame scores beside a record: six videos, abnormal frames ahead by `quality` standard deviations."""
+    rng = np.random.default_rng(seed)
+    labels = {f"{n:02d}": (np.arange(40) >= 10 + 4 * n).astype(np.uint8) for n in range(6)}
+    scores = {video: (rng.normal(size=40) + quality * own).astype(np.float32) for video, own in labels.items()}
+    write_frame_scores(results, record, scores, labels)
+    return scores, labels
+
+
+MEASURED = {
+    "auroc": 0.98347,
+    "auroc_interval": [0.95512, 0.99683],
+    "auroc_f": None,
+    "auroc_p": 0.98347,
+    "macro_auroc": 0.9821,
+    "macro_videos": 8,
+    "average_precision": 0.9971,
+    "eer": 0.0612,
+    "f1_at_eer": 0.9622,
+    "rbdc": 0.8396,
+    "tbdc": 0.96789,
+}
 
 
 def chosen(paper, oracle, crossfit, label_free=None):
@@ -134,9 +165,15 @@ def published(results):
     add(results, "amsrc-small", "ped2", 0, 0.91, experiment=kept, rules=chosen(0.91, 0.95, 0.94))
     found = {"ped2": chosen(0.905, 0.97, 0.94, 0.93)}
     search(results, "amsrc-small", ["ped2"], found, [fingerprint(pinned("amsrc-small", "ped2"))])
-    add(results, "amsrc-small", "ped2", 0, 0.88, experiment=derive(pinned("amsrc-small", "ped2"), train={"epochs": 2}))
+    small = derive(pinned("baseline-small", "ped2"), train={"epochs": 2})
+    for seed, quality in enumerate([1.0, 1.4]):
+        ours = derive(pinned("amsrc-small", "ped2", seed), train={"epochs": 2})
+        keep_scores(results, add(results, "amsrc-small", "ped2", seed, 0.88, experiment=ours), quality, seed)
+    keep_scores(results, add(results, "baseline-small", "ped2", 0, 0.7, experiment=small), 0.6)
     add(results, "baseline-small", "ped2", 0, 0.9125)
-    add(results, "null-flow", "ped2", 0, 0.98347, rules=chosen(0.98347, 0.98347, 0.98347))
+    add(results, "null-flow", "ped2", 0, 0.98347, rules=chosen(0.98347, 0.98347, 0.98347), metrics=MEASURED)
+    add(results, "null-frame-index", "ped2", 0, 0.741457)
+    add(results, "null-constant", "ped2", 0, 0.5)
     add(results, "amsrc", "toy-ped2", 0, 0.999)
 
 
@@ -299,11 +336,11 @@ def test_every_published_figure_is_there():
 
 
 def test_check_finds_what_is_stale_and_write_mends_it(tmp_path):
-    assert len(tables.check(tmp_path)) == 9
+    assert len(tables.check(tmp_path)) == 12
     tables.write(tmp_path)
     assert tables.check(tmp_path) == []
     add(tmp_path, "amsrc", "ped2", 0, 0.9)
-    assert {Path(name).stem for name in tables.check(tmp_path)} == {"table1", "table2"}
+    assert {Path(name).stem for name in tables.check(tmp_path)} == {"table1", "table2", "table3"}
     tables.write(tmp_path)
     search(tmp_path, "amsrc", ["ped2"], {"ped2": chosen(0.9, 0.95, 0.9)}, [])
     assert {Path(name).stem for name in tables.check(tmp_path)} == {"rules"}
@@ -351,6 +388,98 @@ def test_tables_need_neither_torch_nor_ray(tmp_path):
     assert done.stdout == "[]\n"
 
 
+# Intervals, every metric, and what they say
+
+
+def test_an_interval_is_the_record_s_own_or_comes_from_its_frame_scores(tmp_path):
+    add(tmp_path, "null-flow", "ped2", 0, 0.98347, metrics=MEASURED)
+    (row,) = lines_of(tables.build(tmp_path)["table1.md"], "Mean flow magnitude (null-flow)")
+    assert row.split("|")[3].strip() == "98.35 [95.5, 99.7] (1) [1]"
+    scores, labels = keep_scores(tmp_path, add(tmp_path, "amsrc", "ped2", 0, 0.9), 1.0)
+    low, high = auroc_interval([scores], labels)
+    (row,) = lines_of(tables.build(tmp_path)["table1.md"], "AMSRC (amsrc)")
+    assert row.split("|")[3].strip() == f"90.00 [{100 * low:.1f}, {100 * high:.1f}] (1) [1]"
+
+
+def test_the_interval_of_seeds_is_that_of_their_mean_and_needs_the_scores_of_all(tmp_path):
+    first = keep_scores(tmp_path, add(tmp_path, "amsrc", "ped2", 0, 0.9), 1.0)
+    second = add(tmp_path, "amsrc", "ped2", 1, 0.8)
+
+    def printed():
+        (row,) = lines_of(tables.build(tmp_path)["table1.md"], "AMSRC (amsrc)")
+        return row.split("|")[3].strip()
+
+    assert printed() == "85.00 ± 7.07 (2) [1]"
+    other = keep_scores(tmp_path, second, 2.0, seed=1)
+    low, high = auroc_interval([first[0], other[0]], first[1])
+    assert printed() == f"85.00 ± 7.07 [{100 * low:.1f}, {100 * high:.1f}] (2) [1]"
+
+
+def test_table_3_computes_from_frame_scores_what_an_older_record_lacks(tmp_path):
+    scores, labels = keep_scores(tmp_path, add(tmp_path, "amsrc", "ped2", 0, 0.9), 1.0)
+    eer, f1 = equal_error(*pooled(scores, labels))
+    (row,) = lines_of(tables.build(tmp_path)["table3.md"], "AMSRC (amsrc)")
+    cells = [cell.strip() for cell in row.split("|")[3:-1]]
+    assert cells == ["1 [1]", "90.00", *["-"] * 4, f"{100 * eer:.2f}", f"{100 * f1:.2f}", "-", "-"]
+
+
+def test_what_looks_at_no_picture_and_beats_sixty_is_flagged_and_only_that(tmp_path):
+    add(tmp_path, "null-frame-index", "ped2", 0, 0.7415)
+    add(tmp_path, "null-clip-centre", "shanghaitech", 0, 0.766)
+    add(tmp_path, "null-noise", "ped2", 0, 0.6)
+    add(tmp_path, "null-boxes", "ped2", 0, 0.9)
+    for table in ("table1", "table2"):
+        flags = [line for line in tables.build(tmp_path)[f"{table}.md"].splitlines() if line.startswith("- Flagged")]
+        assert [line.split(" without")[0] for line in flags] == [
+            "- Flagged: Frame index (null-frame-index) reaches 74.2 on Ped2, above 60",
+            "- Flagged: Nearness to the clip's centre (null-clip-centre) reaches 76.6 on ShanghaiTech, above 60",
+        ]
+
+
+def test_avenue_is_never_shown_without_its_two_label_sets(tmp_path):
+    add(tmp_path, "amsrc", "ped2", 0, 0.9)
+    assert "441 frames apart" not in "".join(tables.build(tmp_path).values())
+    add(tmp_path, "amsrc", "avenue", 0, 0.9, label_set="intervals")
+    built = tables.build(tmp_path)
+    assert all("441 frames apart" in built[f"{table}.md"] for table in ("table1", "table2", "table3"))
+    assert "labels intervals" in built["table1.md"]
+
+
+def test_differences_are_paired_and_only_between_the_same_settings(tmp_path):
+    ours = keep_scores(tmp_path, add(tmp_path, "amsrc", "ped2", 0, 0.9), 2.0)
+    keep_scores(tmp_path, add(tmp_path, "baseline", "ped2", 0, 0.8, boxes="motion"), 0.1)
+    changed = derive(pinned("no-gate-add", "ped2"), train={"epochs": 2})
+    keep_scores(tmp_path, add(tmp_path, "no-gate-add", "ped2", 0, 0.8, experiment=changed), 0.1)
+    assert "Paired" not in tables.build(tmp_path)["table2.md"]
+    theirs = keep_scores(tmp_path, add(tmp_path, "baseline", "ped2", 1, 0.8), 0.1, seed=5)
+    found = difference([ours[0]], [theirs[0]], ours[1])
+    ends = f"{100 * found.mean:+.2f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    assert f"- Ped2: amsrc - baseline: {ends}, the interval leaves out 0." in tables.build(tmp_path)["table2.md"]
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs a LaTeX with booktabs")
+def test_every_latex_table_compiles(tmp_path):
+    published(tmp_path)
+    tables.write(tmp_path)
+    inputs = "".join(rf"\input{{tables/{table}.tex}}\clearpage " for table in TABLES)
+    document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{inputs}\end{{document}}"
+    (tmp_path / "all.tex").write_text(document)
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_latex_is_balanced_whether_or_not_it_is_compiled(tmp_path):
+    published(tmp_path)
+    for name, text in tables.build(tmp_path).items():
+        if name.endswith(".tex"):
+            columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
+            lines = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+            assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {len(columns)}
+            assert all(ord(char) < 128 for char in text), "every other sign is a command"
+            assert text.count("{") == text.count("}")
+
+
 # Selection rules
 
 
@@ -378,9 +507,18 @@ def test_a_rule_without_a_number_for_each_seed_has_none_and_the_others_stay(tmp_
     ]
 
 
-def test_what_has_no_rules_or_nothing_to_choose_leaves_no_row(tmp_path):
-    add(tmp_path, "amsrc", "ped2", 0, 0.9)
+def test_null_rows_stand_under_the_rules_too_with_nothing_to_choose(tmp_path):
     add(tmp_path, "null-flow", "ped2", 0, 0.98, rules=chosen(0.98, 0.98, 0.98))
+    assert figures(tmp_path, "Mean flow magnitude (null-flow)") == [
+        ["Ped2", "1 [1]", "98.00", "98.00", "98.00", "-", "+0.00", "-"]
+    ]
+    text = tables.build(tmp_path)["rules.md"]
+    assert "- No record has other rules than paper yet." in text
+    assert "Null rows leave nothing to choose" in text
+
+
+def test_what_has_no_rules_leaves_no_row(tmp_path):
+    add(tmp_path, "amsrc", "ped2", 0, 0.9)
     add(tmp_path, "baseline", "ped2", 0, None, rules=chosen(None, None, None))
     text = tables.build(tmp_path)["rules.md"]
     assert "measured" not in text.lower()

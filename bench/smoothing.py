@@ -1,0 +1,227 @@
+"""What is done to scores after a method has given them, and what that alone is worth.
+
+A study takes one run's frame scores before any smoothing, and two that know nothing, a constant and uniform noise, and
+measures the pooled AUROC of all three under each filter, width and padding, with and without rescaling every video to
+[0, 1] by its own extremes. `amsrc-bench evaluate --smoothing` writes `results/smoothing/<recipe>/<dataset>/*.json`;
+the tables read it. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import product
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from bench.config import TOY
+from bench.jsontext import as_json, check_fractions, loaded, validated
+from bench.records import Labels, RunRecord, Scores
+from bench.storage import Place, files_below, write_file
+from bench.typeset import NAMES, Cell, Column, Row, markdown, raw
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats: TypeAlias = npt.NDArray[np.float64]
+
+SCHEMA_VERSION = 1
+MEDIANS = (5, 9, 17, 33, 65)  # frames
+GAUSSIANS = (5, 10, 20, 50, 100)  # standard deviation in frames
+PADDINGS: dict[str, Literal["constant", "reflect", "nearest"]] = {
+    "zero": "constant",
+    "reflect": "reflect",
+    "nearest": "nearest",
+}  # ours -> SciPy's name
+Filter: TypeAlias = Literal["none", "median", "gaussian"]
+FILTERS: list[tuple[Filter, int, str]] = [
+    ("none", 0, "reflect"),
+    *(("median", width, padding) for width in MEDIANS for padding in PADDINGS),
+    *(("gaussian", width, padding) for width in GAUSSIANS for padding in PADDINGS),
+]
+DRAWS = 20  # of noise
+CAPTION = "What smoothing alone is worth: frame-level AUROC in percent, all test frames of a data set together."
+NOTES = (
+    "Constant: the same score for every frame before smoothing. Noise: uniform, mean ± standard deviation over "
+    f"{DRAWS} draws. Neither has seen a picture: what they reach beyond 50 is owed to filter, padding and rescaling.",
+    "Run: the frame scores of the run in the heading before its median filter, its first frames dropped as always.",
+    "Zero, reflect, nearest: what the filter sees beyond a video's ends. Gaussian: its standard deviation in frames.",
+    "Min-max: then every video rescaled to [0, 1] by its own smallest and largest score, as much published code does. "
+    "This project does not: its protocol is median 17, reflect, without min-max.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One way to smooth, and the AUROCs under it; fractions, None where undefined."""
+
+    filter: Filter
+    width: int
+    """Frames of a median filter, standard deviation in frames of a Gaussian one; 0 for none."""
+    padding: str
+    min_max: bool
+    constant: float | None
+    noise: float | None
+    noise_std: float | None
+    run: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What was measured of one run. Every key is there."""
+
+    schema_version: int = SCHEMA_VERSION
+    recipe: str
+    dataset: str
+    seed: int
+    fingerprint: str
+    """Of the run's record."""
+    label_set: str
+    choices: list[Choice] = field(default_factory=list)
+
+
+def study(record: RunRecord, scores: Scores, labels: Labels) -> Study:
+    """Measure every choice.
+
+    Args:
+        scores: the run's frame scores before smoothing, by video, (N,).
+        labels: by video, (N,), 1 = abnormal.
+    """
+    return Study(
+        recipe=record.recipe,
+        dataset=record.dataset,
+        seed=record.seed,
+        fingerprint=record.fingerprint,
+        label_set=record.label_set,
+        choices=list(_choices(scores, labels)),
+    )
+
+
+def _choices(scores: Scores, labels: Labels) -> Iterator[Choice]:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    constant = {video: np.ones(len(own)) for video, own in labels.items()}
+    noise = [{video: rng.random(len(own)) for video, own in labels.items()} for _ in range(DRAWS)]
+    for min_max, (name, width, padding) in product((False, True), FILTERS):
+        auroc = partial(_auroc, labels, name, width, padding, min_max)
+        drawn = [value for value in map(auroc, noise) if value is not None]
+        yield Choice(
+            filter=name,
+            width=width,
+            padding=padding,
+            min_max=min_max,
+            constant=auroc(constant),
+            noise=float(np.mean(drawn)) if drawn else None,
+            noise_std=float(np.std(drawn, ddof=1)) if drawn else None,
+            run=auroc(scores),
+        )
+
+
+def _auroc(
+    labels: Labels, name: Filter, width: int, padding: str, min_max: bool, scores: Mapping[str, npt.ArrayLike]
+) -> float | None:
+    from bench.metrics import pooled_auroc
+
+    smoothed = {video: smooth(own, name, width, padding, min_max=min_max) for video, own in scores.items()}
+    return pooled_auroc(smoothed, labels)
+
+
+def smooth(scores: npt.ArrayLike, name: Filter, width: int, padding: str, *, min_max: bool = False) -> Floats:
+    """Scores of one video, (N,), after a filter and, if asked, rescaled to [0, 1] by their own extremes."""
+    import numpy as np
+    from scipy import ndimage
+
+    values = np.asarray(scores, np.float64)
+    if len(values) and name == "median":
+        values = ndimage.median_filter(values, width, mode=PADDINGS[padding])
+    elif len(values) and name == "gaussian":
+        values = ndimage.gaussian_filter1d(values, width, mode=PADDINGS[padding])
+        values = np.round(values, 9)  # the sums of a constant differ in their last digits, which are no score
+    if not min_max or not len(values):
+        return values
+    span = np.ptp(values)
+    return (values - values.min()) / span if span else np.zeros(len(values))
+
+
+def path_of(results: Place, study: Study) -> Place:
+    """Where a study lies: as its run's record does among the records."""
+    return results / "smoothing" / study.recipe / study.dataset / f"seed{study.seed}-{study.fingerprint}.json"
+
+
+def write(study: Study, results: Place) -> Place:
+    """Write a study atomically, in place of the same run's earlier one. Returns its path.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    write_file(path_of(results, study), as_json(asdict(study)))
+    return path_of(results, study)
+
+
+def read_all(results: Place) -> list[Study]:
+    """Every study under `results`, in the order of their paths.
+
+    Raises:
+        DataError: one of them is not a study; names it.
+    """
+    found = []
+    for path in files_below(results / "smoothing", "*/*/*.json"):
+        study = validated(Study, loaded(path), path)
+        check_fractions({"auroc": [[choice.constant, choice.noise, choice.run] for choice in study.choices]}, "", path)
+        found.append(study)
+    return found
+
+
+def table(results: Place, toy: bool) -> dict[str, str]:
+    """`smoothing.md` and `smoothing.csv`; nothing without a study.
+
+    Raises:
+        DataError: as for `read_all`.
+    """
+    rows = [row for study in read_all(results) if study.dataset.startswith(TOY) == toy for row in _rows(study)]
+    if not rows:
+        return {}
+    title = f"Smoothing. {CAPTION}"
+    return {
+        "smoothing.md": markdown(title, _columns(), rows, list(NOTES)),
+        "smoothing.csv": raw("smoothing", rows, by="score"),
+    }
+
+
+def _rows(study: Study) -> Iterator[Row]:
+    """A row for each filter, the figures without and with rescaling beside one another."""
+    by_filter: dict[str, dict[str, Cell | None]] = {}
+    for choice in study.choices:
+        how = "None" if choice.filter == "none" else f"{choice.filter.capitalize()} {choice.width}, {choice.padding}"
+        cells = by_filter.setdefault(how, {})
+        after = ", min-max" if choice.min_max else ""
+        cells[f"constant{after}"] = _cell(choice.constant)
+        cells[f"noise{after}"] = _cell(choice.noise, choice.noise_std)
+        cells[f"run{after}"] = _cell(choice.run)
+    for how, cells in by_filter.items():
+        yield Row(
+            group=f"{study.recipe}, seed {study.seed}, {study.fingerprint}, labels {study.label_set}",
+            method=how,
+            source="measured",
+            recipe=study.recipe,
+            dataset=study.dataset,
+            cells=cells,
+        )
+
+
+def _cell(fraction: float | None, std: float | None = None) -> Cell | None:
+    return None if fraction is None else Cell(mean=100 * fraction, std=None if std is None else 100 * std)
+
+
+def _columns() -> list[Column]:
+    def figure(cell: Cell | None) -> str:
+        return "-" if cell is None else f"{cell.mean:.1f}" + ("" if cell.std is None else f" ± {cell.std:.1f}")
+
+    kinds = [f"{kind}{after}" for after in ("", ", min-max") for kind in ("constant", "noise", "run")]
+    return [
+        ("Smoothing", "method", str),
+        ("Data set", "dataset", lambda name: str(NAMES.get(name, name))),
+        *((kind.capitalize(), kind, figure) for kind in kinds),
+    ]
