@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOOK_EVERY_S = 2.0
-GROW_EVERY_S = 60.0
+GROW_EVERY_S = 30.0
 """How often a training with fewer workers than it could have looks for more; growing costs the epoch under way."""
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # an epoch's report waits for the next look

@@ -1,12 +1,16 @@
 """The sweep on a cluster of two hosts that `clusters/onprem.yaml` describes, ruled by ssh from a third.
 
-The tests share the cluster and build on each other, from `ray up` to `ray down`.
+The tests share the cluster and build on each other, from `ray up` to `ray down`: workers die, a host is cut off, the
+head is lost.
 """
 
 import json
+import os
+import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +24,11 @@ from tests.integration.conftest import files, planned, wait_until
 from tests.integration.hosts import CHECKOUT, HOME, ROOT, SHARED, Host, hosts, unavailable
 from tests.integration.test_sweep import TINY, at_work, unlogged
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 FILE = "clusters/onprem.yaml"
 EPOCHS = 20  # of a cell that is struck in the middle
+MANY = 240  # of a training whose workers come and go
 RESULTS = SHARED / "results"
 
 # Half a minute of silence makes a host dead, and itself give up, where it would take minutes.
@@ -37,13 +42,30 @@ QUICK = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cluster:
-    """Two hosts in a cluster, and the desk from which it is ruled."""
+    """Two hosts in a cluster, the desk from which it is ruled, and a host to put in the head's place."""
 
     desk: Host
     head: Host
     worker: Host
+    spare: Host
+
+    def up(self) -> None:
+        """Fill in the cluster's file and start it."""
+        text = filled_in((ROOT / FILE).read_text(), self.head, self.worker)
+        (self.desk.home / CHECKOUT.name / FILE).write_text(text)
+        self.ray("up", "--yes", timeout=200)
+
+    @contextmanager
+    def sweeping(self, output: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """`ray submit` beside the test; all that it prints goes to a file."""
+        process = self.desk.start("ray", "submit", FILE, *sweep(*words), output=output)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait(timeout=60)
 
     def ray(self, command: str, *words: str | Path, timeout: float = 120) -> str:
         """A command of Ray's cluster launcher, to its end; gives what it printed."""
@@ -68,15 +90,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The hosts, the checkout on the desk with the cluster's file filled in, and `ray up`."""
     if reason := unavailable():
         pytest.skip(reason)
-    with hosts(3, tmp_path_factory.mktemp("hosts")) as (desk, head, worker):
-        checkout = desk.home / CHECKOUT.name
-        copy = ["rsync", "-a", "--filter=:- .gitignore", f"{ROOT}/", checkout]
+    with hosts(4, tmp_path_factory.mktemp("hosts")) as (desk, head, worker, spare):
+        copy = ["rsync", "-a", "--filter=:- .gitignore", f"{ROOT}/", desk.home / CHECKOUT.name]
         subprocess.run(copy, timeout=60, check=True)
-        (checkout / FILE).write_text(filled_in((ROOT / FILE).read_text(), head, worker))
         assert desk.run("ray", "get-auth-token", "--generate").returncode == 0
         assert "No module named 'bench'" in imported(head)
-        made = Cluster(desk, head, worker)
-        made.ray("up", "--yes", timeout=200)
+        made = Cluster(desk, head, worker, spare)
+        made.up()
         yield made
 
 
@@ -145,19 +165,13 @@ def test_cells_of_a_host_that_is_cut_off_are_run_on_the_other(cluster: Cluster, 
     runs = {run: files(run) for run in (cluster.shared / "home" / "runs").iterdir()}
     before = files(results / "records", results / "scores")
     output = tmp_path / "printed.txt"
-    words = sweep("--axis", f"train.epochs=2,{EPOCHS}")
-    process = cluster.desk.start("ray", "submit", FILE, *words, output=output)
-    try:
+    with cluster.sweeping(output, "--axis", f"train.epochs=2,{EPOCHS}") as process:
         wait_until(
             lambda: bool(struck := runs_of(cluster.worker, cluster.shared)) and history(struck[0]) != [], process
         )
         (struck,) = runs_of(cluster.worker, cluster.shared)
-        cluster.worker.cut()
-        assert process.wait(timeout=200) == 0, output.read_text()
-    finally:
-        cluster.worker.join()
-        process.kill()
-        process.wait(timeout=60)
+        with cut_off(cluster.worker):
+            assert process.wait(timeout=200) == 0, output.read_text()
     assert planned(output.read_text())[1:] == (2, 2)
     records = {record.run: record for record in read_all(results)}
     assert [record.status for record in records.values()] == ["done"] * 4
@@ -169,6 +183,76 @@ def test_cells_of_a_host_that_is_cut_off_are_run_on_the_other(cluster: Cluster, 
     end = time.monotonic() + 100
     while alive(cluster) != {cluster.head.address, cluster.worker.address}:
         assert time.monotonic() < end, "it did not come back"
+
+
+@contextmanager
+def cut_off(host: Host) -> Iterator[None]:
+    """Without its network for a while."""
+    host.cut()
+    try:
+        yield
+    finally:
+        host.join()
+
+
+def test_training_over_both_hosts_goes_on_when_a_worker_dies_and_when_a_host_is_cut_off(
+    cluster: Cluster, first: str, tmp_path: Path
+) -> None:
+    """On what is left, from the last checkpoint; when the host returns, with both again."""
+    output, runs = tmp_path / "printed.txt", cluster.shared / "home" / "runs"
+    before = set(runs.iterdir())
+    words = ["--recipes", "baseline", "--workers", "1:2", "--train.epochs", str(MANY), "--name", "elastic"]
+
+    def log() -> list[dict[str, Any]]:
+        return [line for run in set(runs.iterdir()) - before for line in history(run)]
+
+    def shows(workers: int, restarts: int) -> Callable[[], bool]:
+        """Whether an epoch was trained by so many workers after so many restarts at least."""
+        return lambda: any(line["workers"] == workers and line["restarts"] >= restarts for line in log())
+
+    with cluster.sweeping(output, *words) as process:
+        wait_until(shows(2, 0), process)
+        (victim,) = train_workers_of(cluster.worker)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(shows(2, 1), process)
+        with cut_off(cluster.worker):
+            so_far = log()[-1]["restarts"]
+            wait_until(shows(1, so_far + 1), process)
+        so_far = log()[-1]["restarts"]
+        wait_until(shows(2, so_far + 1), process)
+        assert process.wait(timeout=500) == 0, output.read_text()
+    lines = log()
+    assert [line["epoch"] for line in lines] == list(range(1, MANY + 1))
+    (record,) = [record for record in read_all(cluster.shared / "results") if len(record.epochs) == MANY]
+    assert (record.status, record.workers) == ("done", 2)
+    assert record.restarts == lines[-1]["restarts"] >= 3
+
+
+def train_workers_of(host: Host) -> list[int]:
+    """The processes of Ray Train that train on a host, by the machine's number."""
+    return [pid for pid in host.processes() if "RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def test_a_sweep_goes_on_from_storage_when_the_head_is_lost(cluster: Cluster, first: str, tmp_path: Path) -> None:
+    """Another host in its place, and the same command: what was finished is not run again."""
+    results, runs = cluster.shared / "results", cluster.shared / "home" / "runs"
+    words = ["--axis", f"train.epochs=2,{EPOCHS + 1}"]
+    before = files(results / "records", results / "scores")
+    known = set(runs.iterdir())
+    with cluster.sweeping(tmp_path / "printed.txt", *words) as process:
+        wait_until(lambda: any(len(history(run)) >= 2 for run in set(runs.iterdir()) - known), process)
+        cluster.head.kill()
+    cluster.head = cluster.spare
+    cluster.up()
+    printed = cluster.ray("submit", *sweep(*words), timeout=250)
+    assert planned(printed)[1:] == (2, 2)
+    assert {name: content for name, content in files(results).items() if name in before} == before
+    records = {str(record.run): record for record in read_all(results)}
+    started = [records[run.name] for run in set(runs.iterdir()) - known]
+    assert [record.status for record in started] == ["done"] * 2
+    assert sum(record.restarts for record in started) >= 1
+    for record in started:
+        assert [line["epoch"] for line in history(runs / str(record.run))] == list(range(1, EPOCHS + 2))
 
 
 def runs_of(host: Host, shared: Path) -> Sequence[Path]:

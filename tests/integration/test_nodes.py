@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.hosts import unavailable
 from tests.integration.two_nodes import EPOCHS
 
 pytestmark = pytest.mark.timeout(600)
@@ -24,6 +25,7 @@ def played(scenario: str, folder: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.skipif(unavailable() is None, reason="two hosts can be had here: test_cluster does it with these")
 def test_training_goes_on_with_the_workers_that_are_left_and_grows_again(tmp_path: Path) -> None:
     found = played("elastic", tmp_path)
     lines = found["lines"]
