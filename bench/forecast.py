@@ -39,6 +39,8 @@ CUBES = (1_200_000, 230_000)
 """About, of ShanghaiTech's two splits, as publications with a COCO detector and moving regions have them."""
 TIMES = (1, 100)
 GPUS = (1, 8, 64)
+BUSY = 1.0
+"""Load before a measurement from which its speeds are no longer the machine's own."""
 CELLS = 64
 """Recipes x seeds that are compared, one after the other or side by side."""
 NEEDED = {
@@ -135,11 +137,18 @@ def section(results: Path) -> str:
 def _origin(m: Measured) -> str:
     hardware, git = m.about["hardware"], m.about["git"]
     commit = f"commit {git['sha'][:12]}{' with changes' if git['dirty'] else ''}" if git["sha"] else "no commit"
+    load = m.about["load_before"]
+    busy = (
+        f" **The machine was busy with something else (load {load:.1f} on {hardware['cores']} cores): every speed "
+        "below is too low, and what two workers keep most of all. Measure again.**"
+        if load > BUSY
+        else ""
+    )
     return (
         f"Measured on {hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB ({m.name}, "
         f"{m.about['measured'][:10]}, {commit}{', quick' if m.about['quick'] else ''}; load before "
-        f"{m.about['load_before']:.1f}). A worker has one CPU thread; two train through Ray Train, "
-        "with the batch of one."
+        f"{load:.1f}). A worker has one CPU thread; two train through Ray Train, "
+        f"with the batch of one.{busy}"
     )
 
 

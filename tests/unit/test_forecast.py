@@ -46,7 +46,7 @@ SPEEDS = [
 
 
 def write_speeds(
-    results: Path, *, without: str = "", name: str = "a-machine", width: int = 64, **changes: float
+    results: Path, *, without: str = "", name: str = "a-machine", width: int = 64, load: float = 0.1, **changes: float
 ) -> None:
     """A file of speeds of every stage but one; `changes` by stage."""
     rows = [
@@ -63,7 +63,7 @@ def write_speeds(
         for stage, median, unit, threads, settings in SPEEDS
         if stage != without
     ]
-    about: dict[str, Any] = {"measured": "2026-01-02T03:04:05", "quick": False, "load_before": 0.1}
+    about: dict[str, Any] = {"measured": "2026-01-02T03:04:05", "quick": False, "load_before": load}
     about |= {"hardware": {"cpu": "AMD EPYC", "cores": 2, "memory_gib": 64.0, "gpus": []}}
     about |= {"git": {"sha": "0123456789abcdef", "dirty": False}}
     (results / "speed").mkdir(parents=True, exist_ok=True)
@@ -157,6 +157,12 @@ def test_the_section_has_every_row_and_says_what_is_assumed(results: Path) -> No
         assert len(lines(text, label)) == 2, label
     ((*_, one, two, part),) = lines(text, "train ")[:1]
     assert (one, two, part) == ("300 cubes/s ± 0", "480 cubes/s ± 0", "80 %")
+
+
+def test_speeds_of_a_busy_machine_are_called_so(results: Path) -> None:
+    assert "busy" not in section(results)
+    write_speeds(results, load=3.0)
+    assert "The machine was busy with something else (load 3.0 on 2 cores)" in section(results)
 
 
 def test_a_row_is_its_hours(results: Path) -> None:
