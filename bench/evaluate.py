@@ -1,7 +1,7 @@
 """Trained weights + store -> scores of cubes -> scores of frames -> metrics -> record.
 
-Reads a run's folder and the store's labels; writes `<run>/cubes.parquet` (scores of all cubes, both splits),
-`<results>/records/...json` and `<results>/scores/...npz`. The labels are read here and nowhere before.
+Reads a run's folder, and the store's labels and abnormal regions; writes `<run>/cubes.parquet` (scores of all cubes,
+both splits), `<results>/records/...json` and `<results>/scores/...npz`. The labels are read here and nowhere before.
 """
 
 from __future__ import annotations

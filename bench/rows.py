@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, groupby, zip_longest
+from itertools import chain, groupby, product, zip_longest
 from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
@@ -222,25 +222,26 @@ def against_amsrc(records: list[RunRecord]) -> Iterator[tuple[str, list[RunRecor
         What is compared, AMSRC's runs, the others'.
     """
     done = sorted((record for record in records if record.status == "done"), key=_all_but_seed)
-    groups = [_by_seed(list(same)) for _, same in groupby(done, key=_all_but_seed)]
-    places = [(_place(runs[0]), runs) for runs in groups]
-    for place, ours in sorted(places, key=lambda pair: pair[0]):
-        if ours[0].recipe.removesuffix("-small") != "amsrc":
-            continue
-        for other, theirs in sorted(places, key=lambda pair: pair[0]):
-            ablation = theirs[0].recipe.startswith(("baseline", "no-gate-"))
-            same = other[0] == place[0] and changes(theirs[0]) == changes(ours[0]) and _budget(theirs) == _budget(ours)
-            if _data(theirs) == _data(ours) and ((ablation and same) or theirs[0].recipe == "null-flow"):
-                yield ", ".join([f"{ours[0].recipe} - {theirs[0].recipe}", *changes(ours[0])]), ours, theirs
+    groups = sorted((_by_seed(list(same)) for _, same in groupby(done, key=_all_but_seed)), key=lambda g: _place(g[0]))
+    for ours, theirs in product(groups, groups):
+        first, other = ours[0], theirs[0]
+        if first.recipe in ("amsrc", "amsrc-small") and _data(first) == _data(other) and _answers(other, first):
+            yield ", ".join([f"{first.recipe} - {other.recipe}", *changes(first)]), ours, theirs
 
 
-def _data(runs: list[RunRecord]) -> tuple[object, ...]:
-    return tuple((run.dataset, run.label_set, run.boxes, run.flow, *run.videos) for run in runs[:1])
+def _answers(other: RunRecord, ours: RunRecord) -> bool:
+    """Whether a run is an ablation of ours, made with the same settings, or the flow's magnitude."""
+    ablation = other.recipe.startswith(("baseline", "no-gate-"))
+    return other.recipe == "null-flow" or (
+        ablation
+        and other.recipe.endswith("-small") == ours.recipe.endswith("-small")
+        and changes(other) == changes(ours)
+        and other.experiment["train"] == ours.experiment["train"]
+    )
 
 
-def _budget(runs: list[RunRecord]) -> tuple[object, ...]:
-    train = runs[0].experiment["train"]
-    return runs[0].experiment["model"]["width"], train["epochs"], train["held_out"]
+def _data(run: RunRecord) -> tuple[object, ...]:
+    return run.dataset, run.label_set, run.boxes, run.flow, run.videos
 
 
 def by_rule(records: list[RunRecord], searches: list[SearchRecord], datasets: list[str]) -> list[Row]:

@@ -1,7 +1,9 @@
 """The path on all of real UCSD Ped2 before any training: boxes from the circulated files, DIS, mean flow magnitude."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from amsrc.store import CubeStore
@@ -42,3 +44,27 @@ def test_mean_flow_magnitude_alone_finds_nearly_everything(prepared: tuple[CubeS
     assert record.counts["scored_frames"] == 2_010 - 12 * 4
     auroc = record.metrics["auroc"]
     assert auroc is not None and 0.98 < auroc < 0.995
+
+
+def test_the_pixel_masks_hold_the_known_regions(prepared: tuple[CubeStore, Path]) -> None:
+    regions, labels = prepared[0].regions(), prepared[0].labels("official")
+    assert regions is not None
+    assert sum(map(len, regions.values())) == 2_411
+    assert sum(len(np.unique(found[:, 5])) for found in regions.values()) == 19
+    for video, found in regions.items():
+        assert np.unique(found[:, 0]).tolist() == np.flatnonzero(labels[video]).tolist()
+
+
+def test_what_learns_nothing_reaches_what_is_known_of_it(prepared: tuple[CubeStore, Path], tmp_path: Path) -> None:
+    """The frame index alone: 74.1 % over all frames, 74.0 without the first four. Flow finds places, size does not."""
+    store, home = prepared
+
+    def metrics(recipe: str) -> dict[str, Any]:
+        e = prepare.on_cubes_of(build(recipe, "ped2"), store)
+        return evaluate.evaluate(e, store, home, tmp_path).metrics
+
+    assert metrics("null-frame-index")["auroc"] == pytest.approx(0.7397, abs=5e-4)
+    assert metrics("null-constant")["auroc"] == 0.5
+    flow, area = metrics("null-flow"), metrics("null-area")
+    assert flow["rbdc"] > 0.8 and flow["tbdc"] > 0.95
+    assert area["auroc"] > 0.85 and area["rbdc"] < 0.3

@@ -16,7 +16,7 @@ from bench.cells import Job, Trial, _records, finished, run_cell
 from bench.config import override
 from bench.plan import Cell
 from bench.records import RunRecord, frame_scores_path, path_of, read, write
-from tests.cubes_made import an_experiment, labels, write_labels, write_store
+from tests.cubes_made import TEST, an_experiment, labels, write_labels, write_regions, write_store
 
 
 @pytest.fixture(autouse=True)
@@ -199,6 +199,18 @@ def test_an_interrupted_cell_leaves_no_record(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_cell(cell, job, stop)
     assert not (tmp_path / "results").exists()
+
+
+def test_a_cell_measured_against_other_regions_is_not_finished_and_one_measured_without_any_is(tmp_path: Path) -> None:
+    cell, job = a_cell(tmp_path), a_job(tmp_path)
+    assert isinstance(cell.store, Path)
+    without = run_cell(cell, job)
+    write_regions(cell.store, {video: np.zeros((0, 6), np.int32) for video in TEST})
+    assert finished(cell, job.results) == without, "nothing is trained or scored again for a metric more"
+    measured = run_cell(cell, job)
+    assert measured.regions is not None and finished(cell, job.results) == measured
+    write_regions(cell.store, {video: np.ones((1, 6), np.int32) for video in TEST})
+    assert finished(cell, job.results) is None
 
 
 # The records of a trial that came to its end

@@ -87,6 +87,13 @@ def test_a_track_is_found_with_a_tenth_of_its_regions_rounded_up():
     assert detection_areas({"v": twice}, {"v": long}, 11)[1] == 1.0
 
 
+def test_three_regions_of_thirty_are_a_tenth_of_them():
+    """In binary, a tenth times 30 is more than 3."""
+    long = np.array([[n, 0, 0, 10, 10, 0] for n in range(30)], np.int32)
+    found = boxes(*[(n, 0, 0, 10, 10, 0.5) for n in range(3)])
+    assert detection_areas({"v": found}, {"v": long}, 30)[1] == 1.0
+
+
 def test_regions_of_one_track_number_in_two_videos_are_two_tracks():
     both = {"a": ONE[:1], "b": ONE[:1]}
     assert detection_areas({"a": boxes((0, 0, 0, 10, 10, 1)), "b": boxes()}, both, 2) == (0.5, 0.5)
