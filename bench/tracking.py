@@ -159,6 +159,10 @@ class Tracker:
         if parent is not None:
             self._attempt("the sweep's tables", lambda store: _finish_sweep(store, parent, status, tables))
 
+    def logged(self) -> dict[str, str]:
+        """Ids of the runs of cells by their fingerprints; empty where there is no store, or none that answers."""
+        return (self._attempt("which runs there are", _logged) or {}) if self.stands() else {}
+
     def stands(self) -> bool:
         """Whether there is a store to look at; one on a server is taken to be there."""
         path = self.uri.removeprefix("sqlite:///")
@@ -322,6 +326,17 @@ def _figures(record: RunRecord) -> dict[str, bytes]:
 
     fusion = figures.fusion(record)
     return {} if fusion is None else {"figures/fusion.png": figures.render(fusion, "png")}
+
+
+def _logged(store: Store) -> dict[str, str]:
+    found: dict[str, str] = {}
+    page = None
+    while True:
+        runs = store.client.search_runs([store.experiment], "tags.fingerprint LIKE '%'", page_token=page)
+        found |= {run.data.tags["fingerprint"]: run.info.run_id for run in runs}
+        page = runs.token
+        if not page:
+            return found
 
 
 def _find(store: Store, tag: str, value: str) -> Run | None:
