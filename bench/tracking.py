@@ -77,6 +77,8 @@ class Evidence:
     """The same network as `.safetensors`."""
     scores_table: pd.DataFrame | None = None
     """One row a test video, named in the first column; MLflow compares runs by the second."""
+    figures: Mapping[str, bytes] = MappingProxyType({})
+    """Figures that a record alone does not suffice for, by file name."""
     artifacts: Sequence[Place] = ()
     """Further files."""
 
@@ -305,7 +307,8 @@ def _log_cell(store: Store, parent: str | None, record: RunRecord, evidence_of: 
     tags = [RunTag(name, value) for name, value in _tags(record).items()]
     client.log_batch(run_id, list(_metrics(record, run_id, model_id)), params, tags)
     client.log_dict(run_id, asdict(record), "record.json")
-    _log_files(store, run_id, _figures(record))
+    drawn = {**_figures(record), **evidence.figures}
+    _log_files(store, run_id, {f"figures/{name}": content for name, content in drawn.items()})
     _log_table(client, run_id, evidence.scores_table)
     _log_files(
         store, run_id, {path.name: path.read_bytes() for path in (evidence.weights, *evidence.artifacts) if path}
@@ -321,11 +324,11 @@ def _register(store: Store, rule: str, record: RunRecord) -> str | None:
 
 
 def _figures(record: RunRecord) -> dict[str, bytes]:
-    """The figures of a cell by file name."""
-    from bench import figures
+    """The figures of a cell that its record suffices for, by file name."""
+    from bench import curves, figures
 
-    fusion = figures.fusion(record)
-    return {} if fusion is None else {"figures/fusion.png": figures.render(fusion, "png")}
+    drawn = {"fusion.png": figures.fusion(record), "epochs.png": curves.epochs(record)}
+    return {name: figures.render(figure, "png") for name, figure in drawn.items() if figure is not None}
 
 
 def _logged(store: Store) -> dict[str, str]:
