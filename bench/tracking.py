@@ -77,7 +77,7 @@ class Evidence:
     """The same network as `.safetensors`."""
     scores_table: pd.DataFrame | None = None
     """One row a test video, named in the first column; MLflow compares runs by the second."""
-    figures: Mapping[str, bytes] = MappingProxyType({})
+    figures: Mapping[str, bytes] = field(default_factory=dict)
     """Figures that a record alone does not suffice for, by file name."""
     artifacts: Sequence[Place] = ()
     """Further files."""
