@@ -275,4 +275,4 @@ def _legend(figure: Figure) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=min(5, len(found)))
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=min(6, len(found)))

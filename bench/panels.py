@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 TILES_ACROSS = 16
+TILE_PX = 3  # of one value of a channel
 BOXED = 4  # boxes of a frame that get their score written beside them
 
 
@@ -127,12 +128,11 @@ def features(figure: Figure, cubes: Mapping[str, Features], agreements: Mapping[
 
 
 def _tiles(on_CHW: npt.NDArray[np.bool_]) -> Floats:
-    """Channels side by side, a light line between them: 1 where on."""
-    channels, height, width = on_CHW.shape
+    """Channels side by side, a thin grey line between them: 1 where on."""
+    channels, height, width = (on_CHW.shape[0], *(side * TILE_PX for side in on_CHW.shape[1:]))
     rows = math.ceil(channels / TILES_ACROSS)
-    padded = np.pad(
-        on_CHW.astype(np.float32), ((0, rows * TILES_ACROSS - channels), (0, 1), (0, 1)), constant_values=0.25
-    )
+    large = on_CHW.repeat(TILE_PX, 1).repeat(TILE_PX, 2).astype(np.float32)
+    padded = np.pad(large, ((0, rows * TILES_ACROSS - channels), (0, 1), (0, 1)), constant_values=0.4)
     return padded.reshape(rows, TILES_ACROSS, height + 1, width + 1).swapaxes(1, 2).reshape(rows * (height + 1), -1)
 
 
@@ -156,6 +156,7 @@ def frame(
     left.imshow(picture, extent=(0, 1, 1, 0), aspect=height / width, interpolation="bicubic")
     left.set(xticks=[], yticks=[], title=f"{run.record.dataset} {video}, frame {number}")
     left.grid(visible=False)
+    left.spines[:].set_visible(False)
     rows = sorted(boxes, key=lambda row: row[4])
     scale = Normalize(min((row[4] for row in rows), default=0), max((row[4] for row in rows), default=1))
     colour = ScalarMappable(scale, COLOURS)

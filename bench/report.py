@@ -20,6 +20,7 @@ from amsrc.errors import DataError
 from bench import browse, figures, gallery, tables
 from bench.config import TOY, leaves
 from bench.layouts import SPECS
+from bench.recipes import DATASETS
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.rows import changes
 from bench.selection import RULES
@@ -74,8 +75,9 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
     records, searches = read_all(results), read_searches(results)
     if not records:
         raise DataError(f"{results} has no records to report. `amsrc-bench sweep --toy` makes some in minutes.")
-    shown = browse.runs(results, records)
-    strips = browse.strips(results, sorted({run["dataset"] for run in shown}))
+    names = in_order(record.dataset for record in records)
+    browsed = sorted(browse.runs(results, records), key=lambda run: names.index(run["dataset"]))
+    strips = browse.strips(results, names)
     page = {
         "about": about(records, searches),
         "findings": list(findings(records)),
@@ -89,9 +91,9 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
         "frames": sorted(strips),
         "make_frames": _make_frames(records, sorted(strips)),
     }
-    without = _rendered({**page, "data": browse.as_script(shown, {}), "left_out": ""})
+    without = _rendered({**page, "data": browse.as_script(browsed, {}), "left_out": ""})
     small, left_out = browse.thinned(strips, LARGEST - len(without.encode()))
-    return _rendered({**page, "data": browse.as_script(shown, small), "left_out": left_out})
+    return _rendered({**page, "data": browse.as_script(browsed, small), "left_out": left_out})
 
 
 def _rendered(page: Mapping[str, Any]) -> str:
@@ -117,7 +119,7 @@ def about(records: Sequence[RunRecord], searches: Sequence[SearchRecord]) -> dic
     trials = sum(len(search.trials) for search in searches)
     return {
         "Runs": ", ".join(f"{number} {state}" for state, number in sorted(states.items())),
-        "Data sets": ", ".join(f"{named(name)} ({number})" for name, number in sorted(sets.items())),
+        "Data sets": ", ".join(f"{named(name)} ({sets[name]})" for name in in_order(sets)),
         "Not measured": ", ".join(missing) or "nothing is missing",
         "Seeds": ", ".join(map(str, sorted({record.seed for record in records}))),
         "Searches": f"{len(searches)} with {trials} trials" if searches else "none",
@@ -125,6 +127,12 @@ def about(records: Sequence[RunRecord], searches: Sequence[SearchRecord]) -> dic
         "Machines": "; ".join(sorted({_machine(record) for record in records})),
         "Code": f"{len(commits)} commit{'s' if len(commits) > 1 else ''}: {', '.join(commits)}",
     }
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Data sets as the tables have them: those of the paper in its order, then all others."""
+    known = list(DATASETS)
+    return sorted(set(names), key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
 def named(dataset: str) -> str:
@@ -147,7 +155,7 @@ def _machine(record: RunRecord) -> str:
 
 def findings(records: Sequence[RunRecord]) -> Iterator[str]:
     """For each data set the best row that learns beside the best that does not: the first thing a reader must know."""
-    for dataset in sorted({record.dataset for record in records}):
+    for dataset in in_order(record.dataset for record in records):
         own = [r for r in records if r.dataset == dataset and r.status == "done" and r.metrics.get("auroc") is not None]
         learned = [r for r in own if r.experiment.get("method") == "amsrc"]
         nulls = [r for r in own if r.experiment.get("method") != "amsrc"]
@@ -248,7 +256,7 @@ def protocol(results: Place) -> str:
 
 def _galleries(results: Place, records: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
     """The figures of each data set: its ROC curves, and those of one run that is looked into."""
-    for dataset in sorted({record.dataset for record in records}):
+    for dataset in in_order(record.dataset for record in records):
         own = [record for record in gallery.shown(records) if record.dataset == dataset]
         pictures = [_drawn("roc", named(dataset), gallery.roc(results, records, dataset))]
         run = _looked_into(results, own)

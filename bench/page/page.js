@@ -64,7 +64,7 @@ unfold();
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [900, 260, 44, 26, 8];
+const [HEIGHT, LEFT, RIGHT, BOTTOM, TOP] = [260, 44, 8, 26, 8]; // pixels; as wide as the page lets it be
 const LIGHTNESS = ["#00224e", "#35456c", "#666970", "#948e77", "#c8b866", "#fee838"]; // grows with the score
 const part = (name) => document.getElementById(`b-${name}`);
 const now = { run: null, video: null, curves: {}, frames: [] };
@@ -100,17 +100,18 @@ function scales() {
   const { skip, length } = now.video;
   let [low, high] = [Infinity, -Infinity];
   for (const curve of Object.values(now.curves)) for (const value of curve) [low, high] = [Math.min(low, value), Math.max(high, value)];
-  const x = (frame) => LEFT + ((frame - skip) / Math.max(length - 1, 1)) * (WIDTH - LEFT - 8);
+  const width = Math.max(part("chart").clientWidth, 280);
+  const x = (frame) => LEFT + ((frame - skip) / Math.max(length - 1, 1)) * (width - LEFT - RIGHT);
   const y = (score) => TOP + ((high - score) / (high - low || 1)) * (HEIGHT - TOP - BOTTOM);
-  return { x, y, low, high };
+  return { x, y, low, high, width };
 }
 
 function chart() {
   const { skip, length, abnormal } = now.video;
-  const { x, y, low, high } = scales();
+  const { x, y, low, high, width } = scales();
   const label = `Score of run ${part("run").selectedOptions[0].text} over video ${part("video").value}: ${length} frames, ` +
     `${abnormal.reduce((sum, [start, end]) => sum + end - start, 0)} of them abnormal.`;
-  const svg = element("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label });
+  const svg = element("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label });
   const hatch = element("pattern", { id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" });
   hatch.append(element("rect", { width: 3, height: 6, style: "fill: var(--truth)" }));
   svg.append(hatch);
@@ -119,10 +120,10 @@ function chart() {
     svg.append(element("rect", { class: "truth", x: from, y: TOP, width: Math.max(x(end - 1 + skip) - from, 1), height: HEIGHT - TOP - BOTTOM, fill: "url(#hatch)" }));
   }
   for (const at of ticks(low, high, 5)) {
-    svg.append(element("path", { class: "axis", d: `M${LEFT} ${y(at)}H${WIDTH - 8}` }));
+    svg.append(element("path", { class: "axis", d: `M${LEFT} ${y(at)}H${width - RIGHT}` }));
     svg.append(element("text", { x: LEFT - 6, y: y(at) + 4, "text-anchor": "end" }, at));
   }
-  for (const at of ticks(skip, skip + length - 1, 8)) svg.append(element("text", { x: x(at), y: HEIGHT - 8, "text-anchor": "middle" }, at));
+  for (const at of ticks(skip, skip + length - 1, width / 70)) svg.append(element("text", { x: x(at), y: HEIGHT - 8, "text-anchor": "middle" }, at));
   for (const name of ["s_f", "s_p", "s"]) {
     if (!now.curves[name]) continue;
     const points = [...now.curves[name]].map((value, index) => `${x(index + skip).toFixed(1)} ${y(value).toFixed(1)}`);
@@ -131,8 +132,8 @@ function chart() {
   svg.append(element("path", { class: "cursor" }));
   svg.addEventListener("pointerdown", (event) => {
     const box = svg.getBoundingClientRect();
-    const at = ((event.clientX - box.left) / box.width) * WIDTH;
-    part("frame").value = Math.round(skip + ((at - LEFT) / (WIDTH - LEFT - 8)) * (length - 1));
+    const at = (event.clientX - box.left) * (width / box.width);
+    part("frame").value = Math.round(skip + ((at - LEFT) / (width - LEFT - RIGHT)) * (length - 1));
     showFrame();
   });
   part("chart").replaceChildren(svg);
@@ -237,6 +238,10 @@ if (DATA.runs.length) {
   part("frame").addEventListener("input", showFrame);
   part("previous").addEventListener("click", () => move(-1));
   part("next").addEventListener("click", () => move(1));
+  addEventListener("resize", () => {
+    chart();
+    if (now.video.length) showFrame();
+  });
   showDataset();
 } else {
   part("chart").textContent = "No run has frame scores to show.";
