@@ -342,33 +342,19 @@ def _figures_arguments(p: argparse.ArgumentParser) -> None:
 
 def figures(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Draw what the records suffice for; and of one evaluated run its predictions, features, frames and boxes."""
-    names = [name for name in args.videos.split(",") if name]
-    if args.dataset is None:
-        if args.recipe or names:
-            raise ConfigError(f"--{'recipe' if args.recipe else 'videos'} needs --dataset: it is of one run.")
+    if args.dataset:
+        from bench import pictures
+
+        written = pictures.run(args, changes)
+    elif args.recipe or args.videos:
+        raise ConfigError(f"--{'recipe' if args.recipe else 'videos'} needs --dataset: it is of one run.")
+    else:
         _no_overrides(changes)
         from bench import gallery
 
         written = gallery.draw(results_of(args))
-    else:
-        args.recipe = args.recipe or "amsrc"
-        written = _pictures(args, changes, names)
     print(f"{len(written)} files written: {written[0].parent}, ...")
     return 0
-
-
-def _pictures(args: argparse.Namespace, changes: dict[str, str], names: list[str]) -> list[Place]:
-    experiment, fixed = experiment_of(args, changes)
-    from bench import datasets, pictures
-    from bench.prepare import find_store
-    from bench.storage import beside
-
-    home, toy = home_of(args), args.dataset.startswith(TOY)
-    rendered = beside(home) / "toy"
-    root = rendered if toy and not args.root and rendered.is_dir() else root_of(args)
-    store, experiment = find_store(home, experiment, fixed)
-    dataset = datasets.find(args.dataset, root, experiment.partial)
-    return pictures.draw(experiment, store, dataset, home, results_of(args, toy), names)
 
 
 def _report_arguments(p: argparse.ArgumentParser) -> None:
@@ -389,8 +375,7 @@ def report(args: argparse.Namespace, changes: dict[str, str]) -> int:
         from bench.tracking import open_tracker
 
         logged = open_tracker(beside(home_of(args)), args.mlflow).logged()
-    results = results_of(argparse.Namespace(results=args.results))
-    page, size = stage.write(results, place(args.out, "--out"), logged)
+    page, size = stage.write(results_of(args), place(args.out, "--out"), logged)
     print(f"{page} ({size / 1e6:.1f} MB)")
     return 0
 

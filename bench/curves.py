@@ -119,7 +119,7 @@ def roc_of(scores: Mapping[str, Floats], labels: Labels) -> Roc | None:
 
 @drawn
 def roc(figure: Figure, runs: Sequence[Scored]) -> bool:
-    """A panel for each run: its ROC curve with the interval over videos; runs that learn nothing dashed in all others.
+    """A panel for each run: its ROC curve with the interval over videos; the best that learns nothing dashed in all.
 
     Args:
         runs: of one data set; those with one class only are left out.
@@ -127,7 +127,7 @@ def roc(figure: Figure, runs: Sequence[Scored]) -> bool:
     found = [(run, curve) for run in runs if (curve := roc_of(run.scores, run.labels)) is not None]
     if not found:
         return False
-    nulls = [(run, curve) for run, curve in found if _is_null(run)]
+    null = max((pair for pair in found if _is_null(pair[0])), key=lambda pair: pair[1].auroc, default=None)
     rows = math.ceil(len(found) / 3)
     columns = math.ceil(len(found) / rows)
     figure.set_size_inches(2.9 * columns + 0.3, 3.0 * rows + 0.7)
@@ -138,10 +138,9 @@ def roc(figure: Figure, runs: Sequence[Scored]) -> bool:
         axes.fill_between(GRID, curve.low, curve.high, color="0.82", linewidth=0, label=f"{LEVEL:.0%} interval")
         axes.plot(curve.fpr, curve.tpr, color="black", linewidth=1.4, label="ROC")
         axes.plot([0, 1], [0, 1], color="0.5", linewidth=0.8, linestyle=":", label="chance")
-        for null, other in nulls:
-            if null is not run:
-                label = f"{null.record.recipe}, learns nothing"
-                axes.plot(other.fpr, other.tpr, color="0.35", linewidth=0.9, linestyle="--", label=label)
+        if null is not None and null[0] is not run:
+            label = f"{null[0].record.recipe}, learns nothing"
+            axes.plot(null[1].fpr, null[1].tpr, color="0.35", linewidth=0.9, linestyle="--", label=label)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         low, high = curve.interval
         axes.set_title(f"{run.record.recipe}\nAUROC {curve.auroc:.3f}  [{low:.3f}, {high:.3f}]")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 from zipfile import BadZipFile
 
@@ -202,7 +201,7 @@ def read_strip(folder: Place) -> dict[str, dict[int, bytes]]:
     found: dict[str, dict[int, bytes]] = {}
     for path in files_below(folder, "*/*.jpg"):
         if path.stem.isdigit():
-            found.setdefault(PurePosixPath(str(path)).parent.name, {})[int(path.stem)] = path.read_bytes()
+            found.setdefault(path.parent.name, {})[int(path.stem)] = path.read_bytes()
     return {video: dict(sorted(frames.items())) for video, frames in found.items()}
 
 

@@ -7,6 +7,7 @@ score to choose the cubes that it shows.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,14 +21,16 @@ import numpy.typing as npt
 from amsrc.errors import RunError
 from amsrc.fuse import cube_scores
 from amsrc.store import Cubes, CubeStore
-from bench import gallery, panels, runs
-from bench.config import Experiment, derive, fingerprint
+from bench import datasets, gallery, panels, runs
+from bench.cli import experiment_of, home_of, results_of, root_of
+from bench.config import TOY, Experiment, derive, fingerprint
 from bench.curves import Floats, Picture, Scored
 from bench.datasets import Dataset, Video
 from bench.evaluate import CubeScores, fuse, score_cubes
 from bench.gallery import Boxes
+from bench.prepare import find_store
 from bench.records import read, read_frame_scores, record_path
-from bench.storage import Place, files_below, locked, write_file
+from bench.storage import Place, beside, files_below, locked, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,6 +82,19 @@ class Run:
         """The cubes of a frame."""
         index = [shard.video for shard in self.cubes.shards].index(video)
         return np.flatnonzero((self.cubes.video == index) & (self.cubes.frame == number))
+
+
+def run(args: argparse.Namespace, changes: dict[str, str]) -> list[Place]:
+    """The command: all figures of the run that the options name; errors as for `draw`."""
+    args.recipe = args.recipe or "amsrc"
+    experiment, fixed = experiment_of(args, changes)
+    home, toy = home_of(args), args.dataset.startswith(TOY)
+    rendered = beside(home) / "toy"
+    root = rendered if toy and not args.root and rendered.is_dir() else root_of(args)
+    store, experiment = find_store(home, experiment, fixed)
+    dataset = datasets.find(args.dataset, root, experiment.partial)
+    names = [name for name in args.videos.split(",") if name]
+    return draw(experiment, store, dataset, home, results_of(args, toy), names)
 
 
 def draw(

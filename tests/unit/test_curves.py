@@ -1,5 +1,7 @@
 """Figures of frame scores: that they show the numbers they are given."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,18 @@ def test_each_run_has_a_panel_and_what_learns_nothing_is_in_all_of_them() -> Non
     assert [title.split("\n")[0] for title in titles] == ["amsrc", "baseline", "null-flow"]
     dashed = [any("learns nothing" in str(line.get_label()) for line in axes.lines) for axes in figure.axes]
     assert dashed == [True, True, False]
+
+
+def test_of_several_that_learn_nothing_the_best_is_set_beside_the_others() -> None:
+    worse = replace(a_record("null-flow"), recipe="null-noise")
+    scores, labels = scores_of("ped2")
+    noise = {name: np.zeros_like(score) for name, score in scores.items()}
+    figure = curves.roc([a_run(), Scored(worse, noise, labels), a_run("null-flow")])
+    assert figure is not None
+    dashed = [
+        [str(line.get_label()) for line in axes.lines if "nothing" in str(line.get_label())] for axes in figure.axes
+    ]
+    assert dashed == [["null-flow, learns nothing"], ["null-flow, learns nothing"], []]
 
 
 def test_a_curve_lies_at_its_frames_with_the_ground_truth_behind_it() -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import ConfigError, DataError
-from bench import cli, curves, gallery
+from bench import cli, curves, gallery, report
 from bench.config import dump, load, override
 from bench.recipes import build
+from bench.storage import write_file
+from tests.object_store import remote, serving
 from tests.results_made import a_record, a_results_folder, put, put_pictures, scores_of
 
 
@@ -43,6 +45,21 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     drawn = [{path: path.read_bytes() for path in gallery.draw(tmp_path)} for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert len(drawn[0]) == 8
+
+
+def test_results_in_an_object_store_are_drawn_and_reported_there(tmp_path: Path) -> None:
+    put(tmp_path, a_record())
+    put_pictures(tmp_path, a_record())
+    with serving() as port:
+        results = remote(port, "results")
+        for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+            write_file(results / path.relative_to(tmp_path).as_posix(), path.read_bytes())
+        assert {path.name for path in gallery.draw(results)} == {path.name for path in gallery.draw(tmp_path)}
+        page, size = report.write(results, results / "report", {})
+        content = page.read_bytes()
+    assert len(content) == size
+    assert content.decode() == report.build(tmp_path)
+    assert b'"01":{"4":"' in content, "the strips of its videos"
 
 
 def test_figures_look_nothing_up_to_be_shown(tmp_path: Path) -> None:
