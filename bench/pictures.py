@@ -31,6 +31,7 @@ from bench.gallery import Boxes
 from bench.prepare import find_store
 from bench.records import read, read_frame_scores, record_path
 from bench.storage import Place, beside, files_below, locked, write_file
+from bench.tracking import open_tracker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +86,7 @@ class Run:
 
 
 def run(args: argparse.Namespace, changes: dict[str, str]) -> list[Place]:
-    """The command: all figures of the run that the options name; errors as for `draw`."""
+    """The command: all figures of the run that the options name, also in MLflow if it is there; errors as `draw`."""
     args.recipe = args.recipe or "amsrc"
     experiment, fixed = experiment_of(args, changes)
     home, toy = home_of(args), args.dataset.startswith(TOY)
@@ -94,7 +95,10 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> list[Place]:
     store, experiment = find_store(home, experiment, fixed)
     dataset = datasets.find(args.dataset, root, experiment.partial)
     names = [name for name in args.videos.split(",") if name]
-    return draw(experiment, store, dataset, home, results_of(args, toy), names)
+    written = draw(experiment, store, dataset, home, results_of(args, toy), names)
+    pictures = {path.name: path.read_bytes() for path in written if path.name.endswith(".png")}
+    open_tracker(beside(home)).add_figures(fingerprint(experiment), pictures)
+    return written
 
 
 def draw(

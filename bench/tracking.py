@@ -129,6 +129,16 @@ class Tracker:
         """
         return self._attempt(_title(record), lambda store: _log_cell(store, parent, record, evidence))
 
+    def add_figures(self, fingerprint: str, figures: Mapping[str, bytes]) -> str | None:
+        """Keep further figures in the run of a cell, if there is one; the store is not made for that.
+
+        Args:
+            figures: content by file name.
+        """
+        if not self.stands():
+            return None
+        return self._attempt(", ".join(figures), lambda store: _add_figures(store, fingerprint, figures))
+
     def register(self, rule: str, record: RunRecord) -> str | None:
         """Point a rule's alias of the data set's registered model, `amsrc-<dataset>`, at a cell's network.
 
@@ -307,8 +317,7 @@ def _log_cell(store: Store, parent: str | None, record: RunRecord, evidence_of: 
     tags = [RunTag(name, value) for name, value in _tags(record).items()]
     client.log_batch(run_id, list(_metrics(record, run_id, model_id)), params, tags)
     client.log_dict(run_id, asdict(record), "record.json")
-    drawn = {**_figures(record), **evidence.figures}
-    _log_files(store, run_id, {f"figures/{name}": content for name, content in drawn.items()})
+    _log_figures(store, run_id, {**_figures(record), **evidence.figures})
     _log_table(client, run_id, evidence.scores_table)
     _log_files(
         store, run_id, {path.name: path.read_bytes() for path in (evidence.weights, *evidence.artifacts) if path}
@@ -321,6 +330,18 @@ def _log_cell(store: Store, parent: str | None, record: RunRecord, evidence_of: 
 def _register(store: Store, rule: str, record: RunRecord) -> str | None:
     run = _find(store, "fingerprint", record.fingerprint)
     return None if run is None else models.register(store.client, run, rule, record)
+
+
+def _log_figures(store: Store, run_id: str, figures: Mapping[str, bytes]) -> None:
+    _log_files(store, run_id, {f"figures/{name}": content for name, content in figures.items()})
+
+
+def _add_figures(store: Store, fingerprint: str, figures: Mapping[str, bytes]) -> str | None:
+    run = _find(store, "fingerprint", fingerprint)
+    if run is None:
+        return None
+    _log_figures(store, run.info.run_id, figures)
+    return str(run.info.run_id)
 
 
 def _figures(record: RunRecord) -> dict[str, bytes]:

@@ -99,6 +99,12 @@ def test_the_first_sweep_gets_a_page_that_knows_its_runs(first: tuple[Places, st
         (child,) = [r for r in logged(places.home)[1] if r.data.tags["fingerprint"] == record.fingerprint]
         assert child.info.run_id in page
     assert "Not there:" not in page, "errors, features and a frame were drawn"
+    client = MlflowClient(f"sqlite:///{places.home / 'mlflow.db'}")
+    (trained,) = [
+        r for r in logged(places.home)[1] if r.data.tags["fingerprint"] == places.records["amsrc"].fingerprint
+    ]
+    kept = {f.path for f in client.list_artifacts(trained.info.run_id, "figures")}
+    assert {f"figures/{name}.png" for name in ("errors", "features", "frame", "videos")} <= kept
 
 
 def test_the_same_command_runs_nothing_and_changes_nothing(first: tuple[Places, str]) -> None:

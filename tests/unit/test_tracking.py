@@ -205,6 +205,14 @@ def test_a_cell_has_the_figures_of_its_record_and_those_that_came_with_it(tracke
     run = tracker.log_cell(None, a_record(seed=8, epochs=epochs, fusion=FUSION), lambda: evidence)
     folder = home / "mlartifacts" / str(run) / "artifacts" / "figures"
     assert {path.name for path in folder.iterdir()} == {"fusion.png", "epochs.png", "videos.png"}
+    assert tracker.add_figures(a_record(seed=8).fingerprint, {"errors.png": b"\x89PNG"}) == run
+    assert (folder / "errors.png").read_bytes() == b"\x89PNG"
+    assert tracker.add_figures("of no run", {"errors.png": b"\x89PNG"}) is None
+
+
+def test_figures_alone_make_no_store(tmp_path: Path) -> None:
+    assert open_tracker(tmp_path / "none").add_figures("0123", {"errors.png": b"\x89PNG"}) is None
+    assert not (tmp_path / "none").exists()
 
 
 def test_runs_are_found_by_the_fingerprints_of_their_records(tmp_path: Path) -> None:
