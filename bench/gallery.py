@@ -24,7 +24,7 @@ import numpy as np
 
 from amsrc.errors import ConfigError, DataError
 from bench import curves, figures
-from bench.config import TOY, dump, leaves, unknown
+from bench.config import dump, leaves, unknown
 from bench.curves import Floats, Picture, Scored
 from bench.recipes import DATASETS, RECIPES, build
 from bench.records import RunRecord, frame_scores_path, read_all, read_frame_scores
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 SETTINGS = ("model.", "loss.", "train.", "score.")  # fields that a command must repeat; the others are the store's
 KINDS: tuple[Literal["svg", "png"], ...] = ("svg", "png")
-DRAWN_HERE = ("videos", "epochs", "fusion")
 FROM_PIXELS = ("errors", "features", "frame")
 NUMBERED = {"ped2": (2, 6), "avenue": (4, 9), "shanghaitech": (25, 97)}
 """Test videos of the paper's figure 5, counted from 1 in the order of their names."""
@@ -218,11 +217,6 @@ def _pictures(folder: Place) -> dict[str, dict[int, Picture]]:
                 )
             found.setdefault(video, {})[number] = picture.astype(np.uint8)
     return found
-
-
-def is_toy(record: RunRecord) -> bool:
-    """Whether a record is of a rendered data set."""
-    return record.dataset.startswith(TOY)
 
 
 def missing(results: Place, record: RunRecord) -> list[str]:

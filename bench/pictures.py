@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from amsrc.errors import RunError
+from amsrc.errors import DataError, RunError
 from amsrc.fuse import cube_scores
 from amsrc.store import Cubes, CubeStore
 from bench import datasets, gallery, panels, runs
@@ -116,31 +116,28 @@ def draw(
         DataError: the videos are others than those of the record, or damaged.
     """
     run = _open(experiment, store, dataset, home, results)
-    chosen = gallery.chosen_videos(run.scored, names)
-    folder = gallery.folder_of(results, run.scored.record)
-    kept = {video: dict.fromkeys(map(run.scored.skip.__add__, run.scored.extremes(video))) for video in chosen}
-    wanted = _strip(run.scored)
-    frames = _look(dataset.test, {video: {*own, *kept.get(video, ())} for video, own in wanted.items()})
-    written = {folder / "parts.npz": gallery.parts_bytes(run.scored.parts)}
+    record, chosen = run.scored.record, gallery.chosen_videos(run.scored, names)
+    folder = gallery.folder_of(results, record)
+    strips = _strips(run.scored)
+    kept = {video: {index + run.scored.skip for index in run.scored.extremes(video)} for video in chosen}
+    frames = _look(dataset.test, {video: numbers | kept.get(video, set()) for video, numbers in strips.items()})
     boxes = _boxes(run, frames)
-    written[folder / "boxes.json"] = (json.dumps(boxes, separators=(",", ":")) + "\n").encode()
-    for video, own in frames.items():
-        places = {gallery.strips_of(results, dataset.name): wanted[video], folder / "frames": kept.get(video, {})}
-        for place, numbers in places.items():
-            written |= {place / video / f"{number:05d}.jpg": _jpeg(own[number][0]) for number in sorted(numbers)}
     for old in files_below(folder / "frames", "*/*.jpg"):  # of other videos, or of scores that were measured before
         old.unlink()
-    for path, content in written.items():
+    files = {
+        folder / "parts.npz": gallery.parts_bytes(run.scored.parts),
+        folder / "boxes.json": (json.dumps(boxes, separators=(",", ":")) + "\n").encode(),
+        **_jpegs(gallery.strips_of(results, dataset.name), frames, strips),
+        **_jpegs(folder / "frames", frames, kept),
+    }
+    for path, content in files.items():
         write_file(path, content)
     peak = run.scored.extremes(chosen[0])[1] + run.scored.skip
-    made = {
-        "frame": panels.frame(
-            run.scored, chosen[0], peak, frames[chosen[0]][peak][0], _boxes(run, frames)[chosen[0]][peak]
-        ),
-        **(_of_network(run) if experiment.method == "amsrc" else {}),
-    }
-    files = [path for name, figure in made.items() if figure for path in gallery.write(folder, name, figure)]
-    return [*written, *files, *gallery.draw(results, names, run.scored.record)]
+    picture = frames[chosen[0]][peak].picture
+    made = {"frame": panels.frame(run.scored, chosen[0], peak, picture, boxes[chosen[0]][peak])}
+    made |= _of_network(run) if experiment.method == "amsrc" else {}
+    drawn = [path for name, figure in made.items() if figure for path in gallery.write(folder, name, figure)]
+    return [*files, *drawn, *gallery.draw(results, names, record)]
 
 
 def _open(experiment: Experiment, store: CubeStore, dataset: Dataset, home: Place, results: Place) -> Run:
@@ -148,6 +145,11 @@ def _open(experiment: Experiment, store: CubeStore, dataset: Dataset, home: Plac
     if not path.is_file():
         raise RunError(f"there is no {path}. Run `amsrc-bench evaluate` with the same options and --results first.")
     record = read(path)
+    scored_frames = read_frame_scores(results, record)
+    if missing := sorted(scored_frames[0].keys() - {video.name for video in dataset.test}):
+        raise DataError(
+            f"{dataset.root} lacks test videos of {path}: {', '.join(missing)}. Pass --root to a whole copy."
+        )
     folder = runs.claim(experiment, store, home)
     with locked(folder):
         scores, _ = score_cubes(experiment, store, folder)
@@ -157,17 +159,30 @@ def _open(experiment: Experiment, store: CubeStore, dataset: Dataset, home: Plac
             alone = replace(experiment.score, weight_f=weights[0], weight_p=weights[1])
             for video, part in fuse(store.test, scores.test_f, scores.test_p, scores.statistics, alone).items():
                 parts.setdefault(video, {})[name] = part
-    return Run(
-        experiment, store, dataset, home, results, scores, Scored(record, *read_frame_scores(results, record), parts)
-    )
+    return Run(experiment, store, dataset, home, results, scores, Scored(record, *scored_frames, parts))
 
 
 # -- frames and boxes ----------------------------------------------------------------------------------------
 
 
-def _strip(run: Scored) -> dict[str, set[int]]:
-    """Numbers of the frames that stand for each video: evenly spaced, and the one with the highest score."""
-    found: dict[str, set[int]] = {}
+@dataclass(frozen=True)
+class Small:
+    """A frame made small, and what it was."""
+
+    picture: Picture
+    """RGB."""
+    width: int
+    height: int
+    """Native, in pixels."""
+
+
+Frames = dict[str, dict[int, Small]]  # video -> number of a frame
+Numbers = dict[str, set[int]]
+
+
+def _strips(run: Scored) -> Numbers:
+    """The frames that stand for each video: evenly spaced ones, and that with the highest score."""
+    found: Numbers = {}
     for video, score in run.scores.items():
         if len(score):
             even = np.linspace(0, len(score) - 1, STRIP - 1).round().astype(int).tolist()
@@ -175,18 +190,23 @@ def _strip(run: Scored) -> dict[str, set[int]]:
     return found
 
 
-def _look(
-    videos: Iterable[Video], wanted: dict[str, set[int]]
-) -> dict[str, dict[int, tuple[Picture, tuple[int, int]]]]:
-    """Small pictures of some frames, RGB, with the native width and height."""
-    found: dict[str, dict[int, tuple[Picture, tuple[int, int]]]] = {}
+def _look(videos: Iterable[Video], wanted: Numbers) -> Frames:
+    found: Frames = {}
     for video in videos:
         numbers = wanted.get(video.name, set())
         for number, image in enumerate(video.read()):
             if number in numbers:
                 height, width = image.shape[:2]
-                found.setdefault(video.name, {})[number] = _small(image), (width, height)
+                found.setdefault(video.name, {})[number] = Small(_small(image), width, height)
     return found
+
+
+def _jpegs(folder: Place, frames: Frames, wanted: Numbers) -> dict[Place, bytes]:
+    return {
+        folder / video / f"{number:05d}.jpg": _jpeg(frames[video][number].picture)
+        for video, numbers in wanted.items()
+        for number in sorted(numbers)
+    }
 
 
 def _small(image: Picture) -> Picture:
@@ -207,12 +227,12 @@ def _jpeg(picture: Picture) -> bytes:
     return content.tobytes()
 
 
-def _boxes(run: Run, frames: dict[str, dict[int, tuple[Picture, tuple[int, int]]]]) -> Boxes:
+def _boxes(run: Run, frames: Frames) -> Boxes:
     found: Boxes = {}
     for video, own in frames.items():
-        for number, (_, (width, height)) in own.items():
+        for number, frame in own.items():
             rows = run.of_frame(video, number)
-            parts = run.cubes.boxes[rows] / np.array([width, height, width, height], np.float32)
+            parts = run.cubes.boxes[rows] / np.array([frame.width, frame.height] * 2, np.float32)
             both = np.column_stack([parts, run.fused[rows]])
             found.setdefault(video, {})[number] = [[round(value, 4) for value in row] for row in both.tolist()]
     return found

@@ -88,7 +88,6 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
         "protocol": protocol(results),
         "records": [_provenance(record, (logged or {}).get(record.fingerprint)) for record in records],
         "failures": list(failures(records, searches)),
-        "frames": sorted(strips),
         "make_frames": _make_frames(records, sorted(strips)),
     }
     without = _rendered({**page, "data": browse.as_script(browsed, {}), "left_out": ""})
@@ -190,6 +189,7 @@ def every_run(records: Sequence[RunRecord]) -> dict[str, Any]:
             named(record.dataset),
             str(record.seed),
             kind,
+            record.boxes.partition(":")[0],
             record.status + (", partial data" if record.partial else ""),
         ]
         lines.append(
@@ -200,7 +200,7 @@ def every_run(records: Sequence[RunRecord]) -> dict[str, Any]:
                 "figures": [shown(record.metrics.get(k)) for k in keys],
             }
         )
-    return {"metrics": [key.replace("_", " ") for key in keys], "lines": lines}
+    return {"metrics": [key.replace("_", " ").replace("auroc", "AUROC") for key in keys], "lines": lines}
 
 
 def shown(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from amsrc.errors import RunError
+from amsrc.errors import DataError, RunError
 from amsrc.store import CubeStore
 from bench import cli, evaluate, gallery, metrics, panels, pictures, prepare, toy, train
 from bench.config import Experiment, derive
@@ -145,6 +146,14 @@ def test_a_null_row_has_curves_and_a_frame_but_no_network(home: Path) -> None:
     _, folder = of(home, "null-flow")
     assert {path.stem for path in folder.glob("*.svg")} == {"frame", "videos"}
     assert set(gallery.read_parts(folder)["01"]) == {"s_p"}
+
+
+def test_a_copy_of_the_data_that_lacks_videos_is_refused(home: Path) -> None:
+    e, _ = of(home, "amsrc")
+    store, e = prepare.find_store(home, e, set())
+    dataset = find("toy-ped2", home / "toy")
+    with pytest.raises(DataError, match=r"lacks test videos .*: 02\. Pass --root"):
+        pictures.draw(e, store, replace(dataset, test=dataset.test[:1]), home, home / "toy-results")
 
 
 def test_without_a_record_it_says_what_to_run_first(

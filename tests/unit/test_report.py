@@ -88,7 +88,7 @@ def test_protocol_and_numbered_deviations_are_on_it(html: str) -> None:
 def test_a_new_metric_gets_a_column_by_itself(tmp_path: Path) -> None:
     put(tmp_path, a_record(metrics={"auroc": 0.5, "eer": 0.25, "auroc_f": None}))
     runs = report.every_run([a_record(metrics={"auroc": 0.5, "eer": 0.25, "auroc_f": None, "videos": 3})])
-    assert runs["metrics"] == ["auroc", "eer", "auroc f", "videos"]
+    assert runs["metrics"] == ["AUROC", "eer", "AUROC f", "videos"]
     assert runs["lines"][0]["figures"] == ["50.00", "25.00", "-", "3"]
     assert report.shown([0.25, 0.5]) == "25.00 to 50.00"
     assert report.shown(float("nan")) == "-"
@@ -204,6 +204,14 @@ def test_a_link_to_a_record_unfolds_it(page: Page) -> None:
     assert page.eval(f"document.querySelector({identity!r}).open") is False
     page.eval("document.querySelector('#runs td a').click()")
     assert page.eval(f"new Promise((r) => setTimeout(() => r(document.querySelector({identity!r}).open), 200))") is True
+
+
+def test_a_footnote_unfolds_the_notes_that_explain_it(page: Page) -> None:
+    note = "document.querySelector('#table2-1')"
+    assert page.eval(f"{note}.closest('details').open") is False
+    page.eval("document.querySelector('a[href=\"#table2-1\"]').click()")
+    assert page.eval(f"new Promise((r) => setTimeout(() => r({note}.closest('details').open), 200))") is True
+    assert page.eval(f"{note}.textContent").startswith("[1] seed")
 
 
 def choose(page: Page, name: str, value: str) -> None:
