@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint tables clean
+.PHONY: demo test lint tables report clean
 
-demo: .venv/ready  ## the main job on the embedded data sets: Table 1 and Table 2 in minutes
+demo: .venv/ready  ## the main job on the embedded data sets: tables and a page in minutes
 	$(BIN)/python bench/sweep.py --toy --home .demo --results .demo/results --name demo
+	$(BIN)/amsrc-bench report --results .demo/results --home .demo --out .demo/report
 
 test: lint  ## lint, types, import contracts and all tests
 	$(BIN)/pytest
@@ -21,6 +22,9 @@ tables: .venv/ready  ## Table 1 and Table 2 from results/, and the copy in the R
 
 clean:
 	rm -rf .venv .demo
+
+report: .venv/ready  ## one HTML page of results/, with the figures that are there
+	$(BIN)/amsrc-bench report --out report
 
 # torch goes first and pinned, so that no other package picks another build of it.
 .venv/ready: requirements.lock pyproject.toml

@@ -36,6 +36,8 @@ EXAMPLES = """examples:
   amsrc-bench sweep    --toy --dry-run
   amsrc-bench tables   --check
   amsrc-bench watch    --video street.avi --run 3f2a --out street.mp4
+  amsrc-bench figures  --recipe amsrc --dataset ped2 --root ~/data
+  amsrc-bench report   --out report
 
 Any configuration field is an option by its dotted name; `amsrc-bench ls recipes` lists them with their values.
 Exit codes: 0 done, 1 something failed while running, 2 wrong usage or data before anything ran, 130 interrupted.
@@ -383,6 +385,58 @@ def tables(args: argparse.Namespace, changes: dict[str, str]) -> int:
     return 0
 
 
+def _figures_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--dataset", help="also what needs pixels and network, of the run on this data set")
+    p.add_argument("--recipe", help="of that run (default: amsrc)")
+    p.add_argument("--seed", type=int, default=0, help="of that run")
+    p.add_argument("--videos", default="", metavar="NAMES", help="for the anomaly curves (default: the paper's)")
+    p.add_argument("--root", metavar="DIR", help="folder of the data set, or one that holds it (default: $AMSRC_DATA)")
+    _home_option(p)
+    _provider_options(p)
+    _labels_option(p)
+    _results_option(p)
+
+
+def figures(args: argparse.Namespace, changes: dict[str, str]) -> int:
+    """Draw what the records suffice for; and of one evaluated run its predictions, features, frames and boxes."""
+    if args.dataset:
+        from bench import pictures
+
+        written = pictures.run(args, changes)
+    elif args.recipe or args.videos:
+        raise ConfigError(f"--{'recipe' if args.recipe else 'videos'} needs --dataset: it is of one run.")
+    else:
+        _no_overrides(changes)
+        from bench import gallery
+
+        written = gallery.draw(results_of(args))
+    print(f"{len(written)} files written: {written[0].parent}, ...")
+    return 0
+
+
+def _report_arguments(p: argparse.ArgumentParser) -> None:
+    _results_option(p)
+    p.add_argument("--out", metavar="DIR", default="report", help="where the page goes (default: report)")
+    p.add_argument("--home", metavar="DIR", help="work folder whose MLflow store is asked for the runs of the records")
+    p.add_argument("--mlflow", metavar="URI", help="or the server that has them")
+
+
+def report(args: argparse.Namespace, changes: dict[str, str]) -> int:
+    """Make one HTML page of all results: opens anywhere, asks no server for anything."""
+    _no_overrides(changes)
+    from bench import report as stage
+
+    logged: Mapping[str, str] = {}
+    if args.home or args.mlflow:
+        from bench.storage import beside
+        from bench.tracking import open_tracker
+
+        logged = open_tracker(beside(home_of(args)), args.mlflow).logged()
+    page, size = stage.write(results_of(args), place(args.out, "--out"), logged)
+    print(f"{page} ({size / 1e6:.1f} MB)")
+    return 0
+
+
 def _ls_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("what", nargs="?", choices=["records", "searches", "recipes", "stores"], default="records")
     p.add_argument("--recipe", default="amsrc", help="for `recipes`: whose fields to list")
@@ -604,6 +658,8 @@ COMMANDS: dict[
     "train": (_train_arguments, train, "cube store -> trained network"),
     "evaluate": (_evaluate_arguments, evaluate, "trained network -> record"),
     "tables": (_tables_arguments, tables, "records -> Table 1 and Table 2"),
+    "figures": (_figures_arguments, figures, "records -> figures; a run's pixels -> its own"),
+    "report": (_report_arguments, report, "results -> one HTML page"),
     "ls": (_ls_arguments, ls, "list records, recipes or stores"),
     "doctor": (_doctor_arguments, doctor, "look at this machine"),
     "sweep": (_sweep_arguments, sweep, "the main job: all of it, for many cells, or a search"),

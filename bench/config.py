@@ -83,7 +83,7 @@ def override(experiment: Experiment, changes: Mapping[str, str]) -> Experiment:
         ConfigError: an unknown field (with the nearest names) or a value that is not allowed.
     """
     data = dump(experiment)
-    known = dict(_leaves(data))
+    known = dict(leaves(data))
     for name, text in changes.items():
         if name not in known:
             raise ConfigError(unknown("field", name, known))
@@ -144,16 +144,17 @@ def check(experiment: Experiment) -> None:
         raise ConfigError("configuration: " + "; ".join(wrong))
 
 
-def _leaves(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def leaves(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """The values of nested dicts by their dotted names."""
     found: list[tuple[str, Any]] = []
     for name, value in data.items():
-        found += _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+        found += leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
     return found
 
 
 def flatten(experiment: Experiment) -> dict[str, Any]:
     """Every field by its dotted name."""
-    return dict(_leaves(dump(experiment)))
+    return dict(leaves(dump(experiment)))
 
 
 def fingerprint(experiment: Experiment) -> str:

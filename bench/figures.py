@@ -1,7 +1,7 @@
-"""Figures, drawn from records alone, so that they can be drawn again wherever `results/` is.
+"""The one style of all figures; and those of one record or search alone, drawn wherever `results/` is.
 
 Each function gives a matplotlib figure, or None where its record has nothing to draw; `render` gives its bytes.
-One style whatever the user's matplotlibrc says: equal records give equal bytes, nothing is told by colour
+Nothing depends on the user's matplotlibrc: equal records give equal bytes, nothing is told by colour
 alone, and text is drawn as outlines, so no font needs to be installed.
 """
 
@@ -77,14 +77,14 @@ def render(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     return content.getvalue()
 
 
-def _drawn(draw: Callable[Concatenate[Figure, P], bool]) -> Callable[P, Figure | None]:
+def drawn(draw: Callable[Concatenate[Figure, P], bool]) -> Callable[P, Figure | None]:
     """Make a function that draws on a figure one that gives the figure, or None when it drew nothing.
 
     The layout is settled here, once: else each rendering would start from where the one before left it.
     """
 
     @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure | None:
+    def settled(*args: P.args, **kwargs: P.kwargs) -> Figure | None:
         with _styled():
             figure = Figure(layout="constrained")
             if not draw(figure, *args, **kwargs):
@@ -93,10 +93,10 @@ def _drawn(draw: Callable[Concatenate[Figure, P], bool]) -> Callable[P, Figure |
             figure.set_layout_engine("none")
             return figure
 
-    return drawn
+    return settled
 
 
-@_drawn
+@drawn
 def fusion(figure: Figure, record: RunRecord) -> bool:
     """AUROC over the share of S_f in the fused score, in the last epoch of a cell.
 
@@ -128,7 +128,7 @@ def fusion(figure: Figure, record: RunRecord) -> bool:
     return True
 
 
-@_drawn
+@drawn
 def importances(figure: Figure, search: SearchRecord) -> bool:
     """How much each parameter of a search tells good trials from the others.
 
@@ -170,7 +170,7 @@ def _ped_anova(search: SearchRecord, trials: Sequence[Mapping[str, Any]]) -> dic
     return dict(optuna.importance.get_param_importances(study))
 
 
-@_drawn
+@drawn
 def landscape(figure: Figure, search: SearchRecord) -> bool:
     """The trials of a search over its parameters, on logarithmic axes, the best one marked.
 

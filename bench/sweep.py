@@ -33,7 +33,7 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
 
 from amsrc.errors import ConfigError
 from amsrc.store import Sealed
-from bench import cost, datasets, figures, plan, provenance, runs, search, snapshot, study, tables
+from bench import cost, curves, datasets, figures, gallery, plan, provenance, runs, search, snapshot, study, tables
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
 from bench.cli import home_of, progress, results_of
@@ -316,6 +316,7 @@ class Sweep:
                 logged.result()
             for (_, rule), picked in self.picked.items():
                 self.tracker.register(rule, picked)
+            self._log_roc()
             broken = [record for record in self.records.values() if record.status == "failed"]
             status = "FAILED" if broken else "FINISHED"
         finally:
@@ -451,6 +452,16 @@ class Sweep:
         if logged is None or logged.status != "done":
             self._logged.append(self._logging.submit(self._log, cell, record, self.job.results))
 
+    def _log_roc(self) -> None:
+        """The ROC curves of each data set, beside the tables."""
+        results = self.places.results
+        records = read_all(results)
+        drawn = {name: gallery.roc(results, records, name) for name in sorted({r.dataset for r in records})}
+        files: dict[str, str | bytes] = {
+            f"figures/roc-{name}.png": figures.render(figure, "png") for name, figure in drawn.items() if figure
+        }
+        self.tracker.log_files(self.parent, files)
+
     def _log(self, cell: Cell, record: RunRecord, results: Place) -> None:
         self.tracker.log_cell(self.parent, record, lambda: evidence(cell, record, self.places.home, results))
         if record.status == "done":
@@ -458,11 +469,14 @@ class Sweep:
 
 
 def evidence(cell: Cell, record: RunRecord, home: Place, results: Place) -> Evidence:
-    """What a trained cell leaves beside its record: network, weights, scores by video and of all cubes."""
+    """What a cell leaves beside its record: curves; of a trained one also network, weights and scores."""
     e, cube = cell.experiment, cell.experiment.cube
     folder = runs.folder_of(e, home)
+    scored = gallery.scored(results, record)
+    videos = scored and curves.videos(scored, gallery.chosen_videos(scored))
+    drawn = {"videos.png": figures.render(videos, "png")} if videos else {}
     if record.status != "done" or not runs.is_trained(folder):  # a null, or the run folder is elsewhere
-        return Evidence()
+        return Evidence(figures=drawn)
     import torch
 
     from bench.train import load_model
@@ -477,6 +491,7 @@ def evidence(cell: Cell, record: RunRecord, home: Place, results: Place) -> Evid
         example,
         runs.weights(folder),
         per_video(*read_frame_scores(results, record)),
+        drawn,
         [folder / "cubes.parquet"],
     )
 

@@ -77,6 +77,8 @@ class Evidence:
     """The same network as `.safetensors`."""
     scores_table: pd.DataFrame | None = None
     """One row a test video, named in the first column; MLflow compares runs by the second."""
+    figures: Mapping[str, bytes] = field(default_factory=dict)
+    """Figures that a record alone does not suffice for, by file name."""
     artifacts: Sequence[Place] = ()
     """Further files."""
 
@@ -127,6 +129,16 @@ class Tracker:
         """
         return self._attempt(_title(record), lambda store: _log_cell(store, parent, record, evidence))
 
+    def add_figures(self, fingerprint: str, figures: Mapping[str, bytes]) -> str | None:
+        """Keep further figures in the run of a cell, if there is one; the store is not made for that.
+
+        Args:
+            figures: content by file name.
+        """
+        if not self.stands():
+            return None
+        return self._attempt(", ".join(figures), lambda store: _add_figures(store, fingerprint, figures))
+
     def register(self, rule: str, record: RunRecord) -> str | None:
         """Point a rule's alias of the data set's registered model, `amsrc-<dataset>`, at a cell's network.
 
@@ -158,6 +170,10 @@ class Tracker:
         """
         if parent is not None:
             self._attempt("the sweep's tables", lambda store: _finish_sweep(store, parent, status, tables))
+
+    def logged(self) -> dict[str, str]:
+        """Ids of the runs of cells by their fingerprints; empty where there is no store, or none that answers."""
+        return (self._attempt("which runs there are", _logged) or {}) if self.stands() else {}
 
     def stands(self) -> bool:
         """Whether there is a store to look at; one on a server is taken to be there."""
@@ -301,7 +317,7 @@ def _log_cell(store: Store, parent: str | None, record: RunRecord, evidence_of: 
     tags = [RunTag(name, value) for name, value in _tags(record).items()]
     client.log_batch(run_id, list(_metrics(record, run_id, model_id)), params, tags)
     client.log_dict(run_id, asdict(record), "record.json")
-    _log_files(store, run_id, _figures(record))
+    _log_figures(store, run_id, {**_figures(record), **evidence.figures})
     _log_table(client, run_id, evidence.scores_table)
     _log_files(
         store, run_id, {path.name: path.read_bytes() for path in (evidence.weights, *evidence.artifacts) if path}
@@ -316,12 +332,35 @@ def _register(store: Store, rule: str, record: RunRecord) -> str | None:
     return None if run is None else models.register(store.client, run, rule, record)
 
 
-def _figures(record: RunRecord) -> dict[str, bytes]:
-    """The figures of a cell by file name."""
-    from bench import figures
+def _log_figures(store: Store, run_id: str, figures: Mapping[str, bytes]) -> None:
+    _log_files(store, run_id, {f"figures/{name}": content for name, content in figures.items()})
 
-    fusion = figures.fusion(record)
-    return {} if fusion is None else {"figures/fusion.png": figures.render(fusion, "png")}
+
+def _add_figures(store: Store, fingerprint: str, figures: Mapping[str, bytes]) -> str | None:
+    run = _find(store, "fingerprint", fingerprint)
+    if run is None:
+        return None
+    _log_figures(store, run.info.run_id, figures)
+    return str(run.info.run_id)
+
+
+def _figures(record: RunRecord) -> dict[str, bytes]:
+    """The figures of a cell that its record suffices for, by file name."""
+    from bench import curves, figures
+
+    drawn = {"fusion.png": figures.fusion(record), "epochs.png": curves.epochs(record)}
+    return {name: figures.render(figure, "png") for name, figure in drawn.items() if figure is not None}
+
+
+def _logged(store: Store) -> dict[str, str]:
+    found: dict[str, str] = {}
+    page = None
+    while True:
+        runs = store.client.search_runs([store.experiment], "tags.fingerprint LIKE '%'", page_token=page)
+        found |= {run.data.tags["fingerprint"]: run.info.run_id for run in runs}
+        page = runs.token
+        if not page:
+            return found
 
 
 def _find(store: Store, tag: str, value: str) -> Run | None:

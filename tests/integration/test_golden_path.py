@@ -78,9 +78,33 @@ def test_the_first_sweep_is_in_mlflow(first: tuple[Places, str]) -> None:
         assert child.data.metrics["auroc"] == pytest.approx(wanted[fingerprint].metrics["auroc"])
     client = MlflowClient(f"sqlite:///{places.home / 'mlflow.db'}")
     assert "plan.txt" in {f.path for f in client.list_artifacts(parent.info.run_id)}
+    assert "figures/roc-toy-ped2.png" in {f.path for f in client.list_artifacts(parent.info.run_id, "figures")}
+    for child in children.values():
+        assert "figures/videos.png" in {f.path for f in client.list_artifacts(child.info.run_id, "figures")}
     trained = children[places.records["amsrc"].fingerprint].info.run_id
     assert {"record.json", "model.safetensors", "per_video.json"} <= {f.path for f in client.list_artifacts(trained)}
     assert not list(ROOT.glob("mlruns")), "nothing is logged into the checkout"
+
+
+def test_the_first_sweep_gets_a_page_that_knows_its_runs(first: tuple[Places, str], tmp_path: Path) -> None:
+    places, _ = first
+    bench = ["-m", "bench"]
+    where = ["--results", places.results, "--home", places.home]
+    made = run(*bench, "figures", "--recipe", "amsrc", "--dataset", "toy-ped2", *where, *SMALL, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    made = run(*bench, "report", "--out", tmp_path / "page", *where, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    for record in places.records.values():
+        (child,) = [r for r in logged(places.home)[1] if r.data.tags["fingerprint"] == record.fingerprint]
+        assert child.info.run_id in page
+    assert "Not there:" not in page, "errors, features and a frame were drawn"
+    client = MlflowClient(f"sqlite:///{places.home / 'mlflow.db'}")
+    (trained,) = [
+        r for r in logged(places.home)[1] if r.data.tags["fingerprint"] == places.records["amsrc"].fingerprint
+    ]
+    kept = {f.path for f in client.list_artifacts(trained.info.run_id, "figures")}
+    assert {f"figures/{name}.png" for name in ("errors", "features", "frame", "videos")} <= kept
 
 
 def test_the_same_command_runs_nothing_and_changes_nothing(first: tuple[Places, str]) -> None:

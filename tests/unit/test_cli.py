@@ -143,7 +143,7 @@ def test_every_documented_line_is_understood(line: str, parsed: Seen) -> None:
         recipes = (args.recipes or DEFAULT_RECIPES[args.mode]).split(",")
         found = matrix((args.datasets or "ped2").split(","), recipes, args.seeds, changes, parse_axes(args.axis))
         assert len(searches_of(args, found)) == (args.mode == "search")
-    elif "dataset" in args:
+    elif getattr(args, "dataset", None):
         cli.experiment_of(args, changes)
     else:
         assert not changes

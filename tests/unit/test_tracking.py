@@ -199,6 +199,32 @@ def test_a_cell_shows_what_the_rules_reach_and_the_curve_over_the_fusion_share(t
     ]
 
 
+def test_a_cell_has_the_figures_of_its_record_and_those_that_came_with_it(tracker: Tracker, home: Path) -> None:
+    epochs = [{"epoch": number, "auroc": 0.5 + number / 10} for number in (1, 2)]
+    evidence = Evidence(figures={"videos.png": b"\x89PNG"})
+    run = tracker.log_cell(None, a_record(seed=8, epochs=epochs, fusion=FUSION), lambda: evidence)
+    folder = home / "mlartifacts" / str(run) / "artifacts" / "figures"
+    assert {path.name for path in folder.iterdir()} == {"fusion.png", "epochs.png", "videos.png"}
+    assert tracker.add_figures(a_record(seed=8).fingerprint, {"errors.png": b"\x89PNG"}) == run
+    assert (folder / "errors.png").read_bytes() == b"\x89PNG"
+    assert tracker.add_figures("of no run", {"errors.png": b"\x89PNG"}) is None
+
+
+def test_figures_alone_make_no_store(tmp_path: Path) -> None:
+    assert open_tracker(tmp_path / "none").add_figures("0123", {"errors.png": b"\x89PNG"}) is None
+    assert not (tmp_path / "none").exists()
+
+
+def test_runs_are_found_by_the_fingerprints_of_their_records(tmp_path: Path) -> None:
+    assert open_tracker(tmp_path / "none").logged() == {}
+    assert not (tmp_path / "none").exists(), "looking makes nothing"
+    tracker = open_tracker(tmp_path)
+    parent = tracker.start_sweep("found", {})
+    records = [a_record(seed=seed) for seed in range(3)]
+    ids = {record.fingerprint: tracker.log_cell(parent, record) for record in records}
+    assert open_tracker(tmp_path).logged() == ids
+
+
 def test_a_cell_that_was_stopped_early_is_killed_and_says_why(tracker: Tracker) -> None:
     pruned = a_record(seed=7, status="pruned", error="stopped early by the scheduler", metrics={})
     run = run_of(tracker, tracker.log_cell(None, pruned))

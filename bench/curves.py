@@ -1,0 +1,277 @@
+"""Figures of frame scores: ROC with its interval, scores over a video (paper figure 5), AUROC over the epochs.
+
+Drawn from what lies in `results/` alone, in the style of `bench.figures`; each gives None where there is nothing to
+draw. Higher = more abnormal; labels: 1 = abnormal; entry i of a video is its frame i + `skip`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from bench import metrics
+from bench.figures import BEST, Look, drawn
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from bench.records import RunRecord
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Labels: TypeAlias = Mapping[str, npt.NDArray[np.uint8]]
+Picture: TypeAlias = npt.NDArray[np.uint8]
+
+RESAMPLES = 1000
+LEVEL = 0.95
+GRID = np.linspace(0, 1, 201)
+ABNORMAL: Look = {"facecolor": "0.9", "edgecolor": "0.75", "hatch": "////", "linewidth": 0}
+PARTS: dict[str, Look] = {
+    "s_f": {"label": "S_f", "color": "#0a6d8c", "linestyle": (0, (4, 1.5)), "linewidth": 0.8},
+    "s_p": {"label": "S_p", "color": "#b3541e", "linestyle": (0, (1, 1.2)), "linewidth": 0.9},
+}
+EXTREMES: dict[str, Look] = {"lowest": {"marker": "o"}, "highest": {"marker": "^"}}
+ALONE: dict[str, tuple[str, Look]] = {
+    "auroc": ("fused", {"color": "black", "marker": "o"}),
+    "auroc_f": ("S_f alone", {**PARTS["s_f"], "marker": "s"}),
+    "auroc_p": ("S_p alone", {**PARTS["s_p"], "marker": "v"}),
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A record with its frame scores, and what its run has left beside them."""
+
+    record: RunRecord
+    scores: Mapping[str, Floats]
+    """By video, (N,)."""
+    labels: Labels
+    parts: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict)
+    """Video -> `s_f`, `s_p`: each alone, fused to frames in the same way, in standard deviations of training cubes."""
+    frames: Mapping[str, Mapping[int, Picture]] = field(default_factory=dict)
+    """Video -> number of a frame -> a small picture of it, RGB."""
+
+    @property
+    def skip(self) -> int:
+        """Frames at the start of each video that have no score."""
+        return int(self.record.experiment["score"]["skip_frames"])
+
+    @property
+    def scale(self) -> float:
+        """What divides a fused score to give it the unit of its parts: the sum of the two weights."""
+        score = self.record.experiment["score"]
+        return float(score["weight_f"] + score["weight_p"])
+
+    def extremes(self, video: str) -> tuple[int, int]:
+        """Places in a video's scores of the lowest and of the highest, the first of equal ones."""
+        return int(np.argmin(self.scores[video])), int(np.argmax(self.scores[video]))
+
+
+@dataclass(frozen=True)
+class Roc:
+    """A ROC curve and where it may lie, had other videos been filmed."""
+
+    fpr: npt.NDArray[np.float64]
+    tpr: npt.NDArray[np.float64]
+    auroc: float
+    low: npt.NDArray[np.float64]
+    """On `GRID`, as `high`."""
+    high: npt.NDArray[np.float64]
+    interval: tuple[float, float]
+    """Of the AUROC."""
+
+
+def roc_of(scores: Mapping[str, Floats], labels: Labels) -> Roc | None:
+    """The pooled ROC curve, and its percentile interval over resampled videos; None where one class is missing.
+
+    Frames of a video resemble each other, so videos are drawn, with replacement, and never frames. Draws with one
+    class only are left out.
+    """
+    values, truth = metrics.pooled(scores, labels)
+    if len(np.unique(truth)) < 2:
+        return None
+    video = np.repeat(np.arange(len(scores)), [len(scores[name]) for name in sorted(scores)])
+    order = np.argsort(-values, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)  # equal scores are passed together
+    truth, video = truth[order], video[order]
+
+    def curve(times: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The curve when each video counts so many times."""
+        weight = times[video]
+        tp, fp = (np.append(0, np.cumsum(weight * (truth == one))[ends]) for one in (1, 0))
+        with np.errstate(invalid="ignore"):
+            return fp / fp[-1], tp / tp[-1]
+
+    random = np.random.default_rng(0)
+    draws = [np.bincount(random.integers(0, len(scores), len(scores)), minlength=len(scores)) for _ in range(RESAMPLES)]
+    found = [(fpr, tpr) for fpr, tpr in (curve(draw.astype(float)) for draw in draws) if np.isfinite(fpr + tpr).all()]
+    ends_of = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
+    low, high = np.percentile([np.interp(GRID, *each) for each in found], ends_of, axis=0)
+    interval = np.percentile([np.trapezoid(tpr, fpr) for fpr, tpr in found], ends_of)
+    fpr, tpr = curve(np.ones(len(scores)))
+    return Roc(fpr, tpr, float(np.trapezoid(tpr, fpr)), low, high, (float(interval[0]), float(interval[1])))
+
+
+@drawn
+def roc(figure: Figure, runs: Sequence[Scored]) -> bool:
+    """A panel for each run: its ROC curve with the interval over videos; the best that learns nothing dashed in all.
+
+    Args:
+        runs: of one data set; those with one class only are left out.
+    """
+    found = [(run, curve) for run in runs if (curve := roc_of(run.scores, run.labels)) is not None]
+    if not found:
+        return False
+    null = max((pair for pair in found if _is_null(pair[0])), key=lambda pair: pair[1].auroc, default=None)
+    rows = math.ceil(len(found) / 3)
+    columns = math.ceil(len(found) / rows)
+    figure.set_size_inches(2.9 * columns + 0.3, 3.0 * rows + 0.7)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in list(grid.flat)[len(found) :]:
+        axes.set_visible(False)
+    for axes, (run, curve) in zip(grid.flat, found, strict=False):
+        axes.fill_between(GRID, curve.low, curve.high, color="0.82", linewidth=0, label=f"{LEVEL:.0%} interval")
+        axes.plot(curve.fpr, curve.tpr, color="black", linewidth=1.4, label="ROC")
+        axes.plot([0, 1], [0, 1], color="0.5", linewidth=0.8, linestyle=":", label="chance")
+        if null is not None and null[0] is not run:
+            label = f"{null[0].record.recipe}, learns nothing"
+            axes.plot(null[1].fpr, null[1].tpr, color="0.35", linewidth=0.9, linestyle="--", label=label)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        low, high = curve.interval
+        axes.set_title(f"{run.record.recipe}\nAUROC {curve.auroc:.3f}  [{low:.3f}, {high:.3f}]")
+        axes.set(xlabel="false positive rate", ylabel="true positive rate")
+        axes.label_outer()
+    _legend(figure)
+    return True
+
+
+def _is_null(run: Scored) -> bool:
+    return run.record.recipe.startswith("null-")
+
+
+@drawn
+def videos(figure: Figure, run: Scored, names: Sequence[str]) -> bool:
+    """The score over some videos with the ground truth shaded, S_f and S_p as thin lines, extreme frames above.
+
+    Source: paper figure 5. All three are standardised: 0 is the mean of the training cubes.
+
+    Args:
+        names: of videos; those without scores are left out.
+    """
+    names = [name for name in names if len(run.scores.get(name, ()))]
+    if not names:
+        return False
+    columns = min(2, len(names))
+    rows = math.ceil(len(names) / columns)
+    strip = any(run.frames.get(name) for name in names)
+    figure.set_size_inches(4.6 * columns, (3.1 if strip else 2.2) * rows + 0.6)
+    grid = figure.subplots(
+        (2 if strip else 1) * rows, columns, squeeze=False, height_ratios=[1, 2] * rows if strip else None
+    )
+    for index in range(rows * columns):
+        row, column = divmod(index, columns)
+        own = grid[2 * row : 2 * row + 2, column] if strip else grid[row : row + 1, column]
+        if index >= len(names):
+            for axes in own:
+                axes.set_visible(False)
+            continue
+        _curve(own[-1], run, names[index])
+        if strip:
+            _thumbnails(own[0], run, names[index])
+        own[0].set_title(f"{run.record.dataset} {names[index]}")
+    record = run.record
+    figure.suptitle(f"{record.recipe}, seed {record.seed} ({record.fingerprint})", fontsize="medium")
+    _legend(figure)
+    return True
+
+
+def _curve(axes: Axes, run: Scored, name: str) -> None:
+    score, truth = run.scores[name] / run.scale, run.labels[name]
+    place = np.arange(len(score)) + run.skip
+    for start, end in spans(truth):
+        axes.axvspan(place[start] - 0.5, place[end - 1] + 0.5, label="abnormal (ground truth)", **ABNORMAL)
+    for part, look in PARTS.items():
+        line = run.parts.get(name, {}).get(part)
+        if line is not None:
+            axes.plot(place, line, **look)
+    axes.plot(place, score, color="black", linewidth=1.5, label="score S")
+    for extreme, (label, look) in zip(run.extremes(name), EXTREMES.items(), strict=True):
+        axes.plot([place[extreme]], [score[extreme]], label=f"{label} score", clip_on=False, **_mark(look))
+    axes.set(xlim=(place[0], place[-1]), xlabel="frame", ylabel="score (s.d.)")
+
+
+def _thumbnails(axes: Axes, run: Scored, name: str) -> None:
+    """The frames of the lowest and of the highest score, as far as there are pictures of them."""
+    axes.set_axis_off()
+    axes.set(xlim=(0, 2), ylim=(0, 1))
+    for place, (index, look) in enumerate(zip(run.extremes(name), EXTREMES.values(), strict=True)):
+        picture = run.frames.get(name, {}).get(index + run.skip)
+        if picture is None:
+            continue
+        inset = axes.inset_axes((0.5 * place + 0.06, 0, 0.44, 1))
+        inset.imshow(picture)
+        inset.set_axis_off()
+        inset.plot([0.07], [0.88], transform=inset.transAxes, **_mark(look))
+
+
+def _mark(look: Look) -> Look:
+    return {**look, "linestyle": "none", "markersize": 7, "markerfacecolor": "white", "markeredgecolor": "black"}
+
+
+def spans(labels: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """Runs of ones as (start, end), the end excluded."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], labels.astype(np.int8), [0]])))
+    return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
+
+
+@drawn
+def epochs(figure: Figure, record: RunRecord) -> bool:
+    """AUROC over the epochs, the last one and the best by the test labels marked: what that choice would gain.
+
+    Args:
+        record: nothing is drawn with fewer than two epochs that were scored.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    lines: list[dict[str, Any]] = [line for line in record.epochs if _number(line.get("auroc"))]
+    if len(lines) < 2:
+        return False
+    best, last = max(lines, key=lambda line: line["auroc"]), lines[-1]
+    figure.set_size_inches(5.6, 4.2)
+    axes = figure.subplots()
+    for key, (label, look) in ALONE.items():
+        there = [(line["epoch"], line[key]) for line in lines if _number(line.get(key))]
+        if there:
+            axes.plot(*zip(*there, strict=True), **{"linewidth": 1.2, "markersize": 4, **look, "label": label})
+    for line, label, look in ((last, "last epoch", {"marker": "D", "color": "black"}), (best, "best epoch", BEST)):
+        shown = f"{label}: {line['epoch']}, AUROC {line['auroc']:.4f}"
+        axes.plot(
+            [line["epoch"]], [line["auroc"]], label=shown, clip_on=False, zorder=3, **{"linestyle": "none", **look}
+        )
+    gain = 100 * (best["auroc"] - last["auroc"])
+    axes.set_title(
+        f"{record.recipe} on {record.dataset}, seed {record.seed}\n"
+        f"choosing the epoch by test labels adds {gain:.1f} points"
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="epoch", ylabel="AUROC")
+    figure.legend(loc="outside lower center", ncols=2)
+    return True
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _legend(figure: Figure) -> None:
+    """One legend for all panels, each label once."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=min(6, len(found)))

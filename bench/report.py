@@ -1,0 +1,397 @@
+"""`results/` -> one HTML page: what was run, tables, figures, videos, protocol, provenance of every number, failures.
+
+The page holds all it shows: it opens from a disk or a mail, asks no server for anything, and works without a mouse.
+Its template, style and script lie in `bench/page`. Needs neither torch nor Ray; the same results give the same page.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from amsrc.errors import DataError
+from bench import browse, figures, gallery, tables
+from bench.config import TOY, leaves
+from bench.layouts import SPECS
+from bench.recipes import DATASETS
+from bench.records import RunRecord, SearchRecord, read_all, read_searches
+from bench.rows import changes
+from bench.selection import RULES
+from bench.storage import Place, write_file
+from bench.typeset import NAMES
+
+PAGE = Path(__file__).resolve().parent / "page"
+OWN_README = Path(__file__).resolve().parent.parent / "results" / "README.md"
+LARGEST = 9_500_000  # bytes: what a mail takes
+PROTOCOL = ("How a number comes to be", "Selection rules", "Deviations from the paper")
+CAPTIONS = {
+    "videos": "Scores over test videos, in standard deviations of training cubes; shaded: abnormal by the ground truth",
+    "errors": "Target, predictions and squared errors of cubes that no score chose; all errors on one scale",
+    "features": "Where the features of a normal and an abnormal cube are zero, before and after fusion",
+    "frame": "The frame of the highest score, its boxes by their score, beside the curve of its video",
+    "epochs": "AUROC over the epochs: what choosing the epoch by test labels would gain",
+    "fusion": "AUROC over the share of S_f in the fused score, the recipe's own ratio marked",
+    "roc": "ROC curves with 95 % intervals over resampled videos; dashed: a score that learns nothing",
+    "importances": "How much each parameter of the search tells good trials from the others",
+    "landscape": "The trials of the search over its parameters, the best one marked",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the page shows it."""
+
+    source: str
+    """`data:` address."""
+    alt: str
+    caption: str
+
+
+def write(results: Place, out: Place, logged: Mapping[str, str]) -> tuple[Place, int]:
+    """Write the page as `index.html`; returns its path and size in bytes.
+
+    Args:
+        logged: MLflow's run ids by fingerprint, as far as they are known.
+
+    Raises:
+        DataError: a record or a file beside it is damaged, or there is no record.
+        RunError: the page cannot be written.
+    """
+    content = build(results, logged).encode()
+    path = out / "index.html"
+    write_file(path, content)
+    return path, len(content)
+
+
+def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
+    """The page; arguments and errors as for `write`."""
+    records, searches = read_all(results), read_searches(results)
+    if not records:
+        raise DataError(f"{results} has no records to report. `amsrc-bench sweep --toy` makes some in minutes.")
+    names = in_order(record.dataset for record in records)
+    browsed = sorted(browse.runs(results, records), key=lambda run: names.index(run["dataset"]))
+    strips = browse.strips(results, names)
+    page = {
+        "about": about(records, searches),
+        "findings": list(findings(records)),
+        "tables": [_table(name, text) for name, text in tables.build(results).items() if name.endswith(".md")],
+        "runs": every_run(records),
+        "searches": [_search(search) for search in searches],
+        "galleries": list(_galleries(results, records)),
+        "protocol": protocol(results),
+        "records": [_provenance(record, (logged or {}).get(record.fingerprint)) for record in records],
+        "failures": list(failures(records, searches)),
+        "make_frames": _make_frames(records, sorted(strips)),
+    }
+    without = _rendered({**page, "data": browse.as_script(browsed, {}), "left_out": ""})
+    small, left_out = browse.thinned(strips, LARGEST - len(without.encode()))
+    return _rendered({**page, "data": browse.as_script(browsed, small), "left_out": left_out})
+
+
+def _rendered(page: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    assets = {name: (PAGE / f"page.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
+    return environment.get_template("page.html").render(page, **assets)
+
+
+# -- what was run --------------------------------------------------------------------------------------------
+
+
+def about(records: Sequence[RunRecord], searches: Sequence[SearchRecord]) -> dict[str, str]:
+    """What was run, in a few lines: name of the line and text."""
+    states = Counter(record.status for record in records)
+    sets = Counter(record.dataset for record in records)
+    missing = [NAMES[name] for name in SPECS if name not in sets and TOY + name not in sets]
+    days = sorted(record.finished[:10] for record in records)
+    commits = sorted({_commit(record) for record in records})
+    trials = sum(len(search.trials) for search in searches)
+    return {
+        "Runs": ", ".join(f"{number} {state}" for state, number in sorted(states.items())),
+        "Data sets": ", ".join(f"{named(name)} ({sets[name]})" for name in in_order(sets)),
+        "Not measured": ", ".join(missing) or "nothing is missing",
+        "Seeds": ", ".join(map(str, sorted({record.seed for record in records}))),
+        "Searches": f"{len(searches)} with {trials} trials" if searches else "none",
+        "Measured": days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}",
+        "Machines": "; ".join(sorted({_machine(record) for record in records})),
+        "Code": f"{len(commits)} commit{'s' if len(commits) > 1 else ''}: {', '.join(commits)}",
+    }
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Data sets as the tables have them: those of the paper in its order, then all others."""
+    known = list(DATASETS)
+    return sorted(set(names), key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
+def named(dataset: str) -> str:
+    """A data set's name for people."""
+    return NAMES.get(dataset, dataset)
+
+
+def _commit(record: RunRecord) -> str:
+    sha = record.git.get("sha")
+    return f"{str(sha)[:10]}{' with changes' if record.git.get('dirty') else ''}" if sha else "unknown"
+
+
+def _machine(record: RunRecord) -> str:
+    found = record.hardware
+    gpus = ", ".join(
+        str(gpu.get("name", gpu)) if isinstance(gpu, dict) else str(gpu) for gpu in found.get("gpus") or []
+    )
+    return f"{found.get('cpu', 'unknown processor')}, {found.get('cores', '?')} cores, {gpus or 'no GPU'}"
+
+
+def findings(records: Sequence[RunRecord]) -> Iterator[str]:
+    """For each data set the best row that learns beside the best that does not: the first thing a reader must know."""
+    for dataset in in_order(record.dataset for record in records):
+        own = [r for r in records if r.dataset == dataset and r.status == "done" and r.metrics.get("auroc") is not None]
+        learned = [r for r in own if r.experiment.get("method") == "amsrc"]
+        nulls = [r for r in own if r.experiment.get("method") != "amsrc"]
+        best = [f"{r.recipe} {_percent(r.metrics['auroc'])}" for r in (_best(learned), _best(nulls)) if r]
+        if learned and nulls:
+            yield (
+                f"{named(dataset)}: the best single run that learns reaches {best[0]}, the best that learns nothing "
+                f"{best[1]} (AUROC in percent, rule paper)."
+            )
+        elif best:
+            kind = "that learns" if learned else "that learns nothing"
+            other = "no null row" if learned else "nothing trained"
+            yield f"{named(dataset)}: the best single run {kind} reaches {best[0]}; there is {other} to set beside it."
+
+
+def _best(records: Sequence[RunRecord]) -> RunRecord | None:
+    return max(records, key=lambda record: float(_single(record.metrics["auroc"])), default=None)
+
+
+def _single(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else -1.0
+
+
+def every_run(records: Sequence[RunRecord]) -> dict[str, Any]:
+    """One line a record, with every metric that any of them has; nulls, failures and parts of data sets included."""
+    keys = list(dict.fromkeys(key for record in records for key in record.metrics))
+    lines = []
+    for record in records:
+        name = ", ".join([record.recipe, *changes(record)])
+        kind = "trained" if record.experiment.get("method") == "amsrc" else "learns nothing"
+        cells = [
+            named(record.dataset),
+            str(record.seed),
+            kind,
+            record.boxes.partition(":")[0],
+            record.status + (", partial data" if record.partial else ""),
+        ]
+        lines.append(
+            {
+                "name": name,
+                "id": record.fingerprint,
+                "cells": cells,
+                "figures": [shown(record.metrics.get(k)) for k in keys],
+            }
+        )
+    return {"metrics": [key.replace("_", " ").replace("auroc", "AUROC") for key in keys], "lines": lines}
+
+
+def shown(value: Any) -> str:
+    """A value of a record for people: fractions in percent, counts as they are, intervals as two figures."""
+    if isinstance(value, list | tuple):
+        return " to ".join(map(shown, value)) if value else "-"
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "-"
+    return _percent(value) if isinstance(value, float) else str(value)
+
+
+def _percent(value: Any) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+# -- tables and text -----------------------------------------------------------------------------------------
+
+
+def _markdown(text: str) -> str:
+    from markdown_it import MarkdownIt
+
+    return str(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
+
+
+def _table(file: str, text: str) -> dict[str, str]:
+    """A table of `bench.tables` as HTML: its headings span the row, its footnotes are links."""
+    name = file.removesuffix(".md")
+    title, _, rest = text.partition("\n")
+    body, _, notes = rest.strip().partition("\n\n")
+    html = _markdown(body)
+    width = html.partition("</tr>")[0].count("<th")
+    group = rf'<tr class="group"><th colspan="{width}" scope="colgroup">\1</th></tr>'
+    html = re.sub(r"<tr>\s*<td[^>]*><strong>(.*?)</strong></td>(?:\s*<td[^>]*></td>)+\s*</tr>", group, html)
+    html = re.sub(r"\[(\d+)\]", rf'<a href="#{name}-\1" title="how it was made">[\1]</a>', html)
+    listed = re.sub(r"<li>\[(\d+)\]", rf'<li id="{name}-\1">[\1]', _markdown(notes))
+    head, _, caption = title.strip("* ").partition(". ")
+    return {"name": name, "title": head, "caption": caption, "body": html, "notes": listed}
+
+
+def protocol(results: Place) -> str:
+    """Protocol and numbered deviations as HTML, from the README of these results or else the project's own."""
+    for path in (results / "README.md", OWN_README):
+        if path.is_file():
+            parts = re.split(r"(?m)^## ", path.read_text(encoding="utf-8"))
+            found = [part for part in parts if part.partition("\n")[0].strip() in PROTOCOL]
+            if found:
+                return _markdown("\n".join(f"### {part}" for part in found))
+    return "<p>There is no README beside these results that says how they were measured.</p>"
+
+
+# -- figures -------------------------------------------------------------------------------------------------
+
+
+def _galleries(results: Place, records: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
+    """The figures of each data set: its ROC curves, and those of one run that is looked into."""
+    for dataset in in_order(record.dataset for record in records):
+        own = [record for record in gallery.shown(records) if record.dataset == dataset]
+        pictures = [_drawn("roc", named(dataset), gallery.roc(results, records, dataset))]
+        run = _looked_into(results, own)
+        absent: list[str] = []
+        if run is not None:
+            about = f"{run.recipe} on {named(dataset)}, seed {run.seed}"
+            pictures += [*_of_pixels(results, run, about), *_of_scores(results, run, about)]
+            absent = gallery.missing(results, run)
+        yield {
+            "title": named(dataset),
+            "run": run and f"{run.recipe}, seed {run.seed}, {run.fingerprint}",
+            "pictures": [picture for picture in pictures if picture],
+            "missing": ", ".join(absent),
+            "command": gallery.command(run) if run and absent else "",
+        }
+
+
+def _looked_into(results: Place, records: Sequence[RunRecord]) -> RunRecord | None:
+    """The run whose figures the page shows: one with pictures of its cubes, else AMSRC itself, else any."""
+
+    def rank(record: RunRecord) -> tuple[bool, bool, bool]:
+        method = record.experiment.get("method") == "amsrc"
+        return not gallery.missing(results, record) and method, record.recipe.startswith("amsrc"), method
+
+    return max(records, key=rank, default=None)
+
+
+def _of_scores(results: Place, record: RunRecord, about: str) -> Iterator[Picture | None]:
+    run = gallery.scored(results, record)
+    if run is not None:
+        for name, figure in gallery.of_run(run).items():
+            yield _drawn(name, about, figure)
+
+
+def _of_pixels(results: Place, record: RunRecord, about: str) -> Iterator[Picture]:
+    for name in gallery.FROM_PIXELS:
+        path = gallery.folder_of(results, record) / f"{name}.svg"
+        if path.is_file():
+            yield _picture(name, about, path.read_bytes())
+
+
+def _drawn(name: str, about: str, figure: Any) -> Picture | None:
+    return None if figure is None else _picture(name, about, figures.render(figure, "svg"))
+
+
+def _picture(name: str, about: str, content: bytes) -> Picture:
+    source = f"data:image/svg+xml;base64,{base64.b64encode(content).decode()}"
+    return Picture(source, f"{about}. {CAPTIONS[name]}.", f"{CAPTIONS[name]} ({about}).")
+
+
+def _make_frames(records: Sequence[RunRecord], there: Sequence[str]) -> list[str]:
+    """Commands that make the frames of videos which the browser lacks."""
+    lacking = [record for record in gallery.shown(records) if record.dataset not in there]
+    first = {record.dataset: record for record in reversed(lacking)}
+    return [gallery.command(record) for _, record in sorted(first.items())]
+
+
+def _search(search: SearchRecord) -> dict[str, Any]:
+    drawn = {"importances": figures.importances(search), "landscape": figures.landscape(search)}
+    chosen = [
+        [named(dataset), *(_percent(found.get(rule, {}).get("auroc")) for rule in RULES)]
+        for dataset, found in search.chosen.items()
+    ]
+    trials = [
+        [
+            str(trial["number"]),
+            str(trial["state"]),
+            *(f"{trial['params'].get(name, math.nan):.4g}" for name in search.space),
+            *(_percent(value) for value in trial.get("values") or [None]),
+        ]
+        for trial in search.trials
+    ]
+    return {
+        "study": search.study,
+        "about": f"{search.sampler}; objective under rule {search.rule}. {search.proposals}",
+        "rules": list(RULES),
+        "chosen": chosen,
+        "head": ["trial", "state", *search.space, *(["mean", "worst"] if search.joint else ["objective"])],
+        "trials": trials,
+        "pictures": [p for name, figure in drawn.items() if (p := _drawn(name, f"Search {search.study}", figure))],
+    }
+
+
+# -- provenance and failures ---------------------------------------------------------------------------------
+
+
+def _provenance(record: RunRecord, run_id: str | None) -> dict[str, Any]:
+    """Everything that a record says of its origin."""
+    left_out = {"metrics", "rules", "fusion", "epochs", "experiment", "recipe", "dataset", "seed", "error"}
+    facts = {name: value for name, value in leaves(asdict(record)) if name.partition(".")[0] not in left_out}
+    return {
+        "id": record.fingerprint,
+        "title": f"{record.recipe} on {named(record.dataset)}, seed {record.seed}",
+        "status": record.status,
+        "facts": {
+            **{name.replace("_", " "): _text(value) for name, value in facts.items()},
+            "MLflow run": run_id or "not known; give --home or --mlflow to look for it",
+        },
+        "rules": [
+            [rule, _percent(found.get("auroc")), _text(found.get("epoch")), _text(found.get("share_f"))]
+            for rule, found in record.rules.items()
+        ],
+        "experiment": json.dumps(record.experiment, indent=1),
+    }
+
+
+def _text(value: Any) -> str:
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def failures(records: Iterable[RunRecord], searches: Iterable[SearchRecord]) -> Iterator[dict[str, str]]:
+    """What gave no number, and why."""
+    for record in records:
+        where = f"{record.recipe} on {named(record.dataset)}, seed {record.seed}"
+        if record.status != "done":
+            yield {
+                "what": where,
+                "state": record.status,
+                "why": record.error or "no reason recorded",
+                "id": record.fingerprint,
+            }
+        elif record.metrics.get("auroc") is None:
+            yield {
+                "what": where,
+                "state": "undefined",
+                "why": "the scored frames are of one class",
+                "id": record.fingerprint,
+            }
+    for search in searches:
+        for trial in search.trials:
+            if trial["state"] != "done":
+                params = ", ".join(f"{name} {value:.4g}" for name, value in trial["params"].items())
+                what = f"{search.study}, trial {trial['number']}"
+                yield {"what": what, "state": trial["state"], "why": params, "id": ""}

@@ -1,0 +1,134 @@
+"""A made-up `results/`: runs on three data sets with scores, curves, boxes and frames; one failed; one search."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from bench import gallery
+from bench.config import dump, fingerprint
+from bench.recipes import build
+from bench.records import RunRecord, SearchRecord, write, write_frame_scores, write_search
+
+VIDEOS = {"ped2": 6, "avenue": 9, "shanghaitech": 4}
+FRAMES = 120
+SKIP = 4
+TIME = {"started": "2025-01-01T00:00:00+00:00", "finished": "2025-01-01T01:00:00+00:00"}
+SHARES = [number / 20 for number in range(21)]
+
+
+def a_record(recipe: str = "amsrc", dataset: str = "ped2", seed: int = 0, **changes: object) -> RunRecord:
+    """A done record with epochs and a fusion curve; `changes` replace its keys."""
+    e = build(recipe, dataset, seed)
+    trained = e.method == "amsrc"
+    aurocs = [0.5 + 0.4 * share * (1 - share) * 2 for share in SHARES]
+    curve = {"share_f": SHARES, "auroc": aurocs, "best_share": 0.5, "best_auroc": aurocs[10]}
+    keys: dict[str, object] = {
+        "recipe": recipe,
+        "dataset": dataset,
+        "seed": seed,
+        "fingerprint": fingerprint(e),
+        "status": "done",
+        "metrics": {"auroc": 0.8 + seed / 100, "auroc_f": 0.7 if trained else None, "macro_videos": 4},
+        "fusion": {**curve, "paper_share": 0.9, "paper_auroc": 0.57} if trained else {},
+        "epochs": [{"epoch": n, "auroc": 0.9 - n / 50, "auroc_f": 0.6, "auroc_p": None} for n in (1, 2, 3)] * trained,
+        "rules": {"paper": {"auroc": 0.84, "epoch": 3, "share_f": 0.9}} if trained else {},
+        "boxes": "motion",
+        "flow": "dis",
+        "git": {"sha": "0123456789abcdef", "dirty": False},
+        "hardware": {"cpu": "a processor", "cores": 2, "gpus": []},
+        "experiment": dump(e),
+        **TIME,
+        **changes,
+    }
+    return RunRecord(**keys)  # type: ignore[arg-type]
+
+
+def scores_of(dataset: str, seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Scores and labels of the scored frames: high, but not always, where abnormal; the first video is normal."""
+    random = np.random.default_rng(seed)
+    scores, labels = {}, {}
+    for number in range(1, VIDEOS[dataset] + 1):
+        label = np.zeros(FRAMES - SKIP, np.uint8)
+        if number > 1:
+            label[40 + number : 80] = 1
+        scores[f"{number:02d}"] = (random.normal(0, 1, len(label)) + 1.5 * label).astype(np.float32)
+        labels[f"{number:02d}"] = label
+    return scores, labels
+
+
+def put(results: Path, record: RunRecord) -> None:
+    """Write a record and its frame scores."""
+    write(record, results)
+    if record.status == "done":
+        write_frame_scores(results, record, *scores_of(record.dataset, record.seed))
+
+
+def put_pictures(results: Path, record: RunRecord) -> None:
+    """What `amsrc-bench figures` leaves of a run that has its pixels at hand."""
+    folder, (scores, _) = gallery.folder_of(results, record), scores_of(record.dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {video: {"s_f": score - 1, "s_p": score / 2} for video, score in scores.items()}
+    (folder / "parts.npz").write_bytes(gallery.parts_bytes(parts))
+    frames = [*range(SKIP, FRAMES, 12)]
+    boxes = {
+        video: {number: [[0.1, 0.2, 0.3, 0.6, number / 10], [0.5, 0.5, 0.6, 0.9, -1.0]] for number in frames}
+        for video in scores
+    }
+    (folder / "boxes.json").write_text(json.dumps(boxes))
+    for video in scores:
+        for number in frames:
+            path = gallery.strips_of(results, record.dataset) / video / f"{number:05d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture = np.full((90, 160, 3), number, np.uint8)
+            cv2.imwrite(str(path), picture)
+
+
+def a_search() -> SearchRecord:
+    """Four trials, one of them failed."""
+    trials = [
+        {
+            "number": n,
+            "state": "done",
+            "params": {"loss.consistency": 10.0**n},
+            "values": [0.7 + n / 50],
+            "fingerprints": [],
+        }
+        for n in range(3)
+    ]
+    trials.append(
+        {"number": 3, "state": "failed", "params": {"loss.consistency": 5.0}, "values": None, "fingerprints": []}
+    )
+    return SearchRecord(
+        study="amsrc-ped2-crossfit-12345678",
+        recipe="amsrc",
+        datasets=["ped2"],
+        seeds=[0],
+        joint=False,
+        rule="crossfit",
+        space={"loss.consistency": [0.1, 200.0]},
+        sampler="QMCSampler(seed=0)",
+        proposals="The sampler saw no score.",
+        reference=[],
+        trials=trials,
+        chosen={"ped2": {rule: {"auroc": 0.8} for rule in ("paper", "oracle", "crossfit")}},
+        git={},
+        hardware={},
+        versions={},
+        **TIME,
+    )
+
+
+def a_results_folder(results: Path) -> list[RunRecord]:
+    """All of it; gives the records."""
+    records = [
+        *(a_record("amsrc", dataset, seed) for dataset in VIDEOS for seed in (0, 1)),
+        *(a_record("null-flow", dataset, metrics={"auroc": 0.99}) for dataset in VIDEOS),
+        a_record("baseline", "ped2", status="failed", error="CUDA is out of <memory>", metrics={}, rules={}, fusion={}),
+    ]
+    for record in records:
+        put(results, record)
+    put_pictures(results, records[0])
+    write_search(a_search(), results)
+    return records

@@ -1,0 +1,136 @@
+"""`results/figures`: what is drawn from results alone, and where it lies."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from amsrc.errors import ConfigError, DataError
+from bench import cli, curves, gallery, report
+from bench.config import dump, load, override
+from bench.recipes import build
+from bench.storage import write_file
+from tests.object_store import remote, serving
+from tests.results_made import a_record, a_results_folder, put, put_pictures, scores_of
+
+
+def a_run(dataset: str = "ped2", **changes: object) -> curves.Scored:
+    return curves.Scored(a_record(dataset=dataset, **changes), *scores_of(dataset))
+
+
+def test_the_command_draws_every_run_and_every_data_set_in_both_forms(tmp_path: Path) -> None:
+    records = a_results_folder(tmp_path)
+    assert cli.main(["figures", "--results", str(tmp_path)]) == 0
+    folder = tmp_path / "figures"
+    assert {path.name for path in folder.glob("*.*")} == {
+        f"roc-{name}.{kind}" for name in ("ped2", "avenue", "shanghaitech") for kind in ("svg", "png")
+    }
+    own = gallery.folder_of(tmp_path, records[0])
+    assert (
+        {path.stem for path in own.glob("*.svg")}
+        == {path.stem for path in own.glob("*.png")}
+        == {
+            "videos",
+            "epochs",
+            "fusion",
+        }
+    )
+    null = next(record for record in records if record.recipe == "null-flow")
+    assert {path.name for path in gallery.folder_of(tmp_path, null).iterdir()} == {"videos.svg", "videos.png"}
+    assert not gallery.folder_of(tmp_path, records[-1]).exists(), "it failed"
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
+    put(tmp_path, a_record())
+    drawn = [{path: path.read_bytes() for path in gallery.draw(tmp_path)} for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 8
+
+
+def test_results_in_an_object_store_are_drawn_and_reported_there(tmp_path: Path) -> None:
+    put(tmp_path, a_record())
+    put_pictures(tmp_path, a_record())
+    with serving() as port:
+        results = remote(port, "results")
+        for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+            write_file(results / path.relative_to(tmp_path).as_posix(), path.read_bytes())
+        assert {path.name for path in gallery.draw(results)} == {path.name for path in gallery.draw(tmp_path)}
+        page, size = report.write(results, results / "report", {})
+        content = page.read_bytes()
+    assert len(content) == size
+    assert content.decode() == report.build(tmp_path)
+    assert b'"01":{"4":"' in content, "the strips of its videos"
+
+
+def test_figures_look_nothing_up_to_be_shown(tmp_path: Path) -> None:
+    put(tmp_path, a_record())
+    for path in gallery.draw(tmp_path):
+        if path.name.endswith(".svg"):
+            text = path.read_text(encoding="utf-8")
+            assert "<text" not in text, "letters are outlines"
+            assert 'href="http' not in text
+
+
+def test_one_run_a_recipe_is_shown_the_lowest_seed_and_the_latest_of_it() -> None:
+    records = [a_record(seed=1), a_record(seed=0), a_record("null-flow"), a_record("baseline", status="failed")]
+    later = replace(a_record(seed=0), fingerprint="later", finished="2026-01-01T00:00:00+00:00")
+    shown = [(record.recipe, record.fingerprint) for record in gallery.shown([later, *records])]
+    assert shown == [("amsrc", "later"), ("null-flow", a_record("null-flow").fingerprint)]
+
+
+def test_videos_are_the_papers_or_those_that_are_named_or_those_with_both_classes() -> None:
+    assert gallery.chosen_videos(a_run()) == ["02", "06"]
+    assert gallery.chosen_videos(a_run("avenue")) == ["04", "09"]
+    assert gallery.chosen_videos(a_run("shanghaitech")) == ["02", "03"], "there is no 97th here"
+    assert gallery.chosen_videos(a_run(partial=True)) == ["02", "03"], "the 6th is another one"
+    assert gallery.chosen_videos(a_run(), ["05"]) == ["05"]
+    with pytest.raises(ConfigError, match=r"ped2: unknown video '7'"):
+        gallery.chosen_videos(a_run(), ["7"])
+
+
+def test_what_a_run_left_beside_its_record_is_read_again(tmp_path: Path) -> None:
+    record = a_record()
+    put(tmp_path, record)
+    put_pictures(tmp_path, record)
+    run = gallery.scored(tmp_path, record)
+    assert run is not None
+    assert run.parts["02"]["s_f"] == pytest.approx(run.scores["02"] - 1)
+    strip = gallery.read_strip(gallery.strips_of(tmp_path, "ped2"))
+    assert list(strip["02"]) == list(range(4, 120, 12))
+    assert gallery.read_boxes(gallery.folder_of(tmp_path, record))["02"][16][0] == [0.1, 0.2, 0.3, 0.6, 1.6]
+
+
+@pytest.mark.parametrize("name", ["parts.npz", "boxes.json"])
+def test_damage_is_named(tmp_path: Path, name: str) -> None:
+    record = a_record()
+    put(tmp_path, record)
+    put_pictures(tmp_path, record)
+    path = gallery.folder_of(tmp_path, record) / name
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(DataError, match=f"{name} is damaged"):
+        (gallery.read_parts if name == "parts.npz" else gallery.read_boxes)(path.parent)
+
+
+def test_nothing_to_draw_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["figures", "--results", str(tmp_path)]) == DataError.exit_code
+    assert "no finished record" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["--videos", "02"], "--videos needs"), (["--recipe", "amsrc"], "--recipe needs")]
+)
+def test_what_is_of_one_run_needs_a_data_set(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["figures", *words]) == ConfigError.exit_code
+    assert said in capsys.readouterr().err
+
+
+def test_the_command_for_what_is_missing_leads_to_the_same_run(tmp_path: Path) -> None:
+    e = override(build("amsrc", "ped2", 3), {"train.epochs": "4", "train.held_out": "0", "loss.consistency": "2.5"})
+    record = replace(a_record(seed=3), experiment=dump(e))
+    words = gallery.command(record).split()
+    _, fields = cli.overrides(words)
+    assert override(build("amsrc", "ped2", 3), fields) == load(record.experiment)
+    assert words[:8] == ["amsrc-bench", "figures", "--recipe", "amsrc", "--dataset", "ped2", "--seed", "3"]
+    assert gallery.missing(tmp_path, record) == ["errors", "features", "frame"]
+    assert gallery.missing(tmp_path, a_record("baseline")) == ["errors", "frame"], "it has no motion feature"
+    assert gallery.missing(tmp_path, a_record("null-flow")) == []

@@ -1,0 +1,199 @@
+"""What needs pixels and network: on a rendered data set, prepared and trained for seconds."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from amsrc.errors import DataError, RunError
+from amsrc.store import CubeStore
+from bench import cli, evaluate, gallery, metrics, panels, pictures, prepare, toy, train
+from bench.config import Experiment, derive
+from bench.datasets import find
+from bench.recipes import build
+from bench.records import read, record_path
+
+CHANGES = {"model": {"width": 2}, "train": {"epochs": 2, "batch": 256, "score_every": 1}}
+WORDS = ["--model.width", "2", "--train.epochs", "2", "--train.batch", "256", "--train.score_every", "1"]
+
+
+def one_by_one(store: Path, dataset: Any, cube: Any, sources: Any, todo: list[Any]) -> Iterator[str]:
+    """As `prepare._cut_all`, without Ray."""
+    for split, video in todo:
+        prepare.prepare_video(store, split, video, cube, *prepare.providers(dataset, split, cube, sources))
+        yield f"{split}/{video.name}"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cubes of the first videos of toy-ped2 and three evaluated runs on them; records beside, as toy results are."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for clips in (toy.TRAIN, toy.TEST):
+            patch.setitem(clips, "toy-ped2", clips["toy-ped2"][:2])
+        toy.render_one("toy-ped2", home / "toy")
+        patch.setattr(prepare, "_cut_all", one_by_one)
+        for recipe in ("amsrc", "no-gate-add", "null-flow"):
+            e = derive(build(recipe, "toy-ped2", 0), **CHANGES)
+            store = prepare.prepare(e, prepare.Sources(home / "toy"), home)
+            assert isinstance(store, CubeStore)
+            if e.method == "amsrc":
+                train.fit(e, store, home)
+            evaluate.evaluate(e, store, home, home / "toy-results")
+    return home
+
+
+def of(home: Path, recipe: str) -> tuple[Experiment, Path]:
+    """An experiment and the folder of its figures."""
+    e = derive(build(recipe, "toy-ped2", 0), **CHANGES)
+    (path,) = (home / "toy-results" / "records" / recipe / "toy-ped2").glob("*.json")
+    return e, gallery.folder_of(home / "toy-results", read(path))
+
+
+@pytest.fixture(scope="module")
+def drawn(home: Path) -> Path:
+    """The figures of AMSRC, made by the command."""
+    words = ["figures", "--recipe", "amsrc", "--dataset", "toy-ped2", "--home", str(home), *WORDS]
+    assert cli.main(words) == 0
+    return of(home, "amsrc")[1]
+
+
+def test_the_command_makes_everything_of_a_run(drawn: Path) -> None:
+    names = {"errors", "features", "frame", "videos", "epochs", "fusion"}
+    assert {path.stem for path in drawn.glob("*.svg")} == {path.stem for path in drawn.glob("*.png")} == names
+    assert {"parts.npz", "boxes.json", "frames"} <= {path.name for path in drawn.iterdir()}
+
+
+def test_frames_are_small_few_and_of_every_video(drawn: Path, home: Path) -> None:
+    strip = gallery.read_strip(gallery.strips_of(home / "toy-results", "toy-ped2"))
+    assert sorted(strip) == ["01", "02"]
+    for video, frames in strip.items():
+        assert 8 <= len(frames) <= pictures.STRIP, video
+        for content in frames.values():
+            picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+            assert picture is not None
+            assert picture.shape[1] <= pictures.WIDEST_PX
+    kept = gallery.read_strip(drawn / "frames")
+    assert len(kept) == 2, "the videos of the figure"
+    assert all(len(frames) == 2 for frames in kept.values()), "the highest and the lowest score"
+
+
+def test_boxes_are_those_of_the_store_with_their_fused_scores(drawn: Path, home: Path) -> None:
+    e, _ = of(home, "amsrc")
+    store, _ = prepare.find_store(home, e, set())
+    scores, _ = evaluate.score_cubes(e, store, pictures.runs.folder_of(e, home))
+    known, boxes = scores.statistics, gallery.read_boxes(drawn)
+    video, number = "02", sorted(boxes["02"])[3]
+    rows = np.flatnonzero((store.test.video == 1) & (store.test.frame == number))
+    assert len(rows) == len(boxes[video][number]) > 0
+    width, height = 152, 100
+    for row, found in zip(rows, boxes[video][number], strict=True):
+        expected = 0.5 * (scores.test_f[row] - known.mean_f) / known.sd_f
+        expected += 0.5 * (scores.test_p[row] - known.mean_p) / known.sd_p
+        assert found[:4] == pytest.approx(store.test.boxes[row] / [width, height, width, height], abs=1e-4)
+        assert found[4] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_parts_are_the_scores_that_the_record_measured_alone(drawn: Path, home: Path) -> None:
+    record = read(next((home / "toy-results" / "records" / "amsrc").rglob("*.json")))
+    run = gallery.scored(home / "toy-results", record)
+    assert run is not None
+    for name in ("s_f", "s_p"):
+        alone = {video: part[name] for video, part in run.parts.items()}
+        assert metrics.pooled_auroc(alone, run.labels) == record.metrics[f"auroc_{name[-1]}"]
+
+
+def test_no_score_chooses_the_cubes_that_are_shown(drawn: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    e, _ = of(home, "amsrc")
+    store, e = prepare.find_store(home, e, set())
+    dataset = find("toy-ped2", home / "toy")
+    run = pictures._open(e, store, dataset, home, home / "toy-results")
+    rows = pictures.chosen_cubes(run)
+    flags = run.abnormal[rows].tolist()
+    assert flags == sorted(flags), "normal ones first"
+    assert 1 < sum(flags) <= pictures.SHOWN
+    labels = store.labels("official")
+    names = [shard.video for shard in store.test.shards]
+    assert flags == [bool(labels[names[store.test.video[row]]][store.test.frame[row]]) for row in rows]
+    other = pictures._open(e, store, dataset, home, home / "toy-results")
+    monkeypatch.setattr(type(other), "fused", property(lambda _: pytest.fail("a score was looked at")))
+    assert pictures.chosen_cubes(other).tolist() == rows.tolist()
+
+
+def test_errors_are_the_networks_own_and_sum_to_s_p(drawn: Path, home: Path) -> None:
+    import torch
+
+    e, _ = of(home, "amsrc")
+    store, e = prepare.find_store(home, e, set())
+    run = pictures._open(e, store, find("toy-ped2", home / "toy"), home, home / "toy-results")
+    rows = pictures.chosen_cubes(run)
+    network = train.load_model(e, pictures.runs.folder_of(e, home), torch.device("cpu"))
+    predicted = pictures._predicted(run, network, rows)
+    assert predicted.error_BHW.sum((1, 2)) == pytest.approx(run.scores.test_p[rows], rel=1e-3)
+    sample = pictures._sample(run, rows)
+    again = np.square(predicted.prediction_BHWC - sample.target_BHWC).sum(-1)
+    assert again == pytest.approx(predicted.error_BHW, abs=1e-5)
+
+
+def test_a_null_row_has_curves_and_a_frame_but_no_network(home: Path) -> None:
+    words = ["figures", "--recipe", "null-flow", "--dataset", "toy-ped2", "--home", str(home), *WORDS]
+    assert cli.main(words) == 0
+    _, folder = of(home, "null-flow")
+    assert {path.stem for path in folder.glob("*.svg")} == {"frame", "videos"}
+    assert set(gallery.read_parts(folder)["01"]) == {"s_p"}
+
+
+def test_a_copy_of_the_data_that_lacks_videos_is_refused(home: Path) -> None:
+    e, _ = of(home, "amsrc")
+    store, e = prepare.find_store(home, e, set())
+    dataset = find("toy-ped2", home / "toy")
+    with pytest.raises(DataError, match=r"lacks test videos .*: 02\. Pass --root"):
+        pictures.draw(e, store, replace(dataset, test=dataset.test[:1]), home, home / "toy-results")
+
+
+def test_without_a_record_it_says_what_to_run_first(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["figures", "--recipe", "amsrc", "--dataset", "toy-ped2", "--home", str(home), "--results", str(tmp_path)]
+    assert cli.main([*words, *WORDS]) == RunError.exit_code
+    assert "amsrc-bench evaluate" in capsys.readouterr().err
+    e, _ = of(home, "amsrc")
+    assert not record_path(tmp_path, e.recipe, e.dataset, 0, "x").exists()
+
+
+def test_the_figures_show_their_arrays() -> None:
+    random = np.random.default_rng(0)
+    target = random.uniform(0, 1, (2, 4, 4, 3)).astype(np.float32)
+    sample = panels.Sample(["01, frame 7", "02, frame 9"], [False, True], target)
+    networks = {
+        name: panels.Predicted(target / 2, np.full((2, 4, 4), error, np.float32))
+        for name, error in (("a", 0.5), ("b", 2))
+    }
+    figure = panels.errors(sample, networks)
+    assert figure is not None
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["normal\n01, frame 7", "abnormal\n02, frame 9"]
+    written = [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()]
+    assert written == ["S_p = 8.0", "S_p = 8.0", "S_p = 32.0", "S_p = 32.0"]
+    assert {image.get_clim() for axes in figure.axes[6:10] for image in axes.images} == {(0, 2)}, "one scale for all"
+
+
+def test_a_feature_is_counted_where_it_is_not_zero() -> None:
+    on = np.zeros((8, 2, 2), np.float32)
+    on[:4] = 1.5
+    half = np.zeros((8, 2, 2), np.float32)
+    half[2:4] = 1
+    features = panels.Features(on, half, on + half)
+    assert features.agreement == 0.75
+    figure = panels.features({"normal": features}, {"normal": (0.75, 9)})
+    assert figure is not None
+    assert [axes.get_title() for axes in figure.axes] == [
+        "appearance: 50% not zero",
+        "motion: 25% not zero",
+        "after fusion: 50% not zero",
+    ]
+    assert json.dumps(figure.axes[0].get_ylabel()) == '"normal\\nalike in 75%"'

@@ -1,0 +1,300 @@
+"""The page: what is on it, and that it works in a browser, without a mouse, a server or a wide screen."""
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from amsrc.errors import DataError
+from bench import browse, cli, gallery, report, tables
+from tests.browser import Page, chromium, opened
+from tests.results_made import FRAMES, SKIP, VIDEOS, a_record, a_results_folder, put
+
+WIDTHS = {"wide": 1200, "phone": 390}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    a_results_folder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(results: Path) -> str:
+    return report.build(results, {a_record().fingerprint: "a-run-of-mlflow"})
+
+
+@pytest.fixture(scope="module")
+def page(html: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """The page, open in a browser."""
+    if chromium() is None:
+        pytest.skip("needs Chromium (Debian: chromium)")
+    folder = tmp_path_factory.mktemp("browser")
+    (folder / "index.html").write_text(html, encoding="utf-8")
+    with opened(folder / "profile") as tab:
+        tab.size(WIDTHS["wide"])
+        tab.open(folder / "index.html")
+        yield tab
+
+
+class Tags(HTMLParser):
+    """All tags with their attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+# -- what is on it -------------------------------------------------------------------------------------------
+
+
+def test_every_table_and_every_record_is_on_it(html: str, results: Path) -> None:
+    names = [name.removesuffix(".md") for name in tables.build(results) if name.endswith(".md")]
+    assert len(names) >= 3
+    for name in names:
+        assert f'<h3 id="{name}">' in html
+    for path in (results / "records").rglob("*.json"):
+        fingerprint = path.stem.partition("-")[2]
+        assert f'<details id="r-{fingerprint}">' in html
+    assert "a-run-of-mlflow" in html
+    assert "0123456789abcdef" in html
+    assert "AnoPCN (ACM MM 2019)" in html, "quoted rows are in the table"
+
+
+def test_it_says_what_failed_and_what_learns_nothing_and_escapes_what_it_was_given(html: str) -> None:
+    assert "CUDA is out of &lt;memory&gt;" in html
+    assert "<memory>" not in html
+    assert re.search(r"Failures \(2\)", html), "a run and a trial"
+    assert (
+        "Ped2: the best single run that learns reaches amsrc 81.00, the best that learns nothing null-flow 99.00"
+        in html
+    )
+
+
+def test_protocol_and_numbered_deviations_are_on_it(html: str) -> None:
+    _, _, protocol = html.partition('id="protocol"')
+    assert "How a number comes to be" in protocol
+    assert protocol.count("<li>") > 15
+    assert "Fusion weights on Ped2" in protocol
+
+
+def test_a_new_metric_gets_a_column_by_itself(tmp_path: Path) -> None:
+    put(tmp_path, a_record(metrics={"auroc": 0.5, "eer": 0.25, "auroc_f": None}))
+    runs = report.every_run([a_record(metrics={"auroc": 0.5, "eer": 0.25, "auroc_f": None, "videos": 3})])
+    assert runs["metrics"] == ["AUROC", "eer", "AUROC f", "videos"]
+    assert runs["lines"][0]["figures"] == ["50.00", "25.00", "-", "3"]
+    assert report.shown([0.25, 0.5]) == "25.00 to 50.00"
+    assert report.shown(float("nan")) == "-"
+
+
+def test_it_names_the_data_sets_without_numbers(tmp_path: Path) -> None:
+    put(tmp_path, a_record())
+    assert report.about([a_record()], [])["Not measured"] == "Avenue, ShanghaiTech"
+
+
+def test_what_is_missing_comes_with_the_command_that_makes_it(results: Path) -> None:
+    html = report.build(results)
+    assert "amsrc-bench figures --recipe amsrc --dataset avenue --seed 0 --home HOME --root DATA" in html
+
+
+def test_every_picture_is_described_and_nothing_points_outside(html: str) -> None:
+    tags = Tags(html).found
+    pictures = [about for tag, about in tags if tag == "img"]
+    assert len(pictures) >= 3 * 4 + 1
+    assert all(len(about["alt"] or "") > 20 for about in pictures)
+    identities = {about["id"] for _, about in tags if "id" in about}
+    for tag, about in tags:
+        for name in ("src", "href"):
+            value = about.get(name)
+            assert value is None or value.startswith(("data:", "#")), (tag, value)
+            if value is not None and value.startswith("#"):
+                assert value[1:] in identities, f"{value} leads nowhere"
+
+
+def test_equal_results_give_an_equal_page_of_a_size_that_can_be_sent(html: str, results: Path) -> None:
+    assert report.build(results, {a_record().fingerprint: "a-run-of-mlflow"}) == html
+    assert len(html.encode()) < 10_000_000
+
+
+def test_frames_that_do_not_fit_are_thinned_out_evenly_and_it_says_so() -> None:
+    strips = {"ped2": {"01": {number: bytes(3000) for number in range(8)}, "02": {3: bytes(3000)}}}
+    assert browse.thinned(strips, 100_000) == (strips, "")
+    small, note = browse.thinned(strips, 17_000)
+    assert (list(small["ped2"]["01"]), list(small["ped2"]["02"])) == ([0, 4], [3])
+    assert note.startswith("One in 4")
+    nothing, note = browse.thinned(strips, 10)
+    assert nothing == {}
+    assert "left out" in note
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match="no records to report"):
+        report.build(tmp_path)
+    assert cli.main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "out")]) == DataError.exit_code
+    assert "amsrc-bench sweep --toy" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    record = a_results_folder(tmp_path)[0]
+    path = gallery.folder_of(tmp_path, record) / "parts.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        report.build(tmp_path)
+
+
+# -- how it behaves ------------------------------------------------------------------------------------------
+
+
+def test_it_opens_without_an_error_and_asks_nobody_for_anything(page: Page) -> None:
+    assert page.eval("document.title") == "AMSRC Bench: results"
+    assert page.heard("Runtime.exceptionThrown") == []
+    assert [event["args"] for event in page.heard("Runtime.consoleAPICalled")] == []
+    assert [event["entry"] for event in page.heard("Log.entryAdded")] == []
+    asked = [event["request"]["url"] for event in page.heard("Network.requestWillBeSent")]
+    assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
+    assert sum(url.startswith("file:") for url in asked) == 1
+    broken = "[...document.images].filter((i) => i.loading !== 'lazy' && !i.naturalWidth).length"
+    assert page.eval(broken) == 0
+
+
+def column(page: Page, table: str, number: int) -> list[str]:
+    rows = f"[...document.querySelector({table!r}).tBodies[0].rows].filter((row) => !row.hidden)"
+    return list(page.eval(f"{rows}.map((row) => row.cells[{number}]?.textContent.trim() ?? '')"))
+
+
+def test_a_heading_sorts_its_column_by_value_and_back(page: Page) -> None:
+    table = "#table1 ~ .wide table"
+    before = column(page, table, 2)
+    click = f"document.querySelector({table!r}).tHead.rows[0].cells[2].querySelector('button').click()"
+    page.eval(click)
+    numbers = [float(text.split()[0]) for text in column(page, table, 2) if text != "-"]
+    assert numbers == sorted(numbers)
+    assert len(numbers) > 15
+    assert column(page, table, 2)[-1] == "-" or "-" not in before, "gaps come last"
+    page.eval(click)
+    numbers = [float(text.split()[0]) for text in column(page, table, 2) if text != "-"]
+    assert numbers == sorted(numbers, reverse=True)
+    assert (
+        page.eval(f"document.querySelector({table!r}).tHead.rows[0].cells[2].getAttribute('aria-sort')") == "descending"
+    )
+    page.eval(click)
+    assert column(page, table, 2) == before
+
+
+def test_a_table_is_sorted_from_the_keyboard(page: Page) -> None:
+    page.eval("document.querySelector('#runs th button').focus()")
+    page.press("Enter")
+    assert page.eval("document.querySelector('#runs th').getAttribute('aria-sort')") == "ascending"
+    names = column(page, "#runs table", 0)
+    assert names == sorted(names)
+    page.press("Tab")
+    assert page.eval("document.activeElement.textContent") == "Data set"
+
+
+def test_a_link_to_a_record_unfolds_it(page: Page) -> None:
+    identity = page.eval("document.querySelector('#runs td a').hash")
+    assert page.eval(f"document.querySelector({identity!r}).open") is False
+    page.eval("document.querySelector('#runs td a').click()")
+    assert page.eval(f"new Promise((r) => setTimeout(() => r(document.querySelector({identity!r}).open), 200))") is True
+
+
+def test_a_footnote_unfolds_the_notes_that_explain_it(page: Page) -> None:
+    note = "document.querySelector('#table2-1')"
+    assert page.eval(f"{note}.closest('details').open") is False
+    page.eval("document.querySelector('a[href=\"#table2-1\"]').click()")
+    assert page.eval(f"new Promise((r) => setTimeout(() => r({note}.closest('details').open), 200))") is True
+    assert page.eval(f"{note}.textContent").startswith("[1] seed")
+
+
+def choose(page: Page, name: str, value: str) -> None:
+    give(page, name, value, "change")
+
+
+def give(page: Page, name: str, value: str, event: str) -> None:
+    select = f"document.getElementById('b-{name}')"
+    page.eval(f"{select}.value = {value!r}; {select}.dispatchEvent(new Event({event!r}))")
+
+
+def test_every_video_of_every_run_can_be_looked_at(page: Page) -> None:
+    for dataset, videos in VIDEOS.items():
+        choose(page, "dataset", dataset)
+        options = "[...document.getElementById('b-{}').options].map((o) => o.text)"
+        assert page.eval(options.format("run")) == ["amsrc, seed 0", "null-flow, seed 0"]
+        assert page.eval(options.format("video")) == [f"{n:02d}" for n in range(1, videos + 1)]
+        for _ in range(videos):
+            page.eval("document.getElementById('b-next').click()")
+            points = page.eval("document.querySelector('#b-chart .s').getAttribute('d').split('L').length")
+            assert points == FRAMES - SKIP
+    assert page.heard("Runtime.exceptionThrown") == []
+
+
+def test_the_ground_truth_is_shaded_where_it_is(page: Page) -> None:
+    choose(page, "dataset", "ped2")
+    choose(page, "video", "01")
+    assert page.eval("document.querySelectorAll('#b-chart .truth').length") == 0
+    choose(page, "video", "02")
+    assert page.eval("document.querySelectorAll('#b-chart .truth').length") == 1
+    label = page.eval("document.querySelector('#b-chart svg').getAttribute('aria-label')")
+    assert label == "Score of run amsrc, seed 0 over video 02: 116 frames, 38 of them abnormal."
+    assert page.eval("document.querySelectorAll('#b-chart .s_f, #b-chart .s_p').length") == 2
+
+
+def test_the_slider_moves_frame_by_frame_from_the_keyboard_and_the_nearest_picture_follows(page: Page) -> None:
+    choose(page, "dataset", "ped2")
+    choose(page, "video", "02")
+    give(page, "frame", "51", "input")
+    page.eval("document.getElementById('b-frame').focus()")
+    page.press("ArrowRight")
+    text = page.eval("document.getElementById('b-readout').textContent")
+    assert re.fullmatch(
+        r"Frame 52: S -?\d+\.\d\d, S_f -?\d+\.\d\d, S_p -?\d+\.\d\d \(standard deviations\); abnormal\.", text
+    )
+    assert page.eval("document.querySelector('#b-picture img').alt") == (
+        "Frame 52 of video 02 with 2 boxes, the highest score is 5.20."
+    )
+    page.press("ArrowLeft", times=12)
+    assert page.eval("document.getElementById('b-scale').textContent").startswith("Frame 40. Boxes: the lighter")
+    assert page.eval("document.querySelector('#b-strip [aria-current=true]').textContent") == "40"
+    widths = page.eval(
+        "[...document.querySelectorAll('#b-picture rect')].map((r) => Number(r.getAttribute('stroke-width')))"
+    )
+    assert widths[1] < widths[3], "the more abnormal box is drawn thicker, and last"
+    page.eval("document.querySelectorAll('#b-strip button')[1].click()")
+    assert page.eval("document.getElementById('b-frame').value") == "16"
+    choose(page, "dataset", "avenue")
+    assert page.eval("document.getElementById('b-scale').textContent") == "No frames of this video are at hand."
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_nothing_is_wider_than_the_screen_and_text_stands_out(page: Page, width: int, scheme: str) -> None:
+    page.size(width, scheme=scheme)
+    assert page.eval("document.documentElement.scrollWidth") <= width
+    luminance = """(() => {
+      const part = (name) => getComputedStyle(document.body)[name].match(/\\d+/g).slice(0, 3).map((v) => v / 255)
+        .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+      const light = (name) => { const [r, g, b] = part(name); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+      return [light("color"), light("backgroundColor")];
+    })()"""
+    text, ground = page.eval(luminance)
+    assert (max(text, ground) + 0.05) / (min(text, ground) + 0.05) > 7
+    assert (ground < 0.1) == (scheme == "dark")
+
+
+def test_all_that_can_be_used_is_reached_by_tab(page: Page) -> None:
+    page.size(WIDTHS["wide"])
+    page.eval("document.activeElement.blur(); window.scrollTo(0, 0)")
+    page.eval("document.getElementById('b-dataset').focus()")
+    reached = []
+    for _ in range(5):
+        page.press("Tab")
+        reached.append(page.eval("document.activeElement.id"))
+    assert reached == ["b-run", "b-video", "b-previous", "b-next", "b-frame"]
