@@ -22,12 +22,12 @@ from amsrc.errors import DataError, RunError
 from amsrc.fuse import cube_scores
 from amsrc.store import Cubes, CubeStore
 from bench import datasets, gallery, panels, runs
-from bench.cli import experiment_of, home_of, results_of, root_of
 from bench.config import TOY, Experiment, derive, fingerprint
 from bench.curves import Floats, Picture, Scored
 from bench.datasets import Dataset, Video
 from bench.evaluate import CubeScores, fuse, score_cubes
 from bench.gallery import Boxes
+from bench.options import experiment_of, home_of, results_of, root_of
 from bench.prepare import find_store
 from bench.records import read, read_frame_scores, record_path
 from bench.storage import Place, beside, files_below, locked, write_file

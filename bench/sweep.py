@@ -36,13 +36,14 @@ from amsrc.store import Sealed
 from bench import cost, curves, datasets, figures, gallery, plan, provenance, runs, search, snapshot, study, tables
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
-from bench.cli import home_of, progress, results_of
 from bench.cluster import check_nodes, connect, nodes, shared
 from bench.config import TOY, Experiment, fingerprint, override
 from bench.evaluate import per_video
 from bench.logistics import logistics
+from bench.options import home_of, results_of
 from bench.plan import Cell
 from bench.prepare import Sources, on_cubes_of, prepare, store_path, with_providers
+from bench.progress import progress
 from bench.recipes import DATASETS, build
 from bench.records import RunRecord, read_all, read_frame_scores, search_path, write_search
 from bench.search import Search

@@ -14,7 +14,7 @@ from statistics import median
 import pytest
 
 from amsrc.errors import ConfigError, DataError, RunError
-from bench import cli
+from bench import cli, options
 from bench.cli import COMMANDS, EXAMPLES, main
 from bench.plan import matrix, parse_axes
 from bench.records import SearchRecord, write_search
@@ -144,7 +144,7 @@ def test_every_documented_line_is_understood(line: str, parsed: Seen) -> None:
         found = matrix((args.datasets or "ped2").split(","), recipes, args.seeds, changes, parse_axes(args.axis))
         assert len(searches_of(args, found)) == (args.mode == "search")
     elif getattr(args, "dataset", None):
-        cli.experiment_of(args, changes)
+        options.experiment_of(args, changes)
     else:
         assert not changes
 
@@ -180,7 +180,7 @@ def test_dotted_words_are_fields_of_the_experiment(parsed: Seen) -> None:
     ],
 )
 def test_only_options_with_a_dot_in_their_name_are_fields(words: str, rest: str, fields: dict[str, str]) -> None:
-    assert cli.overrides(words.split()) == (rest.split(), fields)
+    assert options.overrides(words.split()) == (rest.split(), fields)
 
 
 def test_a_sweep_has_two_modes_and_their_options(parsed: Seen) -> None:
@@ -209,7 +209,7 @@ def test_a_sweep_has_two_modes_and_their_options(parsed: Seen) -> None:
 def test_options_and_fields_make_the_experiment(parsed: Seen) -> None:
     words = ["evaluate", "--recipe", "baseline", "--dataset", "avenue", "--seed", "4", "--boxes", "file:x_{split}.npz"]
     main([*words, "--flow", "farneback", "--train.epochs", "3"])
-    experiment, fixed = cli.experiment_of(*parsed[0])
+    experiment, fixed = options.experiment_of(*parsed[0])
     assert (experiment.recipe, experiment.dataset, experiment.seed) == ("baseline", "avenue", 4)
     assert (experiment.cube.boxes.provider, experiment.cube.flow.provider) == ("file", "farneback")
     assert experiment.train.epochs == 3
@@ -221,10 +221,10 @@ def test_home_and_root_come_from_the_option_or_else_the_environment(monkeypatch:
     monkeypatch.setenv("AMSRC_DATA", "~/data")
     given = argparse.Namespace(home="here", root="there")
     neither = argparse.Namespace(home=None, root=None)
-    assert (cli.home_of(given), cli.root_of(given)) == (Path.cwd() / "here", Path.cwd() / "there")
-    assert (cli.home_of(neither), cli.root_of(neither)) == (Path("/from/environment"), Path.home() / "data")
+    assert (options.home_of(given), options.root_of(given)) == (Path.cwd() / "here", Path.cwd() / "there")
+    assert (options.home_of(neither), options.root_of(neither)) == (Path("/from/environment"), Path.home() / "data")
     monkeypatch.delenv("AMSRC_HOME")
-    assert cli.home_of(neither) == Path.home() / ".cache" / "amsrc-bench"
+    assert options.home_of(neither) == Path.home() / ".cache" / "amsrc-bench"
 
 
 SWEEPS = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import ConfigError, DataError
-from bench import cli, curves, gallery, report
+from bench import cli, curves, gallery, options, report
 from bench.config import dump, load, override
 from bench.recipes import build
 from bench.storage import write_file
@@ -128,7 +128,7 @@ def test_the_command_for_what_is_missing_leads_to_the_same_run(tmp_path: Path) -
     e = override(build("amsrc", "ped2", 3), {"train.epochs": "4", "train.held_out": "0", "loss.consistency": "2.5"})
     record = replace(a_record(seed=3), experiment=dump(e))
     words = gallery.command(record).split()
-    _, fields = cli.overrides(words)
+    _, fields = options.overrides(words)
     assert override(build("amsrc", "ped2", 3), fields) == load(record.experiment)
     assert words[:8] == ["amsrc-bench", "figures", "--recipe", "amsrc", "--dataset", "ped2", "--seed", "3"]
     assert gallery.missing(tmp_path, record) == ["errors", "features", "frame"]
