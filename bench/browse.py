@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -63,34 +63,26 @@ def strips(results: Place, datasets: Sequence[str]) -> Strips:
 def thinned(found: Strips, room: int) -> tuple[Strips, str]:
     """Strips that take at most so many bytes in the page, and what was left out for that, in words.
 
-    Of each video every second frame is left out, then every second of the rest, until all fits.
+    Every second frame of each video is left out of the data set that takes the most room, until all fits.
     """
-    step = 1
-    while (
-        (small := _every(found, step))
-        and _size(small) > room
-        and step < max(map(len, _videos(small)), default=0) * step
-    ):
-        step *= 2
-    if _size(small) > room:
-        return {}, "The frames of the videos are left out: with them this page would be too large to send."
-    note = f"One in {step} of the frames at hand is shown, to keep this page small enough to send."
-    return small, note if step > 1 else ""
+    steps = dict.fromkeys(found, 1)
+    small = found
+    while sum(map(_size, small.values())) > room:
+        largest = max(small, key=lambda name: _size(small[name]))
+        if max(map(len, small[largest].values())) < 2:
+            return {}, "The frames of the videos are left out: with them this page would be too large to send."
+        steps[largest] *= 2
+        small = {name: _every(videos, steps[name]) for name, videos in found.items()}
+    left_out = [f"one in {step} of the frames of {name}" for name, step in steps.items() if step > 1]
+    return small, f"To stay small enough to send, this page shows {', '.join(left_out)}." if left_out else ""
 
 
-def _every(found: Strips, step: int) -> Strips:
-    return {
-        dataset: {video: dict(list(frames.items())[::step]) for video, frames in videos.items()}
-        for dataset, videos in found.items()
-    }
+def _every(videos: Mapping[str, Mapping[int, bytes]], step: int) -> dict[str, dict[int, bytes]]:
+    return {video: dict(list(frames.items())[::step]) for video, frames in videos.items()}
 
 
-def _videos(found: Strips) -> list[dict[int, bytes]]:
-    return [frames for videos in found.values() for frames in videos.values()]
-
-
-def _size(found: Strips) -> int:
-    return sum(4 * len(content) // 3 + 40 for frames in _videos(found) for content in frames.values())
+def _size(videos: Mapping[str, Mapping[int, bytes]]) -> int:
+    return sum(4 * len(content) // 3 + 40 for frames in videos.values() for content in frames.values())
 
 
 def as_script(shown: Sequence[dict[str, Any]], found: Strips) -> str:

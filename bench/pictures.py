@@ -234,7 +234,7 @@ def _boxes(run: Run, frames: Frames) -> Boxes:
             rows = run.of_frame(video, number)
             parts = run.cubes.boxes[rows] / np.array([frame.width, frame.height] * 2, np.float32)
             both = np.column_stack([parts, run.fused[rows]])
-            found.setdefault(video, {})[number] = [[round(value, 4) for value in row] for row in both.tolist()]
+            found.setdefault(video, {})[number] = [[round(value, 3) for value in row] for row in both.tolist()]
     return found
 
 
