@@ -99,8 +99,9 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
     if args.dry_run:
         say(described(args, places, _cells_without_stores(args, places, experiments), _machine(args)))
         return 0
-    writable(places.home)
-    writable(places.results, "--results")
+    for option, where in (("--home", places.home), ("--results", places.results)):
+        if isinstance(where, Remote):  # folders are looked at from every node
+            writable(where, option)
     writable(places.folder)
     check_cluster(args, places)
     if kept := places.kept(args):
