@@ -54,10 +54,15 @@ def _packed(curve: npt.NDArray[np.floating]) -> dict[str, Any]:
     return {"low": round(low, 4), "high": round(high, 4), "levels": base64.b64encode(levels.tobytes()).decode()}
 
 
-def strips(results: Place, datasets: Sequence[str]) -> Strips:
-    """The frames of the videos, as far as there are pictures."""
-    found = {name: gallery.read_strip(gallery.strips_of(results, name)) for name in datasets}
-    return {name: own for name, own in found.items() if own}
+def strips(results: Place, records: Sequence[RunRecord]) -> Strips:
+    """The frames of the videos, as far as there are pictures: a data set's strips, and the few beside each run."""
+    found: Strips = {}
+    for record in gallery.shown(records):
+        folders = gallery.strips_of(results, record.dataset), gallery.folder_of(results, record) / "frames"
+        for folder in folders:
+            for video, frames in gallery.read_strip(folder).items():
+                found.setdefault(record.dataset, {}).setdefault(video, {}).update(frames)
+    return found
 
 
 def thinned(found: Strips, room: int) -> tuple[Strips, str]:

@@ -204,10 +204,10 @@ def _curve(axes: Axes, run: Scored, name: str) -> None:
     for part, look in PARTS.items():
         line = run.parts.get(name, {}).get(part)
         if line is not None:
-            axes.plot(place, line, **look)
-    axes.plot(place, score, color="black", linewidth=1.5, label="score S")
+            axes.plot(place, line, zorder=3, **look)  # it may lie on S
+    axes.plot(place, score, color="black", linewidth=2, label="score S")
     for extreme, (label, look) in zip(run.extremes(name), EXTREMES.items(), strict=True):
-        axes.plot([place[extreme]], [score[extreme]], label=f"{label} score", clip_on=False, **_mark(look))
+        axes.plot([place[extreme]], [score[extreme]], label=f"{label} score", clip_on=False, zorder=4, **_mark(look))
     axes.set(xlim=(place[0], place[-1]), xlabel="frame", ylabel="score (s.d.)")
 
 

@@ -77,7 +77,7 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
         raise DataError(f"{results} has no records to report. `amsrc-bench sweep --toy` makes some in minutes.")
     names = in_order(record.dataset for record in records)
     browsed = sorted(browse.runs(results, records), key=lambda run: names.index(run["dataset"]))
-    strips = browse.strips(results, names)
+    strips = browse.strips(results, records)
     page = {
         "about": about(records, searches),
         "findings": list(findings(records)),

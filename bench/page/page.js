@@ -124,7 +124,7 @@ function chart() {
     svg.append(element("text", { x: LEFT - 6, y: y(at) + 4, "text-anchor": "end" }, at));
   }
   for (const at of ticks(skip, skip + length - 1, width / 70)) svg.append(element("text", { x: x(at), y: HEIGHT - 8, "text-anchor": "middle" }, at));
-  for (const name of ["s_f", "s_p", "s"]) {
+  for (const name of ["s", "s_f", "s_p"]) {
     if (!now.curves[name]) continue;
     const points = [...now.curves[name]].map((value, index) => `${x(index + skip).toFixed(1)} ${y(value).toFixed(1)}`);
     svg.append(element("path", { class: name, d: `M${points.join("L")}` }));

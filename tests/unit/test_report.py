@@ -136,6 +136,15 @@ def test_frames_that_do_not_fit_are_thinned_out_where_there_are_most_and_it_says
     assert browse.thinned({}, 10) == ({}, "")
 
 
+def test_the_few_frames_beside_a_run_are_shown_where_there_are_no_strips(tmp_path: Path) -> None:
+    record = a_record()
+    put(tmp_path, record)
+    frame = gallery.folder_of(tmp_path, record) / "frames" / "02" / "00052.jpg"
+    frame.parent.mkdir(parents=True)
+    frame.write_bytes(b"a picture")
+    assert browse.strips(tmp_path, [record]) == {"ped2": {"02": {52: b"a picture"}}}
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DataError, match="no records to report"):
         report.build(tmp_path)
