@@ -68,14 +68,14 @@ def difference(ours: Sequence[ByVideo], theirs: Sequence[ByVideo], labels: ByVid
 
 def drawn_aurocs(scores: ByVideo, labels: ByVideo) -> Floats:
     """Pooled AUROC of each of DRAWS draws of videos, NaN where one class is missing; exact, ties count half."""
-    return _aurocs(scores, labels, _draws(len(scores)))
+    return _aurocs(scores, labels, draws(len(scores)))
 
 
 def _whole(scores: ByVideo, labels: ByVideo) -> Floats:
     return _aurocs(scores, labels, np.ones((1, len(scores))))
 
 
-def _draws(videos: int) -> Floats:
+def draws(videos: int) -> Floats:
     """How often each video is in each draw: (DRAWS, V)."""
     if not videos:
         return np.zeros((DRAWS, 0))

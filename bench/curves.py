@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bench import metrics
+from bench import bootstrap, metrics
 from bench.figures import BEST, Look, drawn
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Labels: TypeAlias = Mapping[str, npt.NDArray[np.uint8]]
 Picture: TypeAlias = npt.NDArray[np.uint8]
 
-RESAMPLES = 1000
-LEVEL = 0.95
+RESAMPLES = 1000  # of those whose AUROCs make the interval
 GRID = np.linspace(0, 1, 201)
 ABNORMAL: Look = {"facecolor": "0.9", "edgecolor": "0.75", "hatch": "////", "linewidth": 0}
 PARTS: dict[str, Look] = {
@@ -82,7 +81,7 @@ class Roc:
     low: npt.NDArray[np.float64]
     """On `GRID`, as `high`."""
     high: npt.NDArray[np.float64]
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     """Of the AUROC."""
 
 
@@ -107,14 +106,12 @@ def roc_of(scores: Mapping[str, Floats], labels: Labels) -> Roc | None:
         with np.errstate(invalid="ignore"):
             return fp / fp[-1], tp / tp[-1]
 
-    random = np.random.default_rng(0)
-    draws = [np.bincount(random.integers(0, len(scores), len(scores)), minlength=len(scores)) for _ in range(RESAMPLES)]
-    found = [(fpr, tpr) for fpr, tpr in (curve(draw.astype(float)) for draw in draws) if np.isfinite(fpr + tpr).all()]
-    ends_of = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
+    resampled = (curve(times) for times in bootstrap.draws(len(scores))[:RESAMPLES])
+    found = [(fpr, tpr) for fpr, tpr in resampled if np.isfinite(fpr + tpr).all()]
+    ends_of = [100 * (1 - bootstrap.LEVEL) / 2, 100 * (1 + bootstrap.LEVEL) / 2]
     low, high = np.percentile([np.interp(GRID, *each) for each in found], ends_of, axis=0)
-    interval = np.percentile([np.trapezoid(tpr, fpr) for fpr, tpr in found], ends_of)
     fpr, tpr = curve(np.ones(len(scores)))
-    return Roc(fpr, tpr, float(np.trapezoid(tpr, fpr)), low, high, (float(interval[0]), float(interval[1])))
+    return Roc(fpr, tpr, float(np.trapezoid(tpr, fpr)), low, high, bootstrap.auroc_interval([scores], labels))
 
 
 @drawn
@@ -135,15 +132,16 @@ def roc(figure: Figure, runs: Sequence[Scored]) -> bool:
     for axes in list(grid.flat)[len(found) :]:
         axes.set_visible(False)
     for axes, (run, curve) in zip(grid.flat, found, strict=False):
-        axes.fill_between(GRID, curve.low, curve.high, color="0.82", linewidth=0, label=f"{LEVEL:.0%} interval")
+        band = f"{bootstrap.LEVEL:.0%} interval"
+        axes.fill_between(GRID, curve.low, curve.high, color="0.82", linewidth=0, label=band)
         axes.plot(*_seen(curve), color="black", linewidth=1.4, label="ROC")
         axes.plot([0, 1], [0, 1], color="0.5", linewidth=0.8, linestyle=":", label="chance")
         if null is not None and null[0] is not run:
             label = f"{null[0].record.recipe}, learns nothing"
             axes.plot(*_seen(null[1]), color="0.35", linewidth=0.9, linestyle="--", label=label)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        low, high = curve.interval
-        axes.set_title(f"{run.record.recipe}\nAUROC {curve.auroc:.3f}  [{low:.3f}, {high:.3f}]")
+        interval = "  [{:.3f}, {:.3f}]".format(*curve.interval) if curve.interval else ""
+        axes.set_title(f"{run.record.recipe}\nAUROC {curve.auroc:.3f}{interval}")
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
         axes.label_outer()
     _legend(figure)

@@ -25,7 +25,7 @@ def test_a_draw_of_every_video_once_is_the_pooled_auroc():
 
 def test_each_draw_is_the_auroc_of_the_videos_it_drew():
     scores, labels = made_up()
-    drawn, draws = drawn_aurocs(scores, labels), bootstrap._draws(7)
+    drawn, draws = drawn_aurocs(scores, labels), bootstrap.draws(7)
     assert draws.shape == (bootstrap.DRAWS, 7) and (draws.sum(1) == 7).all()
     for number in range(50):
         names = [f"{video}.{copy}" for video in range(7) for copy in range(int(draws[number, video]))]
