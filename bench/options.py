@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from amsrc.errors import ConfigError
 from bench.config import Experiment, override
-from bench.storage import Place, place
+from bench.storage import Place, Remote, place, unanswered
 
 if TYPE_CHECKING:
     from bench.plan import Workers
@@ -50,7 +50,7 @@ def overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def home_of(args: argparse.Namespace) -> Place:
     """`--home`, or $AMSRC_HOME, or ~/.cache/amsrc-bench."""
-    return place(args.home or os.environ.get("AMSRC_HOME") or "~/.cache/amsrc-bench", "--home")
+    return _reached(args.home or os.environ.get("AMSRC_HOME") or "~/.cache/amsrc-bench", "--home")
 
 
 def results_of(args: argparse.Namespace, toy: bool = False) -> Place:
@@ -59,11 +59,23 @@ def results_of(args: argparse.Namespace, toy: bool = False) -> Place:
     Records of toy data never go there by themselves, but into `toy-results` under the home.
     """
     if given := args.results or (None if toy else os.environ.get("AMSRC_RESULTS")):
-        return place(given, "--results")
+        return _reached(given, "--results")
     home = home_of(args) if "home" in args else None
     if home is not None and (toy or not isinstance(home, Path)):
         return home / ("toy-results" if toy else "results")
     return Path("results").absolute()
+
+
+def _reached(text: str, option: str) -> Place:
+    """A place; of an object store that does not answer, here and not after a minute of trying.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    found = place(text, option)
+    if isinstance(found, Remote) and (reason := unanswered(found.options, found.key.partition("/")[0])):
+        raise ConfigError(f"{option} {found}: {reason}. Check its name and region, and the keys of your environment.")
+    return found
 
 
 def root_of(args: argparse.Namespace) -> Path:

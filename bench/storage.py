@@ -39,7 +39,7 @@ CONNECT_S, ANSWER_S = 5, 30
 class Remote:
     """A file or folder in an object store, with the part of `pathlib.Path`'s behaviour that is needed.
 
-    Methods raise an `OSError` when the store does not answer, a `FileNotFoundError` where a path would.
+    Methods raise a `FileNotFoundError` where a path would, and a `RunError` when the store does not answer.
     """
 
     key: str
@@ -85,11 +85,12 @@ class Remote:
         return found
 
     def open(self, mode: Literal["rb"] = "rb") -> IO[bytes]:
-        stream: IO[bytes] = self._system().open_input_stream(self.key)
+        with _asking(self):
+            stream: IO[bytes] = self._system().open_input_stream(self.key)
         return stream
 
     def read_bytes(self) -> bytes:
-        with self.open() as stream:
+        with _asking(self), self.open() as stream:
             return stream.read()
 
     def read_text(self, encoding: str = "utf-8") -> str:
@@ -97,7 +98,8 @@ class Remote:
 
     def unlink(self, missing_ok: bool = False) -> None:
         try:
-            self._system().delete_file(self.key)
+            with _asking(self, "deleted"):
+                self._system().delete_file(self.key)
         except FileNotFoundError:
             if not missing_ok:
                 raise
@@ -114,17 +116,32 @@ class Remote:
         from pyarrow import fs
 
         everything = fs.FileSelector(self.key, recursive=True, allow_not_found=True)
-        found: list[Any] = self._system().get_file_info(everything)
+        with _asking(self):
+            found: list[Any] = self._system().get_file_info(everything)
         return found
 
     def _info(self) -> Any:
-        return self._system().get_file_info(self.key)
+        with _asking(self):
+            return self._system().get_file_info(self.key)
 
     def _system(self, attempts: int | None = None) -> fs.S3FileSystem:
         return _system(self.options, self.key.partition("/")[0], attempts or ATTEMPTS)
 
 
 Place: TypeAlias = Path | Remote
+
+
+@contextmanager
+def _asking(remote: Remote, what: str = "read") -> Iterator[None]:
+    """What a store says to a question, as this program's own error; that there is no such file stays what it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RunError(
+            f"{remote}: cannot be {what} ({_reason(error)}). Run the same command again to go on."
+        ) from error
 
 
 def place(text: str, option: str) -> Place:
@@ -184,12 +201,8 @@ def write_file(target: Place, content: bytes) -> None:
     if isinstance(target, Path):
         files.write_file(target, content)
         return
-    try:
+    with _asking(target, "written"):
         _put(target, content)
-    except OSError as error:
-        raise RunError(
-            f"{target}: cannot be written ({_reason(error)}). Run the same command again to go on."
-        ) from error
 
 
 def write_json(target: Place, data: object) -> None:
@@ -211,14 +224,13 @@ def upload(folder: Path, target: Remote, last: str) -> None:
     """
     names = sorted(path.name for path in folder.iterdir() if path.name != last)
     for name in [*names, last]:
-        with (folder / name).open("rb") as source:
-            try:
-                with (target / name)._system().open_output_stream((target / name).key) as stream:
-                    shutil.copyfileobj(source, stream, 8 << 20)
-            except OSError as error:
-                raise RunError(
-                    f"{target / name}: cannot be written ({_reason(error)}). Run the same command again to go on."
-                ) from error
+        there = target / name
+        with (
+            (folder / name).open("rb") as source,
+            _asking(there, "written"),
+            there._system().open_output_stream(there.key) as stream,
+        ):
+            shutil.copyfileobj(source, stream, 8 << 20)
 
 
 def remove_tree(folder: Place) -> None:
@@ -228,7 +240,7 @@ def remove_tree(folder: Place) -> None:
         return
     for info in folder._below():
         if info.is_file:  # one by one: not every store that speaks S3 deletes many at once
-            folder._system().delete_file(info.path)
+            Remote(info.path, folder.options).unlink(missing_ok=True)
 
 
 def writable(folder: Place, option: str = "--home") -> None:
@@ -255,6 +267,8 @@ def _not_writable(folder: Path) -> str | None:
 
 
 def _not_reachable(folder: Remote) -> str | None:
+    if reason := unanswered(folder.options, folder.key.partition("/")[0]):
+        return reason
     probe, content = folder / f".probe-{uuid.uuid4().hex}", b"may be deleted"
     try:
         _put(probe, content, FIRST_ATTEMPTS)
@@ -262,7 +276,21 @@ def _not_reachable(folder: Remote) -> str | None:
         probe.unlink()
     except OSError as error:
         return _reason(error)
+    except RunError as error:
+        return str(error)
     return None if same else "it gives other bytes than it took"
+
+
+@cache
+def unanswered(options: str, bucket: str) -> str | None:
+    """Why a bucket cannot be used, found within seconds; None where it can, as far as reading goes."""
+    from pyarrow import fs
+
+    try:
+        found = _system(options, bucket, FIRST_ATTEMPTS).get_file_info(bucket)
+    except OSError as error:
+        return _reason(error)
+    return REASONS["NO_SUCH_BUCKET"] if found.type == fs.FileType.NotFound else None
 
 
 REASONS = {

@@ -7,6 +7,7 @@ import resource
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -474,3 +475,19 @@ def test_a_reader_who_closes_the_pipe_is_no_error() -> None:
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["ls", "ls stores", "train --dataset ped2", "evaluate --dataset ped2", "tables"])
+def test_an_object_store_that_does_not_answer_is_said_in_a_line_within_seconds(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    option = "--results" if command == "tables" else "--home"
+    before = time.monotonic()
+    assert main([*command.split(), option, "s3://bucket/x?endpoint_override=http://127.0.0.1:1&region=us-east-1"]) == 2
+    assert time.monotonic() - before < 20
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {option} s3://bucket/x")
+    assert "it does not answer" in error
+    assert error.count("\n") == 1

@@ -160,7 +160,7 @@ def test_keys_that_do_not_fit_are_said_at_once(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0.0)  # from now on it looks at keys
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN")
         storage._system.cache_clear()  # keys are read when a connection is made
-        with pytest.raises(ConfigError, match="the access key is not known there"):
+        with pytest.raises(ConfigError, match="access is denied to these keys"):
             writable(remote(port, "x"))
     storage._system.cache_clear()
 
