@@ -27,3 +27,7 @@ class RunError(BenchError):
     """Something failed while running: a non-finite loss, a full disk, a dead worker."""
 
     exit_code = 1
+
+
+class AwayError(RunError):
+    """What the work relies on is away: nodes that do not come, a store that does not answer. No result of a cell."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +19,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from amsrc.errors import ConfigError, DataError, RunError
+from amsrc.errors import AwayError, ConfigError, DataError, RunError
 from amsrc.files import digest, write_file
 from amsrc.store import ARRAYS, SPLITS, CubeStore, Sealed
-from bench.storage import Place, Remote, node_folder
+from bench.storage import Place, Remote, locked, node_folder
 
 NETWORKS = ("nfs", "cifs", "smb", "lustre", "ceph", "gpfs", "beegfs", "glusterfs", "fuse.", "9p", "afs", "orangefs")
 PART_OF_DISK = 0.5  # that the copies may fill unless AMSRC_CACHE_GIB says otherwise
@@ -39,9 +40,34 @@ def open_store(place: Place) -> CubeStore:
         DataError: it is not sealed, or gives other bytes than its manifest says.
         RunError: it does not fit into this node's cache, or does not answer.
     """
-    if isinstance(place, Path) and not over_network(place):
-        return CubeStore(place)
+    if isinstance(place, Path) and (not over_network(place) or over_network(node_folder())):
+        return CubeStore(place)  # no copy of this node's own would be nearer
     return CubeStore(_copy(place), origin=place)
+
+
+def verify(place: Place) -> None:
+    """Read every byte of a store where it lies and compare it with the manifest.
+
+    Raises:
+        DataError: names each file that is damaged or missing.
+    """
+    if isinstance(place, Path):
+        CubeStore(place).verify()
+        return
+    bad = [name for name, sha in _files(Sealed(place)) if _digest(place / name) != sha]
+    if bad:
+        raise DataError(f"{place}: damaged or missing: {', '.join(bad)}. Delete them and run `amsrc-bench prepare`.")
+
+
+def _digest(file: Remote) -> str | None:
+    try:
+        with file.open() as stream:
+            found = hashlib.sha256()
+            while content := stream.read(READ):
+                found.update(content)
+            return found.hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 def over_network(path: Path) -> bool:
@@ -53,7 +79,7 @@ def over_network(path: Path) -> bool:
     target, kind, longest = str(path.resolve()), "", -1
     for line in lines:
         fields, _, source = line.partition(" - ")
-        mount = fields.split()[4].encode().decode("unicode_escape")
+        mount = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), fields.split()[4])
         inside = target == mount or target.startswith(mount.rstrip("/") + "/")
         if inside and len(mount) >= longest:
             kind, longest = source.split()[0], len(mount)
@@ -68,13 +94,15 @@ def _copy(place: Place) -> Path:
     if copy in _held:
         return copy
     copy.parent.mkdir(parents=True, exist_ok=True)
-    lock = copy.with_suffix(".lock").open("ab")
+    lock = copy.with_suffix(".lock").open("a+b")
     fcntl.flock(lock, fcntl.LOCK_SH)  # waits for one who fills it, not for those who read
     while not (copy / "manifest.json").is_file():
+        fcntl.flock(lock, fcntl.LOCK_UN)
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (copy / "manifest.json").is_file():
             copy.mkdir(exist_ok=True)
-            _fill(copy, sealed)
+            with locked(copy.parent):  # one store at a time, or two would take the same room
+                _fill(copy, sealed)
             write_file(copy / "manifest.json", manifest)
         fcntl.flock(lock, fcntl.LOCK_SH)  # between the two another process may have made room of it
     os.utime(copy)  # when it was used last
@@ -117,17 +145,21 @@ def _fetch(place: Place, name: str, copy: Path, sha: str) -> None:
     """Bring one file here; what does not have its digest is fetched once more, and then refused."""
     source, target = place / name, copy / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    partly = target.with_suffix(".part")
+    partly, failed = target.with_suffix(".part"), None
     for _ in range(2):
         try:
             with source.open("rb") as stream, partly.open("wb") as file:
                 shutil.copyfileobj(stream, file, READ)
         except OSError as error:
-            raise RunError(f"{source}: cannot be copied to {copy} ({error}). Run the same command again.") from error
+            failed = error
+            continue
+        failed = None
         if digest(partly) == sha:
             partly.replace(target)
             return
-    partly.unlink()
+    partly.unlink(missing_ok=True)
+    if failed:
+        raise AwayError(f"{source}: cannot be copied to {copy} ({failed}). Run the same command again.") from failed
     raise DataError(f"{source} is not what its store's manifest says. Delete it and run `amsrc-bench prepare` again.")
 
 
@@ -162,7 +194,7 @@ def _make_room(copy: Path, needed: int, place: Place) -> None:
     others = sorted((path for path in copy.parent.iterdir() if path.is_dir() and path != copy), key=_last_use)
     used = _bytes(copy) + sum(map(_bytes, others))
     for other in others:
-        if used + needed <= limit:
+        if used + needed <= limit and needed <= shutil.disk_usage(copy).free:
             break
         used -= _delete_unread(other)
     free = shutil.disk_usage(copy).free

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from amsrc.errors import AwayError
 from amsrc.store import Sealed
 from bench import provenance, runs
 from bench.cache import open_store
@@ -210,13 +211,13 @@ def _measure(cell: Cell, job: Job, started: str) -> RunRecord:
 
 
 def _is_death(error: Exception) -> bool:
-    """Whether a Ray process that the cell relied on died: Tune then starts the trial again.
+    """Whether what the cell relied on is gone, a Ray process or a store: Tune then starts the trial again.
 
     Ray ends the processes of a driver that was killed one by one; that is no result of a cell.
     """
     from ray.exceptions import NodeDiedError, RayActorError, WorkerCrashedError
 
-    return isinstance(error, RayActorError | WorkerCrashedError | NodeDiedError)
+    return isinstance(error, RayActorError | WorkerCrashedError | NodeDiedError | AwayError)
 
 
 def _record_end(

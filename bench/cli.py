@@ -118,7 +118,7 @@ def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Cut the cubes of a data set's videos, one Ray task a video; finished videos are skipped."""
     experiment, _ = experiment_of(args, changes)
     from bench import prepare as stage
-    from bench.cache import open_store
+    from bench.cache import verify
 
     experiment, sources = stage.with_providers(experiment, stage.Sources(root_of(args)), args.boxes, args.flow)
     if args.preview:
@@ -127,7 +127,7 @@ def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
         return 0
     store = stage.prepare(experiment, sources, home_of(args), partial=args.partial, progress=progress())
     if args.verify:
-        open_store(store.path).verify()
+        verify(store.path)
     counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in stage.summary(store).items())
     print(f"{store.path}\n{counts}{' (partial)' if store.manifest['partial'] else ''}; sha256 {store.sha256[:12]}")
     return 0

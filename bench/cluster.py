@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from amsrc.errors import ConfigError, RunError
+from amsrc.errors import AwayError, ConfigError, RunError
 from bench import provenance
 from bench.storage import Place, writable, write_file
 
@@ -212,7 +212,7 @@ class Patience:
         """Take note.
 
         Raises:
-            RunError: it has been too long.
+            AwayError: it has been too long.
         """
         if running:
             self.since = None
@@ -220,7 +220,7 @@ class Patience:
         self.since = now if self.since is None else self.since
         if now - self.since > self.wait_s:
             have = resources()
-            raise RunError(
+            raise AwayError(
                 f"waited {self.wait_s / 60:.0f} minutes for nodes: {self.asked}; the cluster has {have['CPU']:g} CPUs "
                 f"and {have['GPU']:g} GPUs. Look at `ray status`; the same command goes on."
             )

@@ -88,13 +88,14 @@ def logistics(
             basis[f"prepare: each of several cores keeps {kept:.2f} of its speed, as measured with two"] = None
         return rate.seconds(sum(spec.frames.values()), number) / at_once if at_once else None
 
+    nodes = sum(bool(gpus) or not machine.gpus for _, gpus in machine.nodes)  # those that cells run on
     prepared = _sum([seconds(path, e) for path, e in absent.items()])
     copies = _sum([size(path, e) for path, e in stores.items()])
     return Logistics(
         None if prepared is None else prepared / 3600,
         _sum([size(path, e) for path, e in absent.items()]),
         sum(map(_checkpoints, trained)),
-        0.0 if len(machine.nodes) < 2 else None if copies is None else copies * len(machine.nodes),
+        0.0 if nodes < 2 else None if copies is None else copies * nodes,
         _sum([gradients(cell) for cell in trained]),
         tuple(basis),
         tuple(missing),

@@ -50,7 +50,7 @@ def overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def home_of(args: argparse.Namespace) -> Place:
     """`--home`, or $AMSRC_HOME, or ~/.cache/amsrc-bench."""
-    return _reached(args.home or os.environ.get("AMSRC_HOME") or "~/.cache/amsrc-bench", "--home")
+    return _reached(getattr(args, "home", None) or os.environ.get("AMSRC_HOME") or "~/.cache/amsrc-bench", "--home")
 
 
 def results_of(args: argparse.Namespace, toy: bool = False) -> Place:
@@ -60,8 +60,8 @@ def results_of(args: argparse.Namespace, toy: bool = False) -> Place:
     """
     if given := args.results or (None if toy else os.environ.get("AMSRC_RESULTS")):
         return _reached(given, "--results")
-    home = home_of(args) if "home" in args else None
-    if home is not None and (toy or not isinstance(home, Path)):
+    home = home_of(args)
+    if toy or not isinstance(home, Path):
         return home / ("toy-results" if toy else "results")
     return Path("results").absolute()
 

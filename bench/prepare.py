@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from bench.datasets import Dataset, Video
 from bench.regions import Regions, regions_of
 from bench.storage import Place, Remote, files_below, locked, upload, writable, write_file, write_json
 
+LOOK_EVERY_S = 10.0
 Progress = Callable[[int, int, str], None]  # (videos done, videos in all, the one just finished)
 
 
@@ -47,6 +49,12 @@ class Sources:
 
     def boxes_file(self, split: Split) -> Path | None:
         return Path(self.boxes.replace("{split}", split)) if self.boxes else None
+
+    def files(self, dataset: str) -> list[Path]:
+        """What every node that cuts cubes must find; rendered data it makes itself."""
+        own = [] if dataset.startswith(TOY) else [self.root]
+        boxes = [path for split in SPLITS if (path := self.boxes_file(split))]
+        return [*own, *boxes, *([self.flow] if self.flow else [])]
 
     def digests(self) -> dict[str, str | None]:
         """SHA-256 of what boxes and flow are read from, both splits together; None for what is computed.
@@ -269,10 +277,13 @@ def _cut_all(
         return
     import ray
 
-    from bench.cluster import connect, resources
+    from bench.cluster import WAIT_S, Patience, check_nodes, connect, nodes, resources, shared
     from bench.toy import render_one
 
     connect()
+    if len(nodes()) > 1:
+        with shared([store], sources.files(dataset.name)) as probe:
+            check_nodes(probe)
     on_gpu = cube.boxes.provider == "torchvision" or cube.flow.provider == "raft"
 
     @ray.remote(num_cpus=1, num_gpus=min(1.0, resources()["GPU"]) if on_gpu else 0, max_retries=2)
@@ -283,8 +294,13 @@ def _cut_all(
         return f"{split}/{video.name}"
 
     waiting = [task.remote(split, video) for split, video in sorted(todo, key=lambda item: -item[1].frames)]
+    patience = Patience("prepare needs a CPU" + (" and a GPU" if on_gpu else ""), WAIT_S)
     while waiting:
-        ready, waiting = ray.wait(waiting, num_returns=1)
+        ready, waiting = ray.wait(waiting, num_returns=1, timeout=LOOK_EVERY_S)
+        has = resources()
+        patience.look(has["CPU"] >= 1 and (has["GPU"] > 0 or not on_gpu), time.monotonic())
+        if not ready:
+            continue
         try:
             yield ray.get(ready[0])
         except ray.exceptions.RayError as error:

@@ -32,7 +32,9 @@ def bring(database: Path, kept: Remote) -> None:
         if _last(database) == _sha(content):
             return
         aside = database.with_name(f"{database.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-        database.rename(aside)
+        for part in ("-journal", "-wal", "-shm", ""):  # of a transaction that was cut off; they belong to this file
+            if (own := database.with_name(database.name + part)).is_file():
+                own.rename(aside.with_name(aside.name + part))
         print(f"{kept} was changed from another machine; what this one had is in {aside}", flush=True)
     files.write_file(database, content)
     files.write_file(_note(database), _sha(content).encode())

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
 from amsrc import files
-from amsrc.errors import ConfigError, RunError
+from amsrc.errors import AwayError, ConfigError, RunError
 from bench.config import unknown
 
 if TYPE_CHECKING:
@@ -90,8 +90,9 @@ class Remote:
         return stream
 
     def read_bytes(self) -> bytes:
-        with _asking(self), self.open() as stream:
-            return stream.read()
+        with _asking(self), self._system().open_input_file(self.key) as file:  # in one request, so of one version
+            content: bytes = file.read()
+        return content
 
     def read_text(self, encoding: str = "utf-8") -> str:
         return self.read_bytes().decode(encoding)
@@ -139,7 +140,7 @@ def _asking(remote: Remote, what: str = "read") -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise RunError(
+        raise AwayError(
             f"{remote}: cannot be {what} ({_reason(error)}). Run the same command again to go on."
         ) from error
 
@@ -155,12 +156,16 @@ def place(text: str, option: str) -> Place:
     parts = urlsplit(text)
     if parts.scheme != "s3" or not parts.netloc or parts.fragment:
         raise ConfigError(f"{option} {parts.scheme}://...: give a folder or s3://BUCKET/PREFIX?region=REGION.")
-    if "@" in parts.netloc:
+    known = dict(parse_qsl(parts.query, keep_blank_values=True))
+    scheme, _, host = known.get("endpoint_override", "").rpartition("://")
+    if "//" in parts.path or not {scheme, known.get("scheme", "")} <= {"", "http", "https"}:
+        raise ConfigError(f"{option} {text}: no names between slashes may be empty, and endpoints speak http or https.")
+    if "@" in parts.netloc + host:
         raise ConfigError(
             f"{option}: keys do not belong into an address, which is printed and kept. Set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, a profile, or an instance's role."
         )
-    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+    for name in known:
         if name not in OPTIONS:
             raise ConfigError(f"{option}: {unknown('part of an s3:// address', name, list(OPTIONS))}")
     return Remote(f"{parts.netloc}/{parts.path.strip('/')}".rstrip("/"), parts.query)
@@ -223,6 +228,7 @@ def upload(folder: Path, target: Remote, last: str) -> None:
         RunError: one cannot be written.
     """
     names = sorted(path.name for path in folder.iterdir() if path.name != last)
+    (target / last).unlink(missing_ok=True)  # of an earlier upload
     for name in [*names, last]:
         there = target / name
         with (

@@ -104,15 +104,15 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
             writable(where, option)
     writable(places.folder)
     check_cluster(args, places)
-    if kept := places.kept(args):
-        snapshot.bring(places.database, kept)
-    storage = study.open_storage(database(args, places))
-    if places.root == embedded(places.home):
-        say(f"embedded data: {places.root}")
-        render(places.root)
-    stores = {name: _prepared(name, places, args, changes) for name in names}
-    cells = [Cell(on_cubes_of(e, stores[e.dataset]), stores[e.dataset].path) for e in experiments]
     with locked(places.folder):
+        if kept := places.kept(args):
+            snapshot.bring(places.database, kept)
+        storage = study.open_storage(database(args, places))
+        if places.root == embedded(places.home):
+            say(f"embedded data: {places.root}")
+            render(places.root)
+        stores = {name: _prepared(name, places, args, changes) for name in names}
+        cells = [Cell(on_cubes_of(e, stores[e.dataset]), stores[e.dataset].path) for e in experiments]
         sweep = Sweep(args, places, storage)
         code = sweep.run(cells, {name: store.path for name, store in stores.items()})
     say(f"records: {places.results / 'records'}\ntables:  {places.results / 'tables'}")
@@ -323,8 +323,8 @@ class Sweep:
             status = "FAILED" if broken else "FINISHED"
         finally:
             self._logging.shutdown(cancel_futures=True)
-            self._send()
             try:
+                self._send()
                 texts = {path.name: path.read_text() for path in tables.write(self.places.results)}
             finally:
                 self.tracker.finish_sweep(self.parent, status, texts)

@@ -97,6 +97,8 @@ def fit(
 
 def worker_loop(job: Job, device: torch.device, report: Report) -> None:
     """One worker's whole training; with several, each runs this on its own part of every batch."""
+    if is_trained(job.folder):  # a worker died after the end, and Ray Train started all anew
+        return
     e = job.experiment
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     watch_memory(device)

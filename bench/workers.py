@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from amsrc.errors import BenchError, RunError
+from amsrc.errors import AwayError, BenchError, RunError
 from bench.cluster import WAIT_S, Patience, connect, nodes, same_code
 from bench.plan import Machine, Packing, Workers, machine_of, packing
 from bench.runs import history, is_trained
@@ -85,11 +86,11 @@ def on_one_device(function: Callable[..., T], *arguments: Any, promised: Machine
     """Run a function where a worker would: as a task that has a GPU (or a CPU, where the cluster has no GPU) to itself.
 
     Raises:
-        RunError: none came free in time.
+        AwayError: none came free in time, or its node was lost and no other came.
         Exception: the function's own.
     """
     import ray
-    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     connect()
@@ -97,13 +98,16 @@ def on_one_device(function: Callable[..., T], *arguments: Any, promised: Machine
     place = placement_group([{kind: 1}])
     try:
         if not place.wait(WAIT_S):
-            raise RunError(f"no {kind} came free within {WAIT_S / 60:.0f} minutes. The same command goes on.")
+            raise AwayError(f"no {kind} came free within {WAIT_S / 60:.0f} minutes. The same command goes on.")
         task = ray.remote(
             num_cpus=int(kind == "CPU"),
             num_gpus=int(kind == "GPU"),
             scheduling_strategy=PlacementGroupSchedulingStrategy(place),
         )(function)
-        return ray.get(task.remote(*arguments))  # type: ignore[no-any-return]
+        running, patience = task.remote(*arguments), Patience(f"scoring needs a {kind}", WAIT_S)
+        while not ray.wait([running], timeout=LOOK_EVERY_S)[0]:  # its node may be lost, and it waits for another
+            patience.look(placement_group_table(place)["state"] == "CREATED", time.monotonic())
+        return ray.get(running)  # type: ignore[no-any-return]
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     finally:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import SPLITS, CubeStore
 from bench import cache
-from bench.cache import open_store, over_network
+from bench.cache import open_store, over_network, verify
 from bench.storage import Place, Remote, upload, write_file
 from tests.cubes_made import TEST, an_experiment, write_regions, write_store
 from tests.object_store import Wire, remote, serving
@@ -89,7 +91,7 @@ def test_a_store_on_a_disk_of_this_node_is_read_where_it_lies(store: CubeStore, 
 
 
 def test_a_store_on_a_network_is_copied_too(store: CubeStore, node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "over_network", lambda path: True)
+    monkeypatch.setattr(cache, "over_network", lambda path: path != node)
     copy = open_store(store.path)
     assert node in copy.path.parents
     assert same(copy, store)
@@ -155,6 +157,40 @@ def test_a_transfer_whose_connection_breaks_is_repeated(
     with Wire(server, cuts=3, carry=20_000) as wire:
         assert same(open_store(remote(wire.port, tmp_path.name)), store)
         assert wire.broken == 3
+
+
+def test_where_the_nodes_own_folder_is_on_a_network_too_nothing_is_copied(
+    store: CubeStore, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "over_network", lambda path: True)
+    assert open_store(store.path).path == store.path
+
+
+def test_the_store_itself_is_verified_and_not_its_copy(far: Remote, node: Path) -> None:
+    open_store(far)
+    verify(far)
+    write_file(far / "test" / "04" / "frames.npy", b"other")
+    (far / "train" / "01" / "boxes.npy").unlink()
+    with pytest.raises(DataError, match=r"damaged or missing: train/01/boxes\.npy, test/04/frames\.npy"):
+        verify(far)
+
+
+def test_copies_make_room_on_a_full_disk_as_well(
+    far: Remote, server: int, node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_store(far).path
+    for held in cache._held.values():
+        held.close()
+    cache._held.clear()
+    usage = shutil.disk_usage
+
+    def nearly_full(path: Path) -> Any:
+        return usage(path)._replace(free=0 if first.is_dir() else 10**9)
+
+    monkeypatch.setattr(cache.shutil, "disk_usage", nearly_full)
+    second = open_store(another(server, tmp_path, 1)).path
+    assert second.is_dir()
+    assert not first.exists()
 
 
 # -- damage --------------------------------------------------------------------------------------------------

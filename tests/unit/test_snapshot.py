@@ -1,6 +1,8 @@
 """A study's database in an object store: a driver on another machine finds it as it was sent last."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -83,3 +85,25 @@ def test_an_unchanged_database_is_not_sent_again(kept: Remote, tmp_path: Path) -
     kept.unlink()
     send(here, kept)
     assert not kept.is_file()
+
+
+def test_a_transaction_that_was_cut_off_does_not_reach_what_is_brought(kept: Remote, tmp_path: Path) -> None:
+    """Its journal belongs to the file that is put aside: SQLite would roll it back into the new one."""
+    here, there = tmp_path / "here" / "study.db", tmp_path / "there" / "study.db"
+    note(here, "first")
+    send(here, kept)
+    there.parent.mkdir()
+    bring(there, kept)
+    note(there, *map(str, range(2000)))
+    send(there, kept)
+    cut_off = (
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('pragma cache_size = 1')\n"
+        "c.execute('begin'); c.executemany('insert into notes values (?)', [('x' * 500,)] * 500)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", cut_off, str(here)], check=False).returncode == -9
+    assert here.with_name("study.db-journal").is_file()
+    bring(here, kept)
+    assert notes(here) == ["first", *map(str, range(2000))]
+    (aside,) = [path for path in here.parent.glob("study.db.2*") if not path.name.endswith("-journal")]
+    assert notes(aside) == ["first"]

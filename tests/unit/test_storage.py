@@ -1,18 +1,19 @@
 """Places: a folder and an object store answer the same questions alike, and what is wrong with one is said at once."""
 
 import pickle
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-import boto3
 import pytest
 from moto import settings
 
 from amsrc.errors import ConfigError, RunError
 from bench import storage
 from bench.storage import Place, Remote, beside, files_below, locked, place, remove_tree, upload, writable, write_file
-from tests.object_store import BUCKET, Wire, options, remote, serving
+from tests.object_store import Wire, options, remote, serving
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,9 @@ def test_an_address_is_read_and_shown_as_it_was_given() -> None:
         ("s3:///x", "give a folder or s3://BUCKET/PREFIX"),
         ("s3://key:secret@bucket/x", "--home: keys do not belong into an address"),
         ("s3://bucket/x?regoin=a", "unknown part of an s3:// address 'regoin'; did you mean: region"),
+        ("s3://bucket/a//b", "no names between slashes may be empty"),
+        ("s3://bucket/x?endpoint_override=ftp://host", "endpoints speak http or https"),
+        ("s3://bucket/x?endpoint_override=http://me:secret@host", "--home: keys do not belong into an address"),
         ("s3://bucket/x?access_key=a", "unknown part of an s3:// address 'access_key'"),
     ],
 )
@@ -190,17 +194,26 @@ def test_a_transfer_whose_connection_breaks_is_repeated(server: int, tmp_path: P
 # -- whole or not at all -------------------------------------------------------------------------------------
 
 
-def test_of_a_folder_one_file_appears_after_all_others(server: int, tmp_path: Path) -> None:
-    """Uploads of a folder whose last file is there are whole."""
+def test_of_a_folder_one_file_appears_after_all_others(
+    server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uploads of a folder whose last file is there are whole; one of an earlier upload goes first."""
     for name in ("frames.npy", "a-shard.json", "boxes.npy"):
         (tmp_path / name).write_bytes(name.encode())
     target = remote(server, tmp_path.name)
+    write_file(target / "a-shard.json", b"of an earlier upload")
+    seen: list[tuple[str, bool]] = []
+    copy = shutil.copyfileobj
+
+    def copied(source: Any, stream: Any, length: int) -> None:
+        seen.append((Path(source.name).name, (target / "a-shard.json").is_file()))
+        copy(source, stream, length)
+
+    monkeypatch.setattr(storage.shutil, "copyfileobj", copied)
     upload(tmp_path, target, last="a-shard.json")
-    found = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{server}", region_name="us-east-1")
-    objects = found.list_objects_v2(Bucket=BUCKET, Prefix=f"{tmp_path.name}/")["Contents"]
-    times = {entry["Key"].rpartition("/")[2]: entry["LastModified"] for entry in objects}
-    assert max(times, key=lambda name: (times[name], name == "a-shard.json")) == "a-shard.json"
+    assert seen == [("boxes.npy", False), ("frames.npy", False), ("a-shard.json", False)]
     assert (target / "frames.npy").read_bytes() == b"frames.npy"
+    assert (target / "a-shard.json").read_bytes() == b"a-shard.json"
 
 
 def test_an_upload_that_fails_does_not_say_that_it_is_whole(

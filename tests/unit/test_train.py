@@ -185,6 +185,16 @@ def stamped(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
+def test_a_worker_that_starts_after_the_end_leaves_all_as_it_is(tmp_path: Path) -> None:
+    """Ray Train starts all workers anew when one dies between the last epoch and the end of all."""
+    e = an_experiment()
+    store = write_store(tmp_path, e)
+    folder = fit(e, store, tmp_path)
+    before = stamped(folder)
+    train.worker_loop(train.Job(e, store.path, folder, "code"), train.device_of(), lambda line: pytest.fail("trained"))
+    assert stamped(folder) == before
+
+
 def test_what_does_not_touch_training_shares_a_run(tmp_path: Path) -> None:
     e = an_experiment(train={"epochs": 1})
     store = write_store(tmp_path, e)
