@@ -226,7 +226,17 @@ def against_amsrc(records: list[RunRecord]) -> Iterator[tuple[str, list[RunRecor
     for ours, theirs in product(groups, groups):
         first, other = ours[0], theirs[0]
         if first.recipe in ("amsrc", "amsrc-small") and _data(first) == _data(other) and _answers(other, first):
-            yield ", ".join([f"{first.recipe} - {other.recipe}", *changes(first)]), ours, theirs
+            yield _compared(first, other), ours, theirs
+
+
+def _compared(ours: RunRecord, other: RunRecord) -> str:
+    """A name for the comparison: the settings stand behind what they belong to."""
+    held_out = ours.experiment["train"]["held_out"]
+    kept = f"{100 * held_out:g} % held out" if held_out else "nothing held out"
+    settings = ", ".join([*changes(ours), kept])
+    if _is_trained(other):
+        return f"{ours.recipe} - {other.recipe} (both: {settings})"
+    return f"{ours.recipe} ({settings}) - {other.recipe}"
 
 
 def _answers(other: RunRecord, ours: RunRecord) -> bool:
