@@ -79,7 +79,8 @@ PAIRED_NOTE = (
     "Paired: AUROC of one minus that of the other with its 95 % interval, from the same draws of test videos for both."
 )
 METRICS_NOTE = (
-    "Mean ± sample standard deviation over seeds; Seeds: their number and [setting]. Macro: mean AUROC of the videos "
+    "Mean ± sample standard deviation over seeds; Seeds: their number and [setting]. Behind an AUROC its 95 % interval "
+    "over the test videos, Δ paper: the AUROC minus the paper's. Macro: mean AUROC of the videos "
     "in which both classes occur. EER: equal error rate, lower is better; F1: of abnormal frames at its threshold. "
     "RBDC, TBDC: regions and tracks detected by the boxes' scores, unsmoothed; missing without pixel masks and where "
     "only frames are scored. results/README.md defines each."
@@ -132,18 +133,19 @@ def build(results: Place) -> dict[str, str]:
     paper = [name for name in recipes.DATASETS if name.startswith(TOY) == toy]
     datasets = [*paper, *sorted({record.dataset for record in records}.difference(paper))]
     records = [framewise.completed(results, record) for record in records]
+    interval = partial(framewise.interval, results)
     files: dict[str, str] = {}
     for table, caption in CAPTIONS.items():
         ours = [record for record in records if _belongs(record.recipe, table)]
         rows = [
             *([] if toy else _quoted(quotes, table, datasets)),
-            *by_dataset(ours, partial(_figure, quotes, table), partial(framewise.interval, results), datasets),
+            *by_dataset(ours, partial(_figure, quotes, table), interval, datasets),
         ]
         shown = columns(datasets, footnotes(rows))
         compared = _differences(results, ours) if table == "table2" else []
         notes = [*_notes(rows, toy), *_flags(rows), *compared, *_numbered(rows), *_gaps(ours)]
         files |= _set(table, f"Table {table[-1]}", caption, shown, rows, notes)
-    rows = by_metric(records, datasets)
+    rows = by_metric(records, partial(_figure, quotes, "table2"), interval, datasets)  # which has every method
     notes = [*_notes(rows, toy, METRICS_NOTE), *_flags(rows), *_numbered(rows)]
     files |= _set("table3", "Table 3", METRICS_CAPTION, metric_columns(METRICS, footnotes(rows)), rows, notes)
     rows = by_rule(records, read_searches(results), datasets)

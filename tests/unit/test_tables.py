@@ -418,9 +418,25 @@ def test_the_interval_of_seeds_is_that_of_their_mean_and_needs_the_scores_of_all
 def test_table_3_computes_from_frame_scores_what_an_older_record_lacks(tmp_path):
     scores, labels = keep_scores(tmp_path, add(tmp_path, "amsrc", "ped2", 0, 0.9), 1.0)
     eer, f1 = equal_error(*pooled(scores, labels))
+    low, high = auroc_interval([scores], labels)
     (row,) = lines_of(tables.build(tmp_path)["table3.md"], "AMSRC (amsrc)")
     cells = [cell.strip() for cell in row.split("|")[3:-1]]
-    assert cells == ["1 [1]", "90.00", *["-"] * 4, f"{100 * eer:.2f}", f"{100 * f1:.2f}", "-", "-"]
+    auroc = f"90.00 [{100 * low:.1f}, {100 * high:.1f}]"
+    delta = "\N{MINUS SIGN}9.30"
+    assert cells == ["1 [1]", auroc, *["-"] * 4, f"{100 * eer:.2f}", f"{100 * f1:.2f}", "-", "-", delta]
+
+
+def test_every_row_of_table_3_answers_to_the_papers_figure_and_null_rows_to_none(tmp_path):
+    measured = {**MEASURED, "auroc": 0.9, "auroc_interval": [0.75, 0.95]}
+    for recipe in ("baseline", "no-gate-concat", "amsrc-paper-loss", "null-flow"):
+        add(tmp_path, recipe, "avenue", 0, 0.9, partial=recipe == "amsrc-paper-loss", metrics=measured)
+    built = tables.build(tmp_path)
+    deltas = [line.split("|")[-2].strip() for line in built["table3.md"].splitlines() if "| Avenue" in line]
+    assert deltas == ["\N{MINUS SIGN}0.60", "\N{MINUS SIGN}2.50", "-", "-"], "a part of a data set answers to none"
+    rows = csv.DictReader(io.StringIO(built["table3.csv"]))
+    ends = {row["metric"]: (row["low"], row["high"], row["paper"]) for row in rows if row["recipe"] == "baseline"}
+    assert ends.pop("auroc") == ("75.0", "95.0", "90.6")
+    assert set(ends.values()) == {("", "", "")}
 
 
 def test_what_looks_at_no_picture_and_beats_sixty_is_flagged_and_only_that(tmp_path):
