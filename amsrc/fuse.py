@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,20 @@ from amsrc.errors import DataError, RunError
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 
-PADDING: dict[str, Literal["constant", "symmetric", "edge"]] = {
-    "zero": "constant",
-    "reflect": "symmetric",
-    "nearest": "edge",
-}  # ours -> NumPy's name
+
+class Padding(NamedTuple):
+    """What lies beyond a video's ends, as two libraries call it."""
+
+    numpy: Literal["constant", "symmetric", "edge"]
+    scipy: Literal["constant", "reflect", "nearest"]
+
+
+PADDINGS = {
+    "zero": Padding("constant", "constant"),
+    "reflect": Padding("symmetric", "reflect"),
+    "nearest": Padding("edge", "nearest"),
+}
+"""By the names of `ScoreConfig.median_padding`."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ class Fuser:
         starts = np.concatenate([[0], np.cumsum(frames)]).astype(np.int64)
         clips = [np.arange(a + config.skip_frames, b) for a, b in pairwise(starts)]
         half = config.median_frames // 2
-        mode = PADDING[config.median_padding]
+        mode = PADDINGS[config.median_padding].numpy
         beyond = {"constant_values": starts[-1]} if mode == "constant" else {}
         seen = [np.pad(clip, half, mode, **beyond) for clip in clips if len(clip)]
         kept = [np.pad(np.ones(len(clip), np.bool_), half) for clip in clips if len(clip)]

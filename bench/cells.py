@@ -20,7 +20,7 @@ from bench import provenance, runs
 from bench.cache import open_store
 from bench.cluster import WAIT_S, Patience, connect, same_code
 from bench.config import fingerprint
-from bench.evaluate import evaluate, now, unfinished, worth_of_epoch
+from bench.evaluate import evaluate, now, regions_sha256, unfinished, worth_of_epoch
 from bench.plan import ONE_WORKER, Cell, Machine, Packing, Workers
 from bench.records import RunRecord, frame_scores_path, read, record_path, write
 from bench.storage import Place
@@ -93,7 +93,7 @@ def finished(cell: Cell, results: Place, also: Sequence[str] = ()) -> RunRecord 
         return None
     if record.labels not in (None, store.labels_sha256(e.label_set)):  # None: an older record
         return None
-    if record.regions not in (None, store.regions_sha256):
+    if record.regions not in (None, regions_sha256(store, e.label_set)):
         return None
     complete = record.status != "done" or (frame_scores_path(results, record).is_file())
     return record if complete else None

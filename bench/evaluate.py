@@ -67,7 +67,8 @@ def evaluate(
     labels = scored_labels(store.labels(experiment.label_set), experiment.score.skip_frames)
     rows, known = rows_of(experiment.method, store.test), epochs[-1].statistics
     frames = fuse(rows, scores.test_f, scores.test_p, known, experiment.score)
-    measured = measure(rows, epochs[-1], frames, labels, store.regions(), experiment.score)
+    regions = store.regions() if regions_sha256(store, experiment.label_set) else None
+    measured = measure(rows, epochs[-1], frames, labels, regions, experiment.score)
     log = epoch_log(experiment, store, folder, epochs, labels, measured)
     decision, curve = select(experiment, rows, epochs, labels)
     record = RunRecord(
@@ -348,7 +349,7 @@ def origin(experiment: Experiment, store: Sealed | None, log: list[dict[str, Any
         "git": {**provenance.git(), "trained": trained},
         "store": store.sha256 if store else None,
         "labels": store.labels_sha256(experiment.label_set) if store else None,
-        "regions": store.regions_sha256 if store else None,
+        "regions": regions_sha256(store, experiment.label_set) if store else None,
         "boxes": _named(cube.boxes.provider, sources.get("boxes")),
         "flow": _named(cube.flow.provider, sources.get("flow")),
         "label_set": experiment.label_set,
@@ -356,6 +357,11 @@ def origin(experiment: Experiment, store: Sealed | None, log: list[dict[str, Any
         "videos": [shard.video for shard in store.shards("test")] if store and experiment.partial else [],
         "experiment": dump(experiment),
     }
+
+
+def regions_sha256(store: Sealed, label_set: str) -> str | None:
+    """Digest of the abnormal regions that go with a label set: they are read off the masks of the official one."""
+    return store.regions_sha256 if label_set == "official" else None
 
 
 def _named(provider: str, digest: str | None) -> str:

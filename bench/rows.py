@@ -87,7 +87,8 @@ def by_dataset(
     for _, same in groupby(sorted(records, key=_all_but_seed), key=_all_but_seed):
         runs = list(same)
         cells = rows.setdefault(_place(runs[0]), {}).setdefault(runs[0].dataset, [])
-        cells += _cell(runs, paper(runs[0]), interval)
+        if cell := _cell(runs, paper(runs[0]), interval):
+            cells.append(cell)
     for (block, _, recipe, name), found in sorted(rows.items()):
         lines = zip_longest(*(found.get(dataset, []) for dataset in datasets))
         for line in list(lines) or [()]:
@@ -145,14 +146,14 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str
             yield prefix + name, ours[name]
 
 
-def _cell(runs: list[RunRecord], paper: float | None, interval: Interval) -> list[Cell]:
+def _cell(runs: list[RunRecord], paper: float | None, interval: Interval) -> Cell | None:
     """The figure of runs that differ in their seed: none if none is done or one of them is undefined."""
     done = _by_seed([run for run in runs if run.status == "done"])
     cell = _mean([run.metric("auroc") for run in done], _sentence(_facts(done, rule=True))) if done else None
     if cell is None:
-        return []
+        return None
     low, high = (None if end is None else 100 * end for end in interval(done) or (None, None))
-    return [replace(cell, paper=paper, low=low, high=high)]
+    return replace(cell, paper=paper, low=low, high=high)
 
 
 def _mean(fractions: Sequence[float | None], setting: str) -> Cell | None:
@@ -198,10 +199,16 @@ def _is_changed(record: RunRecord) -> bool:
     return bool(record.git.get("dirty")) or "+changes" in str(record.git.get("trained"))
 
 
-def by_metric(records: list[RunRecord], datasets: list[str]) -> list[Row]:
+def by_metric(
+    records: list[RunRecord],
+    paper: Callable[[RunRecord], float | None],
+    interval: Interval,
+    datasets: list[str],
+) -> list[Row]:
     """A row for each recipe and data set with every metric of METRICS; seeds together.
 
     Args:
+        paper, interval: of the AUROC, as for `by_dataset`.
         datasets: in the order in which they are printed; rows of others are left out.
     """
     placed = []
@@ -210,6 +217,7 @@ def by_metric(records: list[RunRecord], datasets: list[str]) -> list[Row]:
         runs = _by_seed(list(same))
         setting = _sentence(_facts(runs, rule=True))
         cells = {name: _mean([run.metric(name) for run in runs], setting) for name in METRICS}
+        cells["auroc"] = _cell(runs, paper(runs[0]), interval)
         placed.append(_dataset_row(_place(runs[0]), runs[0].dataset, cells))
     shown = [(place, row) for place, row in placed if any(row.cells.values())]
     return [row for _, row in sorted(shown, key=lambda pair: (pair[0], datasets.index(pair[1].dataset)))]
@@ -226,7 +234,17 @@ def against_amsrc(records: list[RunRecord]) -> Iterator[tuple[str, list[RunRecor
     for ours, theirs in product(groups, groups):
         first, other = ours[0], theirs[0]
         if first.recipe in ("amsrc", "amsrc-small") and _data(first) == _data(other) and _answers(other, first):
-            yield ", ".join([f"{first.recipe} - {other.recipe}", *changes(first)]), ours, theirs
+            yield _compared(first, other), ours, theirs
+
+
+def _compared(ours: RunRecord, other: RunRecord) -> str:
+    """A name for the comparison: the settings stand behind what they belong to."""
+    held_out = ours.experiment["train"]["held_out"]
+    kept = f"{100 * held_out:g} % held out" if held_out else "nothing held out"
+    settings = ", ".join([*changes(ours), kept])
+    if _is_trained(other):
+        return f"{ours.recipe} - {other.recipe} (both: {settings})"
+    return f"{ours.recipe} ({settings}) - {other.recipe}"
 
 
 def _answers(other: RunRecord, ours: RunRecord) -> bool:

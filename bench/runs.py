@@ -25,7 +25,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from amsrc.errors import ConfigError, RunError
+from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.fuse import Statistics
 from amsrc.store import CubeStore
 from bench.config import Experiment, dump, run_key
@@ -45,11 +45,12 @@ def claim(experiment: Experiment, store: CubeStore, home: Place) -> Place:
 
     Raises:
         ConfigError: it belongs to cubes of other content, or cannot be written.
+        DataError: its `run.json` is damaged.
     """
     folder = folder_of(experiment, home)
     path = folder / "run.json"
     if path.is_file():
-        before = json.loads(path.read_text())["store"]
+        _, before = origin(folder)
         if before != store.sha256:
             raise ConfigError(
                 f"{folder} belongs to the cubes {before[:12]}, {store.origin} holds {store.sha256[:12]}. "
@@ -59,6 +60,20 @@ def claim(experiment: Experiment, store: CubeStore, home: Place) -> Place:
     writable(folder)
     write_json(path, {"experiment": dump(experiment), "store": store.sha256})
     return folder
+
+
+def origin(folder: Place) -> tuple[dict[str, Any], str]:
+    """What `run.json` says: the experiment as `bench.config.dump` has it, the digest of the store.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = folder / "run.json"
+    try:
+        about = json.loads(path.read_text())
+        return dict(about["experiment"]), str(about["store"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error!r}). Restore it, or delete {folder} and train again.") from None
 
 
 def forget_scores(folder: Place) -> None:

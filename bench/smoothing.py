@@ -14,6 +14,7 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from amsrc.fuse import PADDINGS
 from bench.config import TOY
 from bench.jsontext import as_json, check_fractions, loaded, validated
 from bench.records import Labels, RunRecord, Scores
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 MEDIANS = (5, 9, 17, 33, 65)  # frames
 GAUSSIANS = (5, 10, 20, 50, 100)  # standard deviation in frames
-PADDINGS: dict[str, Literal["constant", "reflect", "nearest"]] = {
-    "zero": "constant",
-    "reflect": "reflect",
-    "nearest": "nearest",
-}  # ours -> SciPy's name
 Filter: TypeAlias = Literal["none", "median", "gaussian"]
 FILTERS: list[tuple[Filter, int, str]] = [
     ("none", 0, "reflect"),
@@ -135,9 +131,9 @@ def smooth(scores: npt.ArrayLike, name: Filter, width: int, padding: str, *, min
 
     values = np.asarray(scores, np.float64)
     if len(values) and name == "median":
-        values = ndimage.median_filter(values, width, mode=PADDINGS[padding])
+        values = ndimage.median_filter(values, width, mode=PADDINGS[padding].scipy)
     elif len(values) and name == "gaussian":
-        values = ndimage.gaussian_filter1d(values, width, mode=PADDINGS[padding])
+        values = ndimage.gaussian_filter1d(values, width, mode=PADDINGS[padding].scipy)
         values = np.round(values, 9)  # the sums of a constant differ in their last digits, which are no score
     if not min_max or not len(values):
         return values

@@ -12,7 +12,6 @@ checkpoint, a failed one is recorded with its error while the others go on (exit
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import time
@@ -33,16 +32,15 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
 
 from amsrc.errors import ConfigError
 from amsrc.store import Sealed
-from bench import cost, curves, datasets, figures, gallery, plan, provenance, runs, search, snapshot, study, tables
+from bench import curves, datasets, figures, gallery, outlook, plan, runs, search, snapshot, study, tables
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
-from bench.cluster import check_nodes, connect, nodes, shared
+from bench.cluster import check_nodes, connect, shared
 from bench.config import TOY, Experiment, fingerprint, override
 from bench.evaluate import per_video
-from bench.logistics import logistics
 from bench.options import home_of, results_of
 from bench.plan import Cell
-from bench.prepare import Sources, on_cubes_of, prepare, store_path, with_providers
+from bench.prepare import Sources, on_cubes_of, prepare, with_providers
 from bench.progress import progress
 from bench.recipes import DATASETS, build
 from bench.records import RunRecord, read_all, read_frame_scores, search_path, write_search
@@ -97,7 +95,8 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
     experiments = plan.matrix(names, recipes, args.seeds, changes, plan.parse_axes(args.axis))
     searches_of(args, experiments)  # refuses what cannot be searched before anything is prepared
     if args.dry_run:
-        say(described(args, places, _cells_without_stores(args, places, experiments), _machine(args)))
+        planned = outlook.cells_without_stores(args, places.root, places.home, experiments)
+        say(_described(args, places, planned, outlook.planned_machine(args)))
         return 0
     for option, where in (("--home", places.home), ("--results", places.results)):
         if isinstance(where, Remote):  # folders are looked at from every node
@@ -128,7 +127,7 @@ def check_cluster(args: argparse.Namespace, places: Places) -> None:
         ConfigError: no cell ever would, or some nodes do not; said of each.
     """
     connect()
-    plan.packing(_cluster(args), 1, args.workers, args.gpus_per_cell, args.cpus_per_cell)
+    outlook.packing(args, outlook.running_machine(args), 1)
     real = [] if places.root == embedded(places.home) else [places.root]
     with shared([places.home, places.results], real) as probe:
         check_nodes(probe)
@@ -206,80 +205,9 @@ def _prepared(name: str, places: Places, args: argparse.Namespace, changes: dict
     return prepare(experiment, sources, places.home, partial=args.partial, progress=progress())
 
 
-def _cells_without_stores(args: argparse.Namespace, places: Places, experiments: Sequence[Experiment]) -> list[Cell]:
-    """The cells as they will be, where no store need be there yet."""
-    found = []
-    for e in experiments:
-        wanted, _ = with_providers(e, Sources(places.root), args.boxes, args.flow)
-        paths = {partial: store_path(places.home, replace(wanted, partial=partial)) for partial in (False, True)}
-        partial = args.partial and (paths[True].is_dir() or not paths[False].is_dir())
-        found.append(Cell(replace(wanted, partial=partial), paths[partial]))
-    return found
-
-
-# -- the plan ------------------------------------------------------------------------------------------------
-
-
-def _cluster(args: argparse.Namespace) -> plan.Machine:
-    """The cluster as its file says, since one that starts nodes on demand shows none before; else as Ray has it."""
-    if args.cluster:
-        return plan.read_cluster(args.cluster)
-    return plan.machine_of(nodes(), provenance.hardware()["cpu"])  # type: ignore[arg-type]
-
-
-def _machine(args: argparse.Namespace) -> plan.Machine:
-    """What a dry run is made for, without asking Ray: a cluster file's machine, or this one."""
-    if args.cluster:
-        return plan.read_cluster(args.cluster)
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    here = provenance.hardware()
-    name = ", ".join(dict.fromkeys(here["gpus"])) if gpus else here["cpu"]  # type: ignore[arg-type]
-    return plan.Machine(((float(here["cores"]), float(gpus)),), str(name))  # type: ignore[arg-type]
-
-
-def described(
-    args: argparse.Namespace,
-    places: Places,
-    cells: Sequence[Cell],
-    machine: plan.Machine,
-) -> str:
-    """The plan in words: cells, what is cached, how many at a time, hours, cost; then the searches."""
+def _described(args: argparse.Namespace, places: Places, cells: Sequence[Cell], machine: plan.Machine) -> str:
     searches = searches_of(args, [cell.experiment for cell in cells])
-    rows, counted = cost.read_speed(), cost.cubes_of(cells, read_all(places.results))
-    cached = [c for c in cells if (c.store / "manifest.json").is_file() and finished(c, places.results, kept(args))]
-    todo = [cell for cell in cells if cell not in cached]
-
-    def packing(number: int) -> plan.Packing:
-        return plan.packing(machine, number, args.workers, args.gpus_per_cell, args.cpus_per_cell)
-
-    expected = cost.estimate(todo, counted, rows, packing(len(todo)), machine)
-    names = [fingerprint(cell.experiment) for cell in cached]
-    around = logistics(todo, counted, rows, packing(len(todo)), machine)
-    lines = [cost.render(cells, names, packing(len(todo)), expected, machine, around)]
-    for wanted in searches:
-        at_once = packing(wanted.trials)
-        mine = [cell for cell in cells if cell.experiment in wanted.bases]
-        each = list(cost.estimate(mine, counted, rows, at_once, machine).seconds.values())
-        known = None if None in each else sum(filter(None, each)) / 3600
-        rounds = math.ceil(wanted.trials / at_once.concurrent)
-        hours, gpu_hours = (None if known is None else known * n for n in (rounds, wanted.trials * at_once.gpus))
-        price = machine.usd_per_gpu_hour if at_once.gpus else None
-        usd = None if gpu_hours is None or price is None else gpu_hours * price
-        space = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in wanted.space.items())
-        lines += [
-            "",
-            f"search      {wanted.study}: {wanted.trials} trials of {len(mine)} cells, {at_once.concurrent} at a time",
-            f"over        {space}; rule {wanted.rule}, sampler {wanted.sampler}. {wanted.proposals}",
-            f"on top      {_few(hours)} hours, {_few(gpu_hours)} GPU-hours, {_few(usd)} USD if none stands yet",
-        ]
-    return "\n".join(lines)
-
-
-def kept(args: argparse.Namespace) -> tuple[str, ...]:
-    """States of a record, besides `done`, in which its cell is not run again."""
-    return () if args.rerun == "failed" else ("failed",)
+    return outlook.described(args, places.results, cells, searches, machine)
 
 
 # -- running it ----------------------------------------------------------------------------------------------
@@ -343,13 +271,14 @@ class Sweep:
         params |= {"rule": self.board.rule, "datasets": ",".join(dict.fromkeys(c.experiment.dataset for c in cells))}
         self.parent = self.tracker.start_sweep(self.places.name, params)
         connect()
-        text = described(args, self.places, cells, _cluster(self.args))
+        text = _described(args, self.places, cells, outlook.running_machine(args))
         say(text)
         self.tracker.log_files(self.parent, {"plan.txt": text})
 
     def _matrix(self, cells: Sequence[Cell]) -> None:
         """The cells that are known beforehand; of a search, the recipe's own."""
-        cached = {cell: record for cell in cells if (record := finished(cell, self.places.results, kept(self.args)))}
+        passed = outlook.kept(self.args)
+        cached = {cell: record for cell in cells if (record := finished(cell, self.places.results, passed))}
         for cell, record in cached.items():
             self.board.count(record)
             self._keep(cell, record)
@@ -422,8 +351,7 @@ class Sweep:
         number = sum(todo.values())
         if number < 1:
             return
-        args = self.args
-        packing = plan.packing(_cluster(self.args), number, args.workers, args.gpus_per_cell, args.cpus_per_cell)
+        packing = outlook.packing(self.args, outlook.running_machine(self.args), number)
         with self.board.showing(todo):
             run_trials(trials, number, self.job, packing, self, folder=self.places.folder, scheduler=scheduler)
 
@@ -515,10 +443,6 @@ def outcome(record: RunRecord) -> str:
     by_rule = [f"{rule} {_percent(record.rules[rule]['auroc'])}" for rule in RULES if rule in record.rules]
     alone = [f"{name} {_percent(record.metric(key))}" for key, name in (("auroc_f", "S_f"), ("auroc_p", "S_p"))]
     return f"{', '.join(by_rule)} ({', '.join(alone)}; {clock(sum(filter(None, record.timings_s.values())))})"
-
-
-def _few(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}"
 
 
 def _percent(value: float | None) -> str:

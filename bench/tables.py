@@ -73,11 +73,14 @@ AVENUE_NOTE = (
     "detector of one reaches 95.5 to 96.8 on the other; each setting names the one it was measured against."
 )
 FLAG_ABOVE = 60.0  # percent that a row without a look at any picture may reach
+FLAGGED = {"auroc": "", "paper": "", "macro_auroc": "a macro AUROC of "}
+"""Of the cells of a row of one data set, those that are, and what they are called."""
 PAIRED_NOTE = (
     "Paired: AUROC of one minus that of the other with its 95 % interval, from the same draws of test videos for both."
 )
 METRICS_NOTE = (
-    "Mean ± sample standard deviation over seeds; Seeds: their number and [setting]. Macro: mean AUROC of the videos "
+    "Mean ± sample standard deviation over seeds; Seeds: their number and [setting]. Behind an AUROC its 95 % interval "
+    "over the test videos, Δ paper: the AUROC minus the paper's. Macro: mean AUROC of the videos "
     "in which both classes occur. EER: equal error rate, lower is better; F1: of abnormal frames at its threshold. "
     "RBDC, TBDC: regions and tracks detected by the boxes' scores, unsmoothed; missing without pixel masks and where "
     "only frames are scored. results/README.md defines each."
@@ -130,23 +133,24 @@ def build(results: Place) -> dict[str, str]:
     paper = [name for name in recipes.DATASETS if name.startswith(TOY) == toy]
     datasets = [*paper, *sorted({record.dataset for record in records}.difference(paper))]
     records = [framewise.completed(results, record) for record in records]
+    interval = partial(framewise.interval, results)
     files: dict[str, str] = {}
     for table, caption in CAPTIONS.items():
         ours = [record for record in records if _belongs(record.recipe, table)]
         rows = [
             *([] if toy else _quoted(quotes, table, datasets)),
-            *by_dataset(ours, partial(_figure, quotes, table), partial(framewise.interval, results), datasets),
+            *by_dataset(ours, partial(_figure, quotes, table), interval, datasets),
         ]
         shown = columns(datasets, footnotes(rows))
         compared = _differences(results, ours) if table == "table2" else []
         notes = [*_notes(rows, toy), *_flags(rows), *compared, *_numbered(rows), *_gaps(ours)]
         files |= _set(table, f"Table {table[-1]}", caption, shown, rows, notes)
-    rows = by_metric(records, datasets)
-    notes = [*_notes(rows, toy, METRICS_NOTE), *_numbered(rows)]
+    rows = by_metric(records, partial(_figure, quotes, "table2"), interval, datasets)  # which has every method
+    notes = [*_notes(rows, toy, METRICS_NOTE), *_flags(rows), *_numbered(rows)]
     files |= _set("table3", "Table 3", METRICS_CAPTION, metric_columns(METRICS, footnotes(rows)), rows, notes)
     rows = by_rule(records, read_searches(results), datasets)
     shown = rule_columns(list(RULES), list(GAPS), footnotes(rows))
-    notes = [*_rule_notes(rows, toy), *_numbered(rows)]
+    notes = [*_rule_notes(rows, toy), *_flags(rows), *_numbered(rows)]
     files |= _set("rules", "Selection rules", RULES_CAPTION, shown, rows, notes)
     return files | smoothing.table(results, toy)
 
@@ -295,14 +299,18 @@ def _is_on(row: Row, dataset: str) -> bool:
 def _flags(rows: list[Row]) -> list[str]:
     """A line for each figure that shows a protocol to reward what knows nothing of the pictures."""
     return [
-        f"Flagged: {row.method} reaches {cell.mean:.1f} on {NAMES.get(dataset, dataset)}, above {FLAG_ABOVE:.0f} "
-        f"without a look at any picture [{footnotes(rows)[cell.setting]}]: under this protocol a frame's place in its "
-        "video tells much of its label."
+        f"Flagged: {row.method} reaches {FLAGGED.get(key, '')}{cell.mean:.1f} on {_named(row.dataset or key)}, above "
+        f"{FLAG_ABOVE:.0f} without a look at any picture [{footnotes(rows)[cell.setting]}]: under this protocol a "
+        "frame's place in its video tells much of its label."
         for row in rows
         if row.recipe in CONTENT_FREE
-        for dataset, cell in row.cells.items()
-        if cell is not None and cell.mean > FLAG_ABOVE
+        for key, cell in row.cells.items()
+        if cell is not None and cell.mean > FLAG_ABOVE and (key in FLAGGED or not row.dataset)
     ]
+
+
+def _named(dataset: str) -> str:
+    return NAMES.get(dataset, dataset)
 
 
 def _differences(results: Place, records: list[RunRecord]) -> list[str]:
@@ -310,7 +318,7 @@ def _differences(results: Place, records: list[RunRecord]) -> list[str]:
     lines = []
     for what, ours, theirs in against_amsrc(records):
         if found := framewise.difference(results, ours, theirs):
-            where = NAMES.get(ours[0].dataset, ours[0].dataset)
+            where = _named(ours[0].dataset)
             ends = f"{100 * found.mean:+.2f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
             verdict = "the interval leaves out 0" if found.is_real else "not told apart from 0"
             lines.append(f"{where}: {what}: {ends}, {verdict}.")

@@ -404,7 +404,10 @@ def _metrics(record: RunRecord, run_id: str, model_id: str | None) -> Iterator[M
     from mlflow.entities import Metric
 
     time = _milliseconds(record.finished)
-    final: dict[str, object] = {**record.metrics, "peak_memory_gib": record.peak_memory_gib}
+    measured = dict(record.metrics)
+    if isinstance(ends := measured.get("auroc_interval"), list):  # MLflow keeps single numbers
+        measured |= zip(("auroc_low", "auroc_high"), ends, strict=True)
+    final: dict[str, object] = {**measured, "peak_memory_gib": record.peak_memory_gib}
     for group, values in (("timings_s", record.timings_s), ("throughput", record.throughput)):
         final |= {f"{group}/{name}": value for name, value in values.items()}
     final |= {f"rule/{rule}": read.get("auroc") for rule, read in record.rules.items()}
@@ -416,7 +419,7 @@ def _metrics(record: RunRecord, run_id: str, model_id: str | None) -> Iterator[M
         points += [(f"epoch/{name}", value, step) for name, value in epoch.items() if name != "epoch"]
     for name, value, step in points:
         if isinstance(value, int | float) and math.isfinite(value):
-            of_model = model_id if name in record.metrics else None
+            of_model = model_id if name in measured else None
             yield Metric(name, float(value), time, step, model_id=of_model, run_id=run_id)
 
 

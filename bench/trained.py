@@ -7,8 +7,7 @@ No torch.
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -48,26 +47,44 @@ def find_run(wanted: str, home: Place, results: Sequence[Place]) -> Run:
 
     Raises:
         ConfigError: there is none, or several.
+        DataError: the record or `run.json` is damaged.
     """
-    keys = {path.parent.name: path for path in files_below(home / "runs", "*/run.json")}
+    keys = {path.parent.name: path.parent for path in files_below(home / "runs", "*/run.json")}
     written = {_parts(path)[-1]: path for place in results for shape in RECORDS for path in files_below(place, shape)}
     names = sorted({*keys, *written})
     fitting = [wanted] if wanted in names else [name for name in names if name.startswith(wanted)]
     if len(fitting) != 1:
-        near = get_close_matches(wanted, names, n=3, cutoff=0.5)
-        hint = f"did you mean {_listed(near, written)}?" if near else f"known: {_listed(names, written) or 'none'}."
+        usable = [] if fitting else _usable(keys.values(), written)
+        near = get_close_matches(wanted, usable, n=3, cutoff=0.5)
+        hint = f"did you mean {_listed(near, written)}?" if near else f"trained: {_listed(usable, written) or 'none'}."
         what = f"fits {_listed(fitting, written)}. Give more of it." if fitting else f"is no run under {home}; {hint}"
         raise ConfigError(f"--run {wanted!r} {what} `amsrc-bench ls` lists the records.")
     (name,) = fitting
     if name not in written:
-        experiment = load(json.loads(keys[name].read_text())["experiment"])
-        return Run(name, experiment, home / "runs" / name)
+        return Run(name, _experiment_of(keys[name]), keys[name])
     record = records.read(written[name])
     experiment = load(record.experiment)
     run = Run(name, experiment, home / "runs" / (record.run or run_key(experiment)))
     if run.folder.name not in keys and experiment.method == "amsrc":
         raise ConfigError(f"--run {run.title}: {run.folder} is not there. Pass the --home that it was trained in.")
     return run
+
+
+def _experiment_of(folder: Place) -> Experiment:
+    """The experiment that a run's folder was made for."""
+    about, _ = runs.origin(folder)
+    try:
+        return load(about)
+    except ConfigError as error:
+        raise DataError(f"{folder / 'run.json'} fits no experiment of this version: {error}. Train again.") from None
+
+
+def _usable(folders: Iterable[Place], written: Mapping[str, Place]) -> list[str]:
+    """Names of the runs that are trained: the fingerprints of their records, the key of a run that has none."""
+    trained = {folder.name for folder in folders if runs.is_trained(folder)}
+    recorded = {name: str(records.read(path).run) for name, path in written.items()}
+    named = {name: key for name, key in recorded.items() if key in trained}
+    return sorted(named) + sorted(trained.difference(named.values()))
 
 
 def _parts(record: Place) -> tuple[str, str, str, str]:

@@ -96,7 +96,7 @@ def columns(datasets: list[str], numbers: Mapping[str, int]) -> list[Column]:
     def figure(cell: Cell | None) -> str:
         if cell is not None and cell.seeds is None:
             return f"{cell.mean:.1f}"
-        return MISSING if cell is None else f"{_spread(cell)}{_ends(cell)} ({cell.seeds}) [{numbers[cell.setting]}]"
+        return MISSING if cell is None else f"{_within(cell)} ({cell.seeds}) [{numbers[cell.setting]}]"
 
     return [
         ("Method", "method", str),
@@ -134,8 +134,14 @@ def metric_columns(metrics: Mapping[str, str], numbers: Mapping[str, int]) -> li
         ("Method", "method", str),
         ("Data set", "dataset", lambda name: str(NAMES.get(name, name))),
         ("Seeds", "first", lambda cell: MISSING if cell is None else f"{cell.seeds} [{numbers[cell.setting]}]"),
-        *((header, name, _spread) for name, header in metrics.items()),
+        *((header, name, _within) for name, header in metrics.items()),
+        ("Δ paper", "auroc", lambda cell: _deltas([cell.delta if cell else None])),
     ]
+
+
+def _within(cell: Cell | None) -> str:
+    """A figure and, where there is one, its interval."""
+    return MISSING if cell is None else f"{_spread(cell)}{_ends(cell)}"
 
 
 def _spread(cell: Cell | None, sign: str = "") -> str:

@@ -239,11 +239,11 @@ def test_an_unknown_or_ambiguous_run_is_refused_with_a_list(colour: Trained, tmp
     fingerprint = colour.record.fingerprint
     with pytest.raises(ConfigError, match=f"did you mean .*{fingerprint} \\(amsrc on toy-avenue, seed 0\\)"):
         find_run("z" + fingerprint[1:], colour.home, [colour.results])
-    with pytest.raises(ConfigError, match=r"known: .*amsrc on toy-avenue"):
+    with pytest.raises(ConfigError, match=r"trained: .*amsrc on toy-avenue"):
         find_run("nonsense", colour.home, [colour.results])
     with pytest.raises(ConfigError, match=r"fits .*Give more of it"):
         find_run("", colour.home, [colour.results])
-    with pytest.raises(ConfigError, match="known: none"):
+    with pytest.raises(ConfigError, match="trained: none"):
         find_run("abc", tmp_path, [tmp_path])
     with pytest.raises(ConfigError, match="Pass the --home that it was trained in"):
         find_run(fingerprint, tmp_path, [colour.results])

@@ -17,12 +17,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import CubeStore
 from bench import bootstrap, scoring, smoothing
+from bench.cells import finished
 from bench.config import Experiment, derive, fingerprint, run_key
 from bench.evaluate import evaluate, per_video, scored_labels, study_smoothing, unfinished, worth_of_epoch
 from bench.metrics import equal_error, pooled
+from bench.plan import Cell as Planned
 from bench.pseudo import KINDS
 from bench.recipes import RECIPES
-from bench.records import RunRecord, frame_scores_path, path_of, read, read_crossfit, read_frame_scores
+from bench.records import RunRecord, frame_scores_path, path_of, read, read_crossfit, read_frame_scores, write
 from bench.runs import history, read_epochs
 from bench.selection import RULES, pseudo_worth
 from bench.train import fit
@@ -124,6 +126,28 @@ def test_regions_are_detected_by_the_boxes_and_fused_scores_of_cubes(tmp_path: P
     kept = {video: [row for row in found.tolist() if row[0] >= SKIP] for video, found in regions.items()}
     slow = slow_areas(boxes, kept, 3 * (FRAMES - SKIP))
     assert [record.metrics["rbdc"], record.metrics["tbdc"]] == pytest.approx(slow, abs=1e-9)
+
+
+def test_the_regions_of_the_official_masks_do_not_judge_another_label_set(tmp_path: Path) -> None:
+    official = an_experiment("null-flow")
+    store = write_store(tmp_path, official)
+    write_regions(store.path, {shard.video: np.array([[20, 1, 1, 9, 9, 0]], np.int32) for shard in store.test.shards})
+    content = (store.path / "labels-official.npz").read_bytes()
+    (store.path / "labels-intervals.npz").write_bytes(content)
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    manifest["labels"]["intervals"] = manifest["labels"]["official"]
+    (store.path / "manifest.json").write_text(json.dumps(manifest))
+    store = CubeStore(store.path)
+    otherwise = replace(official, label_set="intervals")
+    found = {e.label_set: evaluate(e, store, tmp_path, tmp_path) for e in (official, otherwise)}
+    assert None not in (found["official"].metrics["rbdc"], found["official"].regions)
+    other = found["intervals"]
+    assert other.metrics["auroc"] == found["official"].metrics["auroc"]
+    assert (other.metrics["rbdc"], other.metrics["tbdc"], other.regions) == (None, None, None)
+    cell = Planned(otherwise, store.path)
+    assert finished(cell, tmp_path) is not None
+    write(replace(other, regions=store.regions_sha256), tmp_path, replace=True)
+    assert finished(cell, tmp_path) is None, "measured on regions of other labels: again"
 
 
 def test_what_smoothing_is_worth_is_measured_on_the_scores_before_it(null: Cell) -> None:

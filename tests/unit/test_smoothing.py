@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from amsrc.config import ScoreConfig
 from amsrc.errors import DataError
+from amsrc.fuse import PADDINGS, Statistics, frame_scores
 from bench import smoothing, tables
 from bench.metrics import pooled_auroc
 from tests.unit.test_records import a_record
@@ -23,6 +25,15 @@ def test_a_gaussian_keeps_a_constant_unless_zeros_surround_it():
     bent = smoothing.smooth(np.ones(50), "gaussian", 5, "zero")
     assert bent[0] < 0.6 < 0.99 < bent[25]
     assert bent[25] == bent.max()
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_the_median_of_the_study_is_the_one_of_the_protocol(padding):
+    scores = np.random.default_rng(3).normal(size=40)
+    config = ScoreConfig(weight_f=0.0, weight_p=1.0, skip_frames=0, median_frames=9, median_padding=padding)
+    frames, known = np.arange(40), Statistics(0.0, 1.0, 0.0, 1.0)
+    (fused,) = frame_scores(np.zeros(40), scores, np.zeros(40, np.int64), frames, [40], known, config)
+    np.testing.assert_allclose(smoothing.smooth(scores, "median", 9, padding), fused)
 
 
 def test_min_max_rescales_each_video_and_leaves_a_constant_at_nothing():

@@ -418,9 +418,25 @@ def test_the_interval_of_seeds_is_that_of_their_mean_and_needs_the_scores_of_all
 def test_table_3_computes_from_frame_scores_what_an_older_record_lacks(tmp_path):
     scores, labels = keep_scores(tmp_path, add(tmp_path, "amsrc", "ped2", 0, 0.9), 1.0)
     eer, f1 = equal_error(*pooled(scores, labels))
+    low, high = auroc_interval([scores], labels)
     (row,) = lines_of(tables.build(tmp_path)["table3.md"], "AMSRC (amsrc)")
     cells = [cell.strip() for cell in row.split("|")[3:-1]]
-    assert cells == ["1 [1]", "90.00", *["-"] * 4, f"{100 * eer:.2f}", f"{100 * f1:.2f}", "-", "-"]
+    auroc = f"90.00 [{100 * low:.1f}, {100 * high:.1f}]"
+    delta = "\N{MINUS SIGN}9.30"
+    assert cells == ["1 [1]", auroc, *["-"] * 4, f"{100 * eer:.2f}", f"{100 * f1:.2f}", "-", "-", delta]
+
+
+def test_every_row_of_table_3_answers_to_the_papers_figure_and_null_rows_to_none(tmp_path):
+    measured = {**MEASURED, "auroc": 0.9, "auroc_interval": [0.75, 0.95]}
+    for recipe in ("baseline", "no-gate-concat", "amsrc-paper-loss", "null-flow"):
+        add(tmp_path, recipe, "avenue", 0, 0.9, partial=recipe == "amsrc-paper-loss", metrics=measured)
+    built = tables.build(tmp_path)
+    deltas = [line.split("|")[-2].strip() for line in built["table3.md"].splitlines() if "| Avenue" in line]
+    assert deltas == ["\N{MINUS SIGN}0.60", "\N{MINUS SIGN}2.50", "-", "-"], "a part of a data set answers to none"
+    rows = csv.DictReader(io.StringIO(built["table3.csv"]))
+    ends = {row["metric"]: (row["low"], row["high"], row["paper"]) for row in rows if row["recipe"] == "baseline"}
+    assert ends.pop("auroc") == ("75.0", "95.0", "90.6")
+    assert set(ends.values()) == {("", "", "")}
 
 
 def test_what_looks_at_no_picture_and_beats_sixty_is_flagged_and_only_that(tmp_path):
@@ -434,6 +450,22 @@ def test_what_looks_at_no_picture_and_beats_sixty_is_flagged_and_only_that(tmp_p
             "- Flagged: Frame index (null-frame-index) reaches 74.2 on Ped2, above 60",
             "- Flagged: Nearness to the clip's centre (null-clip-centre) reaches 76.6 on ShanghaiTech, above 60",
         ]
+
+
+def test_the_tables_of_metrics_and_of_rules_flag_it_too(tmp_path):
+    measured = {"auroc": 0.74, "macro_auroc": 0.625, "average_precision": 0.9, "f1_at_eer": 0.8}
+    add(tmp_path, "null-frame-index", "ped2", 0, 0.74, metrics=measured, rules=chosen(0.74, 0.74, 0.74))
+    add(tmp_path, "null-noise", "ped2", 0, 0.51, rules=chosen(0.51, 0.51, 0.51))
+    add(tmp_path, "amsrc", "ped2", 0, 0.9, rules=chosen(0.9, 0.9, 0.9))
+    found = {}
+    for name in ("table3", "rules"):
+        lines = tables.build(tmp_path)[f"{name}.md"].splitlines()
+        found[name] = [line.partition(" without")[0] for line in lines if line.startswith("- Flagged")]
+    assert found["table3"] == [
+        "- Flagged: Frame index (null-frame-index) reaches 74.0 on Ped2, above 60",
+        "- Flagged: Frame index (null-frame-index) reaches a macro AUROC of 62.5 on Ped2, above 60",
+    ]
+    assert found["rules"] == found["table3"][:1], "once, not under every rule"
 
 
 def test_avenue_is_never_shown_without_its_two_label_sets(tmp_path):
@@ -454,7 +486,23 @@ def test_differences_are_paired_and_only_between_the_same_settings(tmp_path):
     theirs = keep_scores(tmp_path, add(tmp_path, "baseline", "ped2", 1, 0.8), 0.1, seed=5)
     found = difference([ours[0]], [theirs[0]], ours[1])
     ends = f"{100 * found.mean:+.2f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-    assert f"- Ped2: amsrc - baseline: {ends}, the interval leaves out 0." in tables.build(tmp_path)["table2.md"]
+    line = f"- Ped2: amsrc - baseline (both: 10 % held out): {ends}, the interval leaves out 0."
+    assert line in tables.build(tmp_path)["table2.md"].splitlines()
+
+
+def test_a_difference_says_whose_settings_it_names_and_what_was_held_out(tmp_path):
+    for held_out, quality in ((0.0, 1.0), (0.1, 1.5)):
+        for recipe in ("amsrc", "baseline"):
+            e = derive(pinned(recipe, "ped2"), train={"epochs": 2, "held_out": held_out})
+            keep_scores(tmp_path, add(tmp_path, recipe, "ped2", 0, 0.8, experiment=e), quality)
+    keep_scores(tmp_path, add(tmp_path, "null-flow", "ped2", 0, 0.9), 2.0)
+    text = tables.build(tmp_path)["table2.md"]
+    assert sorted(line[8:].rpartition(": ")[0] for line in text.splitlines() if line.startswith("- Ped2: ")) == [
+        "amsrc (train.epochs=2, 10 % held out) - null-flow",
+        "amsrc (train.epochs=2, nothing held out) - null-flow",
+        "amsrc - baseline (both: train.epochs=2, 10 % held out)",
+        "amsrc - baseline (both: train.epochs=2, nothing held out)",
+    ]
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs a LaTeX with booktabs")

@@ -111,6 +111,14 @@ def test_a_cell_is_a_child_of_its_sweep_with_parameters_metrics_and_tags(tracker
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.25)]
 
 
+def test_both_ends_of_the_interval_are_metrics_of_their_own(tracker: Tracker) -> None:
+    for seed, ends in enumerate([[0.75, 0.95], None]):
+        record = a_record(seed=10 + seed, metrics={"auroc": 0.9, "auroc_interval": ends})
+        logged = run_of(tracker, tracker.log_cell(None, record)).data.metrics
+        found = {name: value for name, value in logged.items() if name.startswith("auroc")}
+        assert found == {"auroc": 0.9, **({} if ends is None else {"auroc_low": 0.75, "auroc_high": 0.95})}
+
+
 def test_all_files_land_under_the_home_and_none_in_the_current_directory(
     tracker: Tracker, home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,0 +1,60 @@
+"""What the READMEs promise is there: linked files, runs named in commands, and what the text says of those runs."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from bench import smoothing, tables
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("README.md", "results/README.md")
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+RUN = re.compile(r"--run ([0-9a-f]{4,12})\b|seed\d+-([0-9a-f]{12})\b")
+
+
+def links(text):
+    """Relative targets of Markdown links and images, without the part after `#`."""
+    targets = (target.partition("#")[0] for target in LINK.findall(text))
+    return [target for target in targets if target and "://" not in target]
+
+
+def records():
+    return {path.stem.partition("-")[2]: path for path in (ROOT / "results" / "records").glob("*/*/*.json")}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_linked_file_and_picture_is_there(name):
+    document = ROOT / name
+    missing = [target for target in links(document.read_text()) if not (document.parent / target).exists()]
+    assert not missing
+
+
+def test_links_are_found_and_addresses_are_not():
+    text = "![a picture](a/b.png) and [a page](c.md#part), [out](https://example.org/d.md), [here](#part)"
+    assert links(text) == ["a/b.png", "c.md"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_run_that_a_document_names_has_its_record(name):
+    named = {one or other for one, other in RUN.findall((ROOT / name).read_text())}
+    assert named
+    known = records()
+    assert {run for run in named if not any(fingerprint.startswith(run) for fingerprint in known)} == set()
+
+
+def test_the_runs_whose_figures_are_shown_have_every_metric_and_a_study_of_smoothing():
+    shown = {one or other for one, other in RUN.findall((ROOT / "README.md").read_text())}
+    for run in shown:
+        metrics = json.loads(records()[run].read_text())["metrics"]
+        assert None not in [metrics[name] for name in ("auroc_interval", "eer", "f1_at_eer", "rbdc", "tbdc")]
+    studies = {study.fingerprint: study.recipe for study in smoothing.read_all(ROOT / "results")}
+    assert shown <= studies.keys()
+    assert "null-flow" in studies.values(), "beside one that learns nothing"
+
+
+def test_both_kinds_stand_in_the_table_of_smoothing():
+    table = tables.build(ROOT / "results")["smoothing.md"]
+    assert "**amsrc-small, seed 0" in table
+    assert "**null-flow, seed 0" in table
