@@ -19,14 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from amsrc.errors import DataError, RunError
-from amsrc.fuse import cube_scores
+from amsrc.fuse import Statistics, cube_scores
 from amsrc.store import Cubes, CubeStore
 from bench import datasets, gallery, panels, runs
 from bench.config import TOY, Experiment, derive, fingerprint
 from bench.curves import Floats, Picture, Scored
 from bench.datasets import Dataset, Video
-from bench.evaluate import CubeScores, fuse, score_cubes
+from bench.evaluate import CubeScores, fuse, score_cubes, scored_epochs
 from bench.gallery import Boxes
+from bench.nulls import OF_FRAMES, rows_of
 from bench.options import experiment_of, home_of, results_of, root_of
 from bench.prepare import find_store
 from bench.records import read, read_frame_scores, record_path
@@ -57,6 +58,8 @@ class Run:
     home: Place
     results: Place
     scores: CubeScores
+    known: Statistics
+    """What the scores are standardised by."""
     scored: Scored
     """Record and frame scores, with parts and without pictures."""
 
@@ -69,7 +72,7 @@ class Run:
         """(n,) score of each test cube, in the unit of `Scored.parts`."""
         score = self.experiment.score
         weights = score.weight_f, score.weight_p
-        return cube_scores(self.scores.test_f, self.scores.test_p, self.scores.statistics, *weights) / sum(weights)
+        return cube_scores(self.scores.test_f, self.scores.test_p, self.known, *weights) / sum(weights)
 
     @cached_property
     def abnormal(self) -> npt.NDArray[np.bool_]:
@@ -153,13 +156,16 @@ def _open(experiment: Experiment, store: CubeStore, dataset: Dataset, home: Plac
     folder = runs.claim(experiment, store, home)
     with locked(folder):
         scores, _ = score_cubes(experiment, store, folder)
+    learns = experiment.method == "amsrc"
+    known = scores.statistics if learns else scored_epochs(experiment, store, folder, scores)[-1].statistics
+    rows = rows_of(experiment.method, store.test)
     parts: dict[str, dict[str, Floats]] = {}
     for name, scores_of, weights in (("s_f", scores.test_f, (1.0, 0.0)), ("s_p", scores.test_p, (0.0, 1.0))):
         if not np.isnan(scores_of).any():
             alone = replace(experiment.score, weight_f=weights[0], weight_p=weights[1])
-            for video, part in fuse(store.test, scores.test_f, scores.test_p, scores.statistics, alone).items():
+            for video, part in fuse(rows, scores.test_f, scores.test_p, known, alone).items():
                 parts.setdefault(video, {})[name] = part
-    return Run(experiment, store, dataset, home, results, scores, Scored(record, *scored_frames, parts))
+    return Run(experiment, store, dataset, home, results, scores, known, Scored(record, *scored_frames, parts))
 
 
 # -- frames and boxes ----------------------------------------------------------------------------------------
@@ -228,6 +234,9 @@ def _jpeg(picture: Picture) -> bytes:
 
 
 def _boxes(run: Run, frames: Frames) -> Boxes:
+    """The boxes of each frame and their scores; none of a method that scores frames and looks at no box alone."""
+    if run.experiment.method in OF_FRAMES:
+        return {video: {number: [] for number in own} for video, own in frames.items()}
     found: Boxes = {}
     for video, own in frames.items():
         for number, frame in own.items():
