@@ -26,12 +26,14 @@ LEVELS = 255  # of a curve between its lowest and highest point: finer than a sc
 def runs(results: Place, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """What the browser knows of each run: its curves by video, and the boxes of the pictured frames."""
     found = []
-    for record in gallery.shown(records):
+    listed = gallery.shown(records)
+    labels = gallery.labels(listed)
+    for record in listed:
         run = gallery.scored(results, record)
         if run is not None:
             boxes = gallery.read_boxes(gallery.folder_of(results, record))
             videos = {name: _video(run, name) | {"boxes": boxes.get(name, {})} for name in sorted(run.scores)}
-            label = f"{record.recipe}, seed {record.seed}"
+            label = f"{labels[record.fingerprint]}, seed {record.seed}"
             found.append({"dataset": record.dataset, "label": label, "id": record.fingerprint, "videos": videos})
     return found
 

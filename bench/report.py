@@ -22,7 +22,7 @@ from bench.config import TOY, leaves
 from bench.layouts import SPECS
 from bench.recipes import DATASETS
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
-from bench.rows import changes
+from bench.rows import changes, label
 from bench.selection import RULES
 from bench.storage import Place, write_file
 from bench.typeset import NAMES
@@ -262,12 +262,12 @@ def _galleries(results: Place, records: Sequence[RunRecord]) -> Iterator[dict[st
         run = _looked_into(results, own)
         absent: list[str] = []
         if run is not None:
-            about = f"{run.recipe} on {named(dataset)}, seed {run.seed}"
+            about = f"{label(run)} on {named(dataset)}, seed {run.seed}"
             pictures += [*_of_pixels(results, run, about), *_of_scores(results, run, about)]
             absent = gallery.missing(results, run)
         yield {
             "title": named(dataset),
-            "run": run and f"{run.recipe}, seed {run.seed}, {run.fingerprint}",
+            "run": run and f"{label(run)}, seed {run.seed}, {run.fingerprint}",
             "pictures": [picture for picture in pictures if picture],
             "missing": ", ".join(absent),
             "command": gallery.command(run) if run and absent else "",
