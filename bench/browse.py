@@ -74,7 +74,7 @@ def thinned(found: Strips, room: int) -> tuple[Strips, str]:
     """
     steps = dict.fromkeys(found, 1)
     small = found
-    while sum(map(_size, small.values())) > room:
+    while small and sum(map(_size, small.values())) > room:
         largest = max(small, key=lambda name: _size(small[name]))
         if max(map(len, small[largest].values())) < 2:
             return {}, "The frames of the videos are left out: with them this page would be too large to send."

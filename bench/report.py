@@ -61,7 +61,7 @@ def write(results: Place, out: Place, logged: Mapping[str, str]) -> tuple[Place,
         logged: MLflow's run ids by fingerprint, as far as they are known.
 
     Raises:
-        DataError: a record or a file beside it is damaged, or there is no record.
+        DataError: a record or a file beside it is damaged, there is no record, or the page would be too large.
         RunError: the page cannot be written.
     """
     content = build(results, logged).encode()
@@ -90,9 +90,23 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
         "failures": list(failures(records, searches)),
         "make_frames": _make_frames(records, sorted(strips)),
     }
-    without = _rendered({**page, "data": browse.as_script(browsed, {}), "left_out": ""})
-    small, left_out = browse.thinned(strips, LARGEST - len(without.encode()))
+    data = browse.as_script(browsed, {})
+    without = len(_rendered({**page, "data": data, "left_out": ""}).encode())
+    if without > LARGEST:
+        raise DataError(_too_large(without, {"figures": page.pop("galleries"), "scores and boxes": data, **page}))
+    small, left_out = browse.thinned(strips, LARGEST - without)
     return _rendered({**page, "data": browse.as_script(browsed, small), "left_out": left_out})
+
+
+def _too_large(size: int, page: Mapping[str, Any]) -> str:
+    """Why a page cannot be, with the three parts of it that take the most room."""
+    sizes = {name: len(json.dumps(part, default=vars)) for name, part in page.items()}
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+    parts = ", ".join(f"{name} {sizes[name] / 1e6:.1f} MB" for name in largest)
+    return (
+        f"The page would take {size / 1e6:.1f} MB without any frame of a video, more than the {LARGEST / 1e6} that can "
+        f"be sent: {parts}. Report fewer records: --results with a part of them."
+    )
 
 
 def _rendered(page: Mapping[str, Any]) -> str:

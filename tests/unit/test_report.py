@@ -134,6 +134,14 @@ def test_frames_that_do_not_fit_are_thinned_out_where_there_are_most_and_it_says
     assert nothing == {}
     assert "left out" in note
     assert browse.thinned({}, 10) == ({}, "")
+    assert browse.thinned({}, -5) == ({}, "")
+
+
+def test_a_page_that_could_not_be_sent_names_what_is_large(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "LARGEST", 100_000)
+    said = r"would take \d\.\d MB .* than the 0\.1 that .*: figures \d\.\d MB, .* \d MB\. Report"
+    with pytest.raises(DataError, match=said):
+        report.build(results)
 
 
 def test_the_few_frames_beside_a_run_are_shown_where_there_are_no_strips(tmp_path: Path) -> None:
