@@ -233,10 +233,15 @@ def _percent(value: Any) -> str:
 # -- tables and text -----------------------------------------------------------------------------------------
 
 
-def _markdown(text: str) -> str:
+LINKS = ["image", "link", "autolink", "reference"]
+
+
+def _markdown(text: str, *, of_records: bool = False) -> str:
+    """HTML; what records say, an error among it, makes no link and loads no picture."""
     from markdown_it import MarkdownIt
 
-    return str(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
+    renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
+    return str((renderer.disable(LINKS) if of_records else renderer).render(text))
 
 
 def _table(file: str, text: str) -> dict[str, str]:
@@ -244,12 +249,12 @@ def _table(file: str, text: str) -> dict[str, str]:
     name = file.removesuffix(".md")
     title, _, rest = text.partition("\n")
     body, _, notes = rest.strip().partition("\n\n")
-    html = _markdown(body)
+    html = _markdown(body, of_records=True)
     width = html.partition("</tr>")[0].count("<th")
     group = rf'<tr class="group"><th colspan="{width}" scope="colgroup">\1</th></tr>'
     html = re.sub(r"<tr>\s*<td[^>]*><strong>(.*?)</strong></td>(?:\s*<td[^>]*></td>)+\s*</tr>", group, html)
     html = re.sub(r"\[(\d+)\]", rf'<a href="#{name}-\1" title="how it was made">[\1]</a>', html)
-    listed = re.sub(r"<li>\[(\d+)\]", rf'<li id="{name}-\1">[\1]', _markdown(notes))
+    listed = re.sub(r"<li>\[(\d+)\]", rf'<li id="{name}-\1">[\1]', _markdown(notes, of_records=True))
     head, _, caption = title.strip("* ").partition(". ")
     return {"name": name, "title": head, "caption": caption, "body": html, "notes": listed}
 

@@ -16,6 +16,7 @@ FRAMES = 120
 SKIP = 4
 TIME = {"started": "2025-01-01T00:00:00+00:00", "finished": "2025-01-01T01:00:00+00:00"}
 FASTER = {"learning_rate": 1e-3, "held_out": 0.0}
+LINKS = "![p](https://evil.example/x.png) [click](https://evil.example/) <https://evil.example/>"
 SHARES = [number / 20 for number in range(21)]
 
 
@@ -127,7 +128,15 @@ def a_results_folder(results: Path) -> list[RunRecord]:
         *(a_record("amsrc", dataset, seed) for dataset in VIDEOS for seed in (0, 1)),
         *(a_record("null-flow", dataset, metrics={"auroc": 0.99}) for dataset in VIDEOS),
         a_record("amsrc", "ped2", fingerprint="faster", experiment=dump(derive(build("amsrc", "ped2"), train=FASTER))),
-        a_record("baseline", "ped2", status="failed", error="CUDA is out of <memory>", metrics={}, rules={}, fusion={}),
+        a_record(
+            "baseline",
+            "ped2",
+            status="failed",
+            error=f"CUDA is out of <memory> {LINKS}",
+            metrics={},
+            rules={},
+            fusion={},
+        ),
     ]
     for record in records:
         put(results, record)

@@ -71,6 +71,11 @@ def test_every_table_and_every_record_is_on_it(html: str, results: Path) -> None
 def test_it_says_what_failed_and_what_learns_nothing_and_escapes_what_it_was_given(html: str) -> None:
     assert "CUDA is out of &lt;memory&gt;" in html
     assert "<memory>" not in html
+    outside = [about for tag, about in Tags(html).found if any("evil.example" in (v or "") for v in about.values())]
+    assert outside == [], "what a record says is text"
+    assert html.count("![p](https://evil.example/x.png) [click](https://evil.example/)") == 2, (
+        "under a table and among failures"
+    )
     assert re.search(r"Failures \(2\)", html), "a run and a trial"
     assert (
         "Ped2: the best single run that learns reaches amsrc 81.00, the best that learns nothing null-flow 99.00"
