@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from bench import browse, figures, gallery, tables
+from bench import browse, figures, framewise, gallery, tables
 from bench.config import TOY, leaves
 from bench.layouts import SPECS
 from bench.recipes import DATASETS
@@ -82,7 +82,7 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
         "about": about(records, searches),
         "findings": list(findings(records)),
         "tables": [_table(name, text) for name, text in tables.build(results).items() if name.endswith(".md")],
-        "runs": every_run(records),
+        "runs": every_run([framewise.completed(results, record) for record in records]),
         "searches": [_search(search) for search in searches],
         "galleries": list(_galleries(results, records)),
         "protocol": protocol(results),

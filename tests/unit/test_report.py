@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import DataError
-from bench import browse, cli, gallery, report, tables
+from bench import browse, cli, framewise, gallery, report, tables
 from tests.browser import Page, chromium, opened
 from tests.results_made import FRAMES, SKIP, VIDEOS, a_record, a_results_folder, put
 
@@ -99,6 +99,17 @@ def test_a_new_metric_gets_a_column_by_itself(tmp_path: Path) -> None:
     assert report.shown(float("nan")) == "-"
 
 
+def test_what_table_3_completes_is_complete_among_all_runs(tmp_path: Path) -> None:
+    """A record from before there were an equal error rate and an interval."""
+    put(tmp_path, a_record())
+    row = next(tag for tag in report.build(tmp_path).split("<tr>") if "<td>amsrc</td>" in tag)
+    cells = re.findall(r'<td class="number">(.*?)</td>', row)
+    whole = framewise.completed(tmp_path, a_record()).metrics
+    assert report.shown(whole["eer"]) in cells
+    assert report.shown(whole["auroc_interval"]) in cells
+    assert report.shown(whole["eer"]) in tables.build(tmp_path)["table3.md"]
+
+
 def test_it_names_the_data_sets_without_numbers(tmp_path: Path) -> None:
     put(tmp_path, a_record())
     assert report.about([a_record()], [])["Not measured"] == "Avenue, ShanghaiTech"
@@ -144,7 +155,7 @@ def test_frames_that_do_not_fit_are_thinned_out_where_there_are_most_and_it_says
 
 def test_a_page_that_could_not_be_sent_names_what_is_large(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "LARGEST", 100_000)
-    said = r"would take \d\.\d MB .* than the 0\.1 that .*: figures \d\.\d MB, .* \d MB\. Report"
+    said = r"would take \d\.\d MB .* than the 0\.1 that .*: figures \d\.\d MB, .*\d MB\. Report"
     with pytest.raises(DataError, match=said):
         report.build(results)
 
