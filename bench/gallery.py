@@ -18,7 +18,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 from zipfile import BadZipFile
 
@@ -30,7 +29,7 @@ from bench.config import dump, leaves, unknown
 from bench.curves import Floats, Picture, Scored
 from bench.recipes import DATASETS, RECIPES, build
 from bench.records import RunRecord, frame_scores_path, read_all, read_frame_scores
-from bench.rows import all_but_seed, by_seed, label
+from bench.rows import all_but_seed, label, latest
 from bench.storage import Place, files_below, write_file
 
 if TYPE_CHECKING:
@@ -69,9 +68,10 @@ def scored(results: Place, record: RunRecord) -> Scored | None:
 
 def shown(records: Iterable[RunRecord]) -> list[RunRecord]:
     """The done runs by data set and label: of those that differ in their seed the lowest, the latest record of it."""
-    done = sorted((record for record in records if record.status == "done"), key=all_but_seed)
-    first = [by_seed(list(same))[0] for _, same in groupby(done, key=all_but_seed)]
-    return sorted(first, key=lambda record: (record.dataset, record.recipe, label(record), record.fingerprint))
+    first: dict[str, RunRecord] = {}
+    for record in latest(records):
+        first.setdefault(all_but_seed(record), record)
+    return sorted(first.values(), key=lambda record: (record.dataset, record.recipe, label(record), record.fingerprint))
 
 
 def labels(records: Iterable[RunRecord]) -> dict[str, str]:

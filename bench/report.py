@@ -22,7 +22,7 @@ from bench.config import TOY, leaves
 from bench.layouts import SPECS
 from bench.recipes import DATASETS
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
-from bench.rows import changes, label
+from bench.rows import changes, label, latest
 from bench.selection import RULES
 from bench.storage import Place, write_file
 from bench.typeset import NAMES
@@ -167,21 +167,24 @@ def _machine(record: RunRecord) -> str:
 
 
 def findings(records: Sequence[RunRecord]) -> Iterator[str]:
-    """For each data set the best row that learns beside the best that does not: the first thing a reader must know."""
-    for dataset in in_order(record.dataset for record in records):
-        own = [r for r in records if r.dataset == dataset and r.status == "done" and r.metrics.get("auroc") is not None]
-        learned = [r for r in own if r.experiment.get("method") == "amsrc"]
-        nulls = [r for r in own if r.experiment.get("method") != "amsrc"]
-        best = [f"{r.recipe} {_percent(r.metrics['auroc'])}" for r in (_best(learned), _best(nulls)) if r]
-        if learned and nulls:
-            yield (
-                f"{named(dataset)}: the best single run that learns reaches {best[0]}, the best that learns nothing "
-                f"{best[1]} (AUROC in percent, rule paper)."
-            )
-        elif best:
-            kind = "that learns" if learned else "that learns nothing"
-            other = "no null row" if learned else "nothing trained"
-            yield f"{named(dataset)}: the best single run {kind} reaches {best[0]}; there is {other} to set beside it."
+    """For each data set the best run that learns beside the best that does not: the first thing a reader must know.
+
+    Runs on a part of a data set do not count, and of one run recorded twice the later record does.
+    """
+    measured = [r for r in latest(records) if not r.partial and r.metrics.get("auroc") is not None]
+    for dataset in in_order(record.dataset for record in measured):
+        own = [record for record in measured if record.dataset == dataset]
+        learned = [record for record in own if record.experiment.get("method") == "amsrc"]
+        nulls = [record for record in own if record.experiment.get("method") != "amsrc"]
+        best = [
+            f"the best {kind} (of {len(runs)}) is {label(run)}, seed {run.seed}: {_percent(run.metrics['auroc'])}"
+            for kind, runs in (("run that learns", learned), ("that learns nothing", nulls))
+            if (run := _best(runs))
+        ]
+        if not (learned and nulls):
+            best.append(f"there is {'no null row' if learned else 'nothing trained'} to set beside it")
+        chosen = "AUROC in percent; the best are chosen by it, on the test labels"
+        yield f"{named(dataset)}: {'; '.join(best)} ({chosen})."
 
 
 def _best(records: Sequence[RunRecord]) -> RunRecord | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, groupby, product, zip_longest
 from statistics import fmean, stdev
@@ -105,6 +105,12 @@ def all_but_seed(record: RunRecord) -> str:
     """Equal for the runs that a mean may join, and only for them."""
     experiment = {name: value for name, value in record.experiment.items() if name != "seed"}
     return json.dumps([experiment, record.rule, record.boxes, record.flow, record.videos], sort_keys=True)
+
+
+def latest(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """The done records without those that were made again: of equal settings and seed the latest."""
+    done = sorted((record for record in records if record.status == "done"), key=all_but_seed)
+    return [run for _, same in groupby(done, key=all_but_seed) for run in by_seed(list(same))]
 
 
 def by_seed(runs: list[RunRecord]) -> list[RunRecord]:

@@ -9,6 +9,8 @@ import pytest
 
 from amsrc.errors import DataError
 from bench import browse, cli, framewise, gallery, report, tables
+from bench.config import derive, dump
+from bench.recipes import build
 from tests.browser import Page, chromium, opened
 from tests.results_made import FRAMES, SKIP, VIDEOS, a_record, a_results_folder, put
 
@@ -77,10 +79,23 @@ def test_it_says_what_failed_and_what_learns_nothing_and_escapes_what_it_was_giv
         "under a table and among failures"
     )
     assert re.search(r"Failures \(2\)", html), "a run and a trial"
-    assert (
-        "Ped2: the best single run that learns reaches amsrc 81.00, the best that learns nothing null-flow 99.00"
-        in html
-    )
+    assert "Ped2: the best run that learns (of 3) is amsrc, seed 1: 81.00; the best that learns nothing (of 1)" in html
+    assert "is null-flow, seed 0: 99.00 (AUROC in percent; the best are chosen by it, on the test labels)." in html
+
+
+def test_the_headline_counts_whole_data_and_no_run_twice() -> None:
+    experiment = dump(derive(build("amsrc", "ped2"), train={"epochs": 4}))
+    records = [
+        a_record(),
+        a_record(fingerprint="again", metrics={"auroc": 0.7}, finished="2026-01-01T00:00:00+00:00"),
+        a_record(fingerprint="short", metrics={"auroc": 0.6}, experiment=experiment),
+        a_record(fingerprint="part", metrics={"auroc": 1.0}, partial=True, videos=["02"]),
+    ]
+    (told,) = report.findings(records)
+    assert told.startswith("Ped2: the best run that learns (of 2) is amsrc, seed 0: 70.00; there is no null row")
+    (told,) = report.findings([records[-2], a_record("null-flow", status="failed")])
+    assert "is amsrc, train.epochs=4, seed 0: 60.00" in told
+    assert list(report.findings(records[-1:])) == []
 
 
 def test_protocol_and_numbered_deviations_are_on_it(html: str) -> None:
