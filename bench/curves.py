@@ -135,7 +135,7 @@ def roc(figure: Figure, runs: Mapping[str, Scored]) -> bool:
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for axes in list(grid.flat)[len(found) :]:
         axes.set_visible(False)
-    for axes, title, (_, run, curve) in zip(grid.flat, titles, found, strict=False):
+    for index, (axes, title, (_, run, curve)) in enumerate(zip(grid.flat, titles, found, strict=False)):
         band = f"{bootstrap.LEVEL:.0%} interval"
         axes.fill_between(GRID, curve.low, curve.high, color="0.82", linewidth=0, label=band)
         axes.plot(*_seen(curve), color="black", linewidth=1.4, label="ROC")
@@ -148,6 +148,9 @@ def roc(figure: Figure, runs: Mapping[str, Scored]) -> bool:
         axes.set_title(f"{title}\nAUROC {curve.auroc:.3f}{interval}")
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
         axes.label_outer()
+        if index + columns >= len(found):  # nothing is seen below, though the grid may go on
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("false positive rate")
     _legend(figure)
     return True
 

@@ -87,6 +87,18 @@ def test_settings_that_differ_from_the_recipe_are_in_the_titles() -> None:
         assert title.replace("\n", " ").startswith(name)
 
 
+@pytest.mark.parametrize("number", [1, 3, 4, 5])
+def test_each_column_has_numbers_below_its_last_panel(number: int) -> None:
+    figure = curves.roc({str(index): a_run() for index in range(number)})
+    assert figure is not None
+    seen = [axes for axes in figure.axes if axes.get_visible()]
+    columns = len({round(axes.get_position().x0, 3) for axes in seen})
+    for index, axes in enumerate(seen):
+        lowest = index + columns >= number
+        assert bool(axes.get_xlabel()) == lowest
+        assert any(label.get_visible() and label.get_text() for label in axes.get_xticklabels()) == lowest
+
+
 def test_of_several_that_learn_nothing_the_best_is_set_beside_the_others() -> None:
     worse = replace(a_record("null-flow"), recipe="null-noise")
     scores, labels = scores_of("ped2")
