@@ -120,17 +120,19 @@ def draw(
     """
     run = _open(experiment, store, dataset, home, results)
     record, chosen = run.scored.record, gallery.chosen_videos(run.scored, names)
-    folder = gallery.folder_of(results, record)
+    folder, strips_folder = gallery.folder_of(results, record), gallery.strips_of(results, dataset.name)
     strips = _strips(run.scored)
     kept = {video: {index + run.scored.skip for index in run.scored.extremes(video)} for video in chosen}
     frames = _look(dataset.test, {video: numbers | kept.get(video, set()) for video, numbers in strips.items()})
     boxes = _boxes(run, frames)
-    for old in files_below(folder / "frames", "*/*.jpg"):  # of other videos, or of scores that were measured before
+    stale = [*files_below(folder / "frames", "*/*.jpg")]  # of other videos, or of scores that were measured before
+    stale += [old for video in strips for old in files_below(strips_folder / video, "*.jpg")]  # of other settings
+    for old in stale:
         old.unlink()
     files = {
         folder / "parts.npz": gallery.parts_bytes(run.scored.parts),
         folder / "boxes.json": (json.dumps(boxes, separators=(",", ":")) + "\n").encode(),
-        **_jpegs(gallery.strips_of(results, dataset.name), frames, strips),
+        **_jpegs(strips_folder, frames, strips),
         **_jpegs(folder / "frames", frames, kept),
     }
     for path, content in files.items():
@@ -187,12 +189,12 @@ Numbers = dict[str, set[int]]
 
 
 def _strips(run: Scored) -> Numbers:
-    """The frames that stand for each video: evenly spaced ones, and that with the highest score."""
+    """The frames that stand for each video: evenly spaced ones, the same ones whatever run draws them."""
     found: Numbers = {}
     for video, score in run.scores.items():
         if len(score):
-            even = np.linspace(0, len(score) - 1, STRIP - 1).round().astype(int).tolist()
-            found[video] = {run.skip + index for index in (*even, run.extremes(video)[1])}
+            even = np.linspace(0, len(score) - 1, STRIP).round().astype(int).tolist()
+            found[video] = {run.skip + index for index in even}
     return found
 
 

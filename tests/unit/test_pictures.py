@@ -85,6 +85,17 @@ def test_frames_are_small_few_and_of_every_video(drawn: Path, home: Path) -> Non
     assert all(len(frames) == 2 for frames in kept.values()), "the highest and the lowest score"
 
 
+def test_a_dozen_frames_stand_for_a_video_whoever_draws_them(drawn: Path, home: Path) -> None:
+    folder = gallery.strips_of(home / "toy-results", "toy-ped2")
+    before = gallery.read_strip(folder)
+    (folder / "01" / "00001.jpg").write_bytes(b"left by another run")
+    for recipe in ("no-gate-add", "null-flow", "amsrc"):
+        words = ["figures", "--recipe", recipe, "--dataset", "toy-ped2", "--home", str(home), *WORDS]
+        assert cli.main(words) == 0
+        assert gallery.read_strip(folder) == before
+    assert {len(frames) for frames in before.values()} == {pictures.STRIP}
+
+
 def test_boxes_are_those_of_the_store_with_their_fused_scores(drawn: Path, home: Path) -> None:
     e, _ = of(home, "amsrc")
     store, _ = prepare.find_store(home, e, set())
