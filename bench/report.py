@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from bench.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.rows import changes, label, latest
 from bench.selection import RULES
 from bench.storage import Place, write_file
-from bench.typeset import NAMES
+from bench.typeset import NAMES, Cell
 
 PAGE = Path(__file__).resolve().parent / "page"
 OWN_README = Path(__file__).resolve().parent.parent / "results" / "README.md"
@@ -78,10 +79,11 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
     names = in_order(record.dataset for record in records)
     browsed = sorted(browse.runs(results, records), key=lambda run: names.index(run["dataset"]))
     strips = browse.strips(results, records)
+    made = tables.gathered(results)
     page = {
         "about": about(records, searches),
         "findings": list(findings(records)),
-        "tables": [_table(name, text) for name, text in tables.build(results).items() if name.endswith(".md")],
+        "tables": list(_tables(made, tables.build(results, made))),
         "runs": every_run([framewise.completed(results, record) for record in records]),
         "searches": [_search(search) for search in searches],
         "galleries": list(_galleries(results, records)),
@@ -247,8 +249,15 @@ def _markdown(text: str, *, of_records: bool = False) -> str:
     return str((renderer.disable(LINKS) if of_records else renderer).render(text))
 
 
-def _table(file: str, text: str) -> dict[str, str]:
-    """A table of `bench.tables` as HTML: its headings span the row, its footnotes are links."""
+def _tables(made: Sequence[tables.Table], files: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    known = {table.name: table for table in made}
+    for file, text in files.items():
+        if file.endswith(".md"):
+            yield _table(file, text, known.get(file.removesuffix(".md")))
+
+
+def _table(file: str, text: str, made: tables.Table | None) -> dict[str, str]:
+    """A table of `bench.tables` as HTML: its headings span the row, its footnotes and its figures are links."""
     name = file.removesuffix(".md")
     title, _, rest = text.partition("\n")
     body, _, notes = rest.strip().partition("\n\n")
@@ -257,9 +266,33 @@ def _table(file: str, text: str) -> dict[str, str]:
     group = rf'<tr class="group"><th colspan="{width}" scope="colgroup">\1</th></tr>'
     html = re.sub(r"<tr>\s*<td[^>]*><strong>(.*?)</strong></td>(?:\s*<td[^>]*></td>)+\s*</tr>", group, html)
     html = re.sub(r"\[(\d+)\]", rf'<a href="#{name}-\1" title="how it was made">[\1]</a>', html)
+    html = _traced(html, made) if made else html
     listed = re.sub(r"<li>\[(\d+)\]", rf'<li id="{name}-\1">[\1]', _markdown(notes, of_records=True))
     head, _, caption = title.strip("* ").partition(". ")
     return {"name": name, "title": head, "caption": caption, "body": html, "notes": listed}
+
+
+def _traced(html: str, table: tables.Table) -> str:
+    """A table whose measured figures lead to the records behind them, and whose quoted rows tell whom they quote."""
+    head, opening, body = html.partition("<tbody>")
+    rows = iter(table.rows)
+
+    def line(found: re.Match[str]) -> str:
+        row = next(rows)
+        cells = (row.cells.get(key) for _, key, _ in table.shown)
+        title = f' title="{escape(row.reference)}"' if row.reference else ""
+        return f"<tr{title}>{re.sub(r'<td[^>]*>.*?</td>', lambda text: _led(text[0], next(cells)), found[1])}</tr>"
+
+    return head + opening + re.sub(r"<tr>(.*?)</tr>", line, body, flags=re.DOTALL)
+
+
+def _led(html: str, cell: Cell | None) -> str:
+    """A cell whose figure is a link to its record; those of further seeds are numbered behind it."""
+    if cell is None or not cell.records:
+        return html
+    first, *others = [f'<a href="#r-{escape(name)}" title="record {escape(name)}">' for name in cell.records]
+    also = "".join(f"<sup>{link}{number}</a></sup>" for number, link in enumerate(others, start=2))
+    return re.sub(r">(\S*\d(?: ± [\d.]+)?)", rf">{first}\1</a>{also}", html, count=1)
 
 
 def protocol(results: Place) -> str:

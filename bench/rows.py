@@ -164,7 +164,11 @@ def _cell(runs: list[RunRecord], paper: float | None, interval: Interval) -> lis
     if cell is None:
         return []
     low, high = (None if end is None else 100 * end for end in interval(done) or (None, None))
-    return [replace(cell, paper=paper, low=low, high=high)]
+    return [replace(cell, paper=paper, low=low, high=high, records=_fingerprints(done))]
+
+
+def _fingerprints(runs: list[RunRecord]) -> tuple[str, ...]:
+    return tuple(run.fingerprint for run in runs)
 
 
 def _mean(fractions: Sequence[float | None], setting: str) -> Cell | None:
@@ -222,7 +226,7 @@ def by_metric(records: list[RunRecord], datasets: list[str]) -> list[Row]:
         runs = by_seed(list(same))
         setting = _sentence(_facts(runs, rule=True))
         cells = {name: _mean([run.metric(name) for run in runs], setting) for name in METRICS}
-        placed.append(_dataset_row(_place(runs[0]), runs[0].dataset, cells))
+        placed.append(_dataset_row(_place(runs[0]), runs[0].dataset, cells, _fingerprints(runs)))
     shown = [(place, row) for place, row in placed if any(row.cells.values())]
     return [row for _, row in sorted(shown, key=lambda pair: (pair[0], datasets.index(pair[1].dataset)))]
 
@@ -276,7 +280,8 @@ def _ruled(records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
     for _, same in groupby(sorted(chosen, key=all_but_seed), key=all_but_seed):
         runs = by_seed(list(same))
         values = {rule: [run.rules.get(rule, {}).get("auroc") for run in runs] for rule in RULES}
-        yield _dataset_row(_place(runs[0]), runs[0].dataset, _under_rules(values, _sentence(_facts(runs))))
+        cells = _under_rules(values, _sentence(_facts(runs)))
+        yield _dataset_row(_place(runs[0]), runs[0].dataset, cells, _fingerprints(runs))
 
 
 def _searched(search: SearchRecord, records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
@@ -287,11 +292,14 @@ def _searched(search: SearchRecord, records: list[RunRecord]) -> Iterator[tuple[
         _, order, recipe, name = _place(runs[0]) if runs else (0, len(METHODS), search.recipe, plain)
         values = {rule: [found.get(rule, {}).get("auroc")] for rule in RULES}
         cells = _under_rules(values, _sentence(_search_facts(search, runs)), seeds=len(search.seeds))
-        yield _dataset_row((len(BLOCKS) - 1, order, recipe, f"{name}, searched"), dataset, cells)
+        yield _dataset_row((len(BLOCKS) - 1, order, recipe, f"{name}, searched"), dataset, cells, (search.study,))
 
 
-def _dataset_row(place: Place, dataset: str, cells: dict[str, Cell | None]) -> tuple[Place, Row]:
+def _dataset_row(
+    place: Place, dataset: str, cells: dict[str, Cell | None], records: tuple[str, ...]
+) -> tuple[Place, Row]:
     block, _, recipe, name = place
+    cells = {key: cell and replace(cell, records=records) for key, cell in cells.items()}
     method = f"{name} ({recipe})"
     return place, Row(
         group=BLOCKS[block], method=method, source="measured", recipe=recipe, dataset=dataset, cells=cells

@@ -98,6 +98,24 @@ def test_the_headline_counts_whole_data_and_no_run_twice() -> None:
     assert list(report.findings(records[-1:])) == []
 
 
+def test_every_measured_figure_leads_to_its_records_and_every_quoted_row_to_its_source(
+    html: str, results: Path
+) -> None:
+    seeds = [a_record(seed=seed).fingerprint for seed in (0, 1)]
+    table1 = html.partition('<h3 id="table1">')[2].partition("</table>")[0]
+    link = r'<a href="#r-(\w+)"[^>]*>'
+    linked = re.search(rf"<td[^>]*>{link}80\.50 ± 0\.71</a><sup>{link}2</a></sup> ", table1)
+    assert linked is not None
+    assert list(linked.groups()) == seeds
+    for table in tables.gathered(results):
+        body = html.partition(f'<h3 id="{table.name}">')[2].partition("<tbody>")[2].partition("</table>")[0]
+        measured = [cell for row in table.rows for cell in row.cells.values() if cell and row.source == "measured"]
+        assert body.count('title="record ') == sum(len(cell.records) for cell in measured) > 0
+        for row in table.rows:
+            assert not row.reference or f'<tr title="{row.reference}">' in body
+    assert 'href="#r-amsrc-ped2-crossfit-12345678"' in html, "a searched row leads to its search"
+
+
 def test_protocol_and_numbered_deviations_are_on_it(html: str) -> None:
     _, _, protocol = html.partition('id="protocol"')
     assert "How a number comes to be" in protocol
