@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import gallery
-from bench.curves import Scored, spans
+from bench.curves import Scored, stretches
 from bench.records import RunRecord
 from bench.storage import Place
 
@@ -43,7 +43,7 @@ def _video(run: Scored, name: str) -> dict[str, Any]:
     curves = {"s": score / run.scale, **run.parts.get(name, {})}
     return {
         "skip": run.skip,
-        "abnormal": spans(run.labels[name]),
+        "abnormal": stretches(run.labels[name]),
         "length": len(score),
         "curves": {key: _packed(curve) for key, curve in curves.items() if len(curve)},
     }

@@ -126,7 +126,7 @@ def roc(figure: Figure, runs: Mapping[str, Scored]) -> bool:
     found = [(name, run, curve) for name, run, curve in measured if curve is not None]
     if not found:
         return False
-    null = max((each for each in found if _is_null(each[1])), key=lambda each: each[2].auroc, default=None)
+    null = max((each for each in found if not each[1].record.learns), key=lambda each: each[2].auroc, default=None)
     rows = math.ceil(len(found) / 3)
     columns = math.ceil(len(found) / rows)
     titles = [wrapped(name, 34) for name, _, _ in found]
@@ -159,10 +159,6 @@ def _seen(curve: Roc) -> npt.NDArray[np.float64]:
     """The points of a curve that a reader can tell apart: of tens of thousands some hundreds."""
     points = np.round([curve.fpr, curve.tpr], 3)
     return points[:, np.append(True, np.diff(points).any(0))]
-
-
-def _is_null(run: Scored) -> bool:
-    return run.record.recipe.startswith("null-")
 
 
 @drawn
@@ -205,7 +201,7 @@ def videos(figure: Figure, run: Scored, names: Sequence[str]) -> bool:
 def _curve(axes: Axes, run: Scored, name: str) -> None:
     score, truth = run.scores[name] / run.scale, run.labels[name]
     place = np.arange(len(score)) + run.skip
-    for start, end in spans(truth):
+    for start, end in stretches(truth):
         axes.axvspan(place[start] - 0.5, place[end - 1] + 0.5, label="abnormal (ground truth)", **ABNORMAL)
     for part, look in PARTS.items():
         line = run.parts.get(name, {}).get(part)
@@ -235,7 +231,7 @@ def _mark(look: Look) -> Look:
     return {**look, "linestyle": "none", "markersize": 7, "markerfacecolor": "white", "markeredgecolor": "black"}
 
 
-def spans(labels: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
+def stretches(labels: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
     """Runs of ones as (start, end), the end excluded."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], labels.astype(np.int8), [0]])))
     return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]

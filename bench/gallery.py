@@ -141,13 +141,15 @@ def of_run(run: Scored, names: Sequence[str] = ()) -> dict[str, Figure]:
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
-def roc(results: Place, records: Iterable[RunRecord], dataset: str) -> Figure | None:
-    """The ROC curves of a data set, a panel for each run; None where there is nothing to draw.
-
-    Runs on a part of the data set are left out where there are others: their curves are of other videos.
-    """
+def compared(records: Iterable[RunRecord], dataset: str) -> list[RunRecord]:
+    """The runs whose ROC curves stand side by side: those on a part of the videos only where there are no others."""
     own = [record for record in shown(records) if record.dataset == dataset]
-    own = [record for record in own if not record.partial] or own
+    return [record for record in own if not record.partial] or own
+
+
+def roc(results: Place, records: Iterable[RunRecord], dataset: str) -> Figure | None:
+    """The ROC curves of a data set, a panel for each run; None where there is nothing to draw."""
+    own = compared(records, dataset)
     called, runs = labels(own), [scored(results, record) for record in own]
     return curves.roc({called[run.record.fingerprint]: run for run in runs if run is not None})
 
@@ -237,7 +239,7 @@ def _pictures(folder: Place) -> dict[str, dict[int, Picture]]:
 
 def missing(results: Place, record: RunRecord) -> list[str]:
     """Names of the figures of a record that only pixels and network can give and that are not there."""
-    if record.experiment.get("method") != "amsrc":
+    if not record.learns:
         return []
     folder, fusion = folder_of(results, record), record.experiment["model"]["fusion"]
     wanted = [name for name in FROM_PIXELS if name != "features" or fusion != "none"]

@@ -80,13 +80,14 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
     browsed = sorted(browse.runs(results, records), key=lambda run: names.index(run["dataset"]))
     strips = browse.strips(results, records)
     made = tables.gathered(results)
+    completed = [framewise.completed(results, record) for record in records]
     page = {
         "about": about(records, searches),
         "findings": list(findings(records)),
         "tables": list(_tables(made, tables.build(results, made))),
-        "runs": every_run([framewise.completed(results, record) for record in records]),
+        "runs": every_run(completed),
         "searches": [_search(search) for search in searches],
-        "galleries": list(_galleries(results, records)),
+        "galleries": list(_galleries(results, completed)),
         "protocol": protocol(results),
         "records": [_provenance(record, (logged or {}).get(record.fingerprint)) for record in records],
         "failures": list(failures(records, searches)),
@@ -176,8 +177,8 @@ def findings(records: Sequence[RunRecord]) -> Iterator[str]:
     measured = [r for r in latest(records) if not r.partial and r.metrics.get("auroc") is not None]
     for dataset in in_order(record.dataset for record in measured):
         own = [record for record in measured if record.dataset == dataset]
-        learned = [record for record in own if record.experiment.get("method") == "amsrc"]
-        nulls = [record for record in own if record.experiment.get("method") != "amsrc"]
+        learned = [record for record in own if record.learns]
+        nulls = [record for record in own if not record.learns]
         best = [
             f"the best {kind} (of {len(runs)}) is {label(run)}, seed {run.seed}: {_percent(run.metrics['auroc'])}"
             for kind, runs in (("run that learns", learned), ("that learns nothing", nulls))
@@ -203,7 +204,7 @@ def every_run(records: Sequence[RunRecord]) -> dict[str, Any]:
     lines = []
     for record in records:
         name = ", ".join([record.recipe, *changes(record)])
-        kind = "trained" if record.experiment.get("method") == "amsrc" else "learns nothing"
+        kind = "trained" if record.learns else "learns nothing"
         cells = [
             named(record.dataset),
             str(record.seed),
@@ -313,12 +314,16 @@ def _galleries(results: Place, records: Sequence[RunRecord]) -> Iterator[dict[st
     """The figures of each data set: its ROC curves, and those of one run that is looked into."""
     for dataset in in_order(record.dataset for record in records):
         own = [record for record in gallery.shown(records) if record.dataset == dataset]
-        pictures = [_drawn("roc", named(dataset), gallery.roc(results, records, dataset))]
+        reached = " ".join(
+            f"{name}: {_reached(record)}." for record, name in _names(gallery.compared(records, dataset))
+        )
+        pictures = [_drawn("roc", named(dataset), gallery.roc(results, records, dataset), reached)]
         run = _looked_into(results, own)
         absent: list[str] = []
         if run is not None:
             about = f"{label(run)} on {named(dataset)}, seed {run.seed}"
-            pictures += [*_of_pixels(results, run, about), *_of_scores(results, run, about)]
+            reached = f"The run has {_reached(run)}."
+            pictures += [*_of_pixels(results, run, about, reached), *_of_scores(results, run, about, reached)]
             absent = gallery.missing(results, run)
         yield {
             "title": named(dataset),
@@ -329,37 +334,49 @@ def _galleries(results: Place, records: Sequence[RunRecord]) -> Iterator[dict[st
         }
 
 
+def _names(records: Sequence[RunRecord]) -> list[tuple[RunRecord, str]]:
+    names = gallery.labels(records)
+    return [(record, names[record.fingerprint]) for record in records]
+
+
+def _reached(record: RunRecord) -> str:
+    """What a run reached, for those who do not see its figure."""
+    ends = record.metrics.get("auroc_interval")
+    interval = f", 95 % interval {shown(ends)}" if ends else ""
+    return f"AUROC {_percent(record.metric('auroc'))}{interval}"
+
+
 def _looked_into(results: Place, records: Sequence[RunRecord]) -> RunRecord | None:
     """The run whose figures the page shows: one with pictures of its cubes, else AMSRC itself, else any."""
 
     def rank(record: RunRecord) -> tuple[bool, bool, bool]:
-        method = record.experiment.get("method") == "amsrc"
-        return not gallery.missing(results, record) and method, record.recipe.startswith("amsrc"), method
+        whole = not gallery.missing(results, record) and record.learns
+        return whole, record.recipe.startswith("amsrc"), record.learns
 
     return max(records, key=rank, default=None)
 
 
-def _of_scores(results: Place, record: RunRecord, about: str) -> Iterator[Picture | None]:
+def _of_scores(results: Place, record: RunRecord, about: str, reached: str) -> Iterator[Picture | None]:
     run = gallery.scored(results, record)
     if run is not None:
         for name, figure in gallery.of_run(run).items():
-            yield _drawn(name, about, figure)
+            yield _drawn(name, about, figure, reached)
 
 
-def _of_pixels(results: Place, record: RunRecord, about: str) -> Iterator[Picture]:
+def _of_pixels(results: Place, record: RunRecord, about: str, reached: str) -> Iterator[Picture]:
     for name in gallery.FROM_PIXELS:
         path = gallery.folder_of(results, record) / f"{name}.svg"
         if path.is_file():
-            yield _picture(name, about, path.read_bytes())
+            yield _picture(name, about, path.read_bytes(), reached)
 
 
-def _drawn(name: str, about: str, figure: Any) -> Picture | None:
-    return None if figure is None else _picture(name, about, figures.render(figure, "svg"))
+def _drawn(name: str, about: str, figure: Any, reached: str = "") -> Picture | None:
+    return None if figure is None else _picture(name, about, figures.render(figure, "svg"), reached)
 
 
-def _picture(name: str, about: str, content: bytes) -> Picture:
+def _picture(name: str, about: str, content: bytes, reached: str = "") -> Picture:
     source = f"data:image/svg+xml;base64,{base64.b64encode(content).decode()}"
-    return Picture(source, f"{about}. {CAPTIONS[name]}.", f"{CAPTIONS[name]} ({about}).")
+    return Picture(source, f"{about}. {CAPTIONS[name]}. {reached}".strip(), f"{CAPTIONS[name]} ({about}).")
 
 
 def _make_frames(records: Sequence[RunRecord], there: Sequence[str]) -> list[str]:

@@ -145,7 +145,7 @@ def changes(record: RunRecord, unnamed: Container[str] = frozenset(UNNAMED)) -> 
 
 
 def _is_trained(record: RunRecord) -> bool:
-    return bool(record.experiment.get("method", "amsrc") == "amsrc")
+    return record.learns
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

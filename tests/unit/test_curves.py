@@ -1,7 +1,5 @@
 """Figures of frame scores: that they show the numbers they are given."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -100,7 +98,7 @@ def test_each_column_has_numbers_below_its_last_panel(number: int) -> None:
 
 
 def test_of_several_that_learn_nothing_the_best_is_set_beside_the_others() -> None:
-    worse = replace(a_record("null-flow"), recipe="null-noise")
+    worse = a_record("null-noise")
     scores, labels = scores_of("ped2")
     noise = {name: np.zeros_like(score) for name, score in scores.items()}
     figure = curves.roc(runs(a_run(), Scored(worse, noise, labels), a_run("null-flow")))
@@ -155,8 +153,8 @@ def test_a_single_epoch_leaves_nothing_to_choose() -> None:
 
 
 @pytest.mark.parametrize(("labels", "expected"), [([], []), ([1, 1], [(0, 2)]), ([0, 1, 0, 1, 1], [(1, 2), (3, 5)])])
-def test_spans(labels: list[int], expected: list[tuple[int, int]]) -> None:
-    assert curves.spans(np.array(labels, np.uint8)) == expected
+def test_stretches(labels: list[int], expected: list[tuple[int, int]]) -> None:
+    assert curves.stretches(np.array(labels, np.uint8)) == expected
 
 
 def test_equal_scores_give_equal_bytes() -> None:

@@ -123,8 +123,7 @@ def test_protocol_and_numbered_deviations_are_on_it(html: str) -> None:
     assert "Fusion weights on Ped2" in protocol
 
 
-def test_a_new_metric_gets_a_column_by_itself(tmp_path: Path) -> None:
-    put(tmp_path, a_record(metrics={"auroc": 0.5, "eer": 0.25, "auroc_f": None}))
+def test_a_new_metric_gets_a_column_by_itself() -> None:
     runs = report.every_run([a_record(metrics={"auroc": 0.5, "eer": 0.25, "auroc_f": None, "videos": 3})])
     assert runs["metrics"] == ["AUROC", "eer", "AUROC f", "videos"]
     assert runs["lines"][0]["figures"] == ["50.00", "25.00", "-", "3"]
@@ -143,8 +142,7 @@ def test_what_table_3_completes_is_complete_among_all_runs(tmp_path: Path) -> No
     assert report.shown(whole["eer"]) in tables.build(tmp_path)["table3.md"]
 
 
-def test_it_names_the_data_sets_without_numbers(tmp_path: Path) -> None:
-    put(tmp_path, a_record())
+def test_it_names_the_data_sets_without_numbers() -> None:
     assert report.about([a_record()], [])["Not measured"] == "Avenue, ShanghaiTech"
 
 
@@ -158,6 +156,13 @@ def test_every_picture_is_described_and_nothing_points_outside(html: str) -> Non
     pictures = [about for tag, about in tags if tag == "img"]
     assert len(pictures) >= 3 * 4 + 1
     assert all(len(about["alt"] or "") > 20 for about in pictures)
+    described = [about["alt"] or "" for about in pictures if " on Ped2, seed 0. " in (about["alt"] or "")]
+    assert len(described) >= 3
+    assert all(
+        re.search(r"\. The run has AUROC 80\.00, 95 % interval \d+\.\d+ to \d+\.\d+\.$", alt) for alt in described
+    )
+    (roc,) = [about["alt"] or "" for about in pictures if (about["alt"] or "").startswith("Ped2. ROC")]
+    assert re.search(r" null-flow: AUROC 99\.00, 95 % interval ", roc)
     identities = {about["id"] for _, about in tags if "id" in about}
     for tag, about in tags:
         for name in ("src", "href"):
