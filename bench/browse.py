@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import gallery
-from bench.curves import Scored, spans
+from bench.curves import Scored, stretches
 from bench.records import RunRecord
 from bench.storage import Place
 
@@ -26,12 +26,14 @@ LEVELS = 255  # of a curve between its lowest and highest point: finer than a sc
 def runs(results: Place, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """What the browser knows of each run: its curves by video, and the boxes of the pictured frames."""
     found = []
-    for record in gallery.shown(records):
+    listed = gallery.shown(records)
+    labels = gallery.labels(listed)
+    for record in listed:
         run = gallery.scored(results, record)
         if run is not None:
             boxes = gallery.read_boxes(gallery.folder_of(results, record))
             videos = {name: _video(run, name) | {"boxes": boxes.get(name, {})} for name in sorted(run.scores)}
-            label = f"{record.recipe}, seed {record.seed}"
+            label = f"{labels[record.fingerprint]}, seed {record.seed}"
             found.append({"dataset": record.dataset, "label": label, "id": record.fingerprint, "videos": videos})
     return found
 
@@ -41,7 +43,7 @@ def _video(run: Scored, name: str) -> dict[str, Any]:
     curves = {"s": score / run.scale, **run.parts.get(name, {})}
     return {
         "skip": run.skip,
-        "abnormal": spans(run.labels[name]),
+        "abnormal": stretches(run.labels[name]),
         "length": len(score),
         "curves": {key: _packed(curve) for key, curve in curves.items() if len(curve)},
     }
@@ -72,7 +74,7 @@ def thinned(found: Strips, room: int) -> tuple[Strips, str]:
     """
     steps = dict.fromkeys(found, 1)
     small = found
-    while sum(map(_size, small.values())) > room:
+    while small and sum(map(_size, small.values())) > room:
         largest = max(small, key=lambda name: _size(small[name]))
         if max(map(len, small[largest].values())) < 2:
             return {}, "The frames of the videos are left out: with them this page would be too large to send."

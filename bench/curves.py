@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import bootstrap, metrics
-from bench.figures import BEST, Look, drawn
+from bench.figures import BEST, Look, drawn, wrapped
+from bench.rows import label as label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,35 +116,41 @@ def roc_of(scores: Mapping[str, Floats], labels: Labels) -> Roc | None:
 
 
 @drawn
-def roc(figure: Figure, runs: Sequence[Scored]) -> bool:
+def roc(figure: Figure, runs: Mapping[str, Scored]) -> bool:
     """A panel for each run: its ROC curve with the interval over videos; the best that learns nothing dashed in all.
 
     Args:
-        runs: of one data set; those with one class only are left out.
+        runs: of one data set, by what each is called; those with one class only are left out.
     """
-    found = [(run, curve) for run in runs if (curve := roc_of(run.scores, run.labels)) is not None]
+    measured = [(name, run, roc_of(run.scores, run.labels)) for name, run in runs.items()]
+    found = [(name, run, curve) for name, run, curve in measured if curve is not None]
     if not found:
         return False
-    null = max((pair for pair in found if _is_null(pair[0])), key=lambda pair: pair[1].auroc, default=None)
+    null = max((each for each in found if not each[1].record.learns), key=lambda each: each[2].auroc, default=None)
     rows = math.ceil(len(found) / 3)
     columns = math.ceil(len(found) / rows)
-    figure.set_size_inches(2.9 * columns + 0.3, 3.0 * rows + 0.7)
+    titles = [wrapped(name, 34) for name, _, _ in found]
+    lines = max(title.count("\n") for title in titles)
+    figure.set_size_inches(2.9 * columns + 0.3, (3.0 + 0.17 * lines) * rows + 0.7)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for axes in list(grid.flat)[len(found) :]:
         axes.set_visible(False)
-    for axes, (run, curve) in zip(grid.flat, found, strict=False):
+    for index, (axes, title, (_, run, curve)) in enumerate(zip(grid.flat, titles, found, strict=False)):
         band = f"{bootstrap.LEVEL:.0%} interval"
         axes.fill_between(GRID, curve.low, curve.high, color="0.82", linewidth=0, label=band)
         axes.plot(*_seen(curve), color="black", linewidth=1.4, label="ROC")
         axes.plot([0, 1], [0, 1], color="0.5", linewidth=0.8, linestyle=":", label="chance")
-        if null is not None and null[0] is not run:
-            label = f"{null[0].record.recipe}, learns nothing"
-            axes.plot(*_seen(null[1]), color="0.35", linewidth=0.9, linestyle="--", label=label)
+        if null is not None and null[1] is not run:
+            label = f"{null[0]}, learns nothing"
+            axes.plot(*_seen(null[2]), color="0.35", linewidth=0.9, linestyle="--", label=label)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         interval = "  [{:.3f}, {:.3f}]".format(*curve.interval) if curve.interval else ""
-        axes.set_title(f"{run.record.recipe}\nAUROC {curve.auroc:.3f}{interval}")
+        axes.set_title(f"{title}\nAUROC {curve.auroc:.3f}{interval}")
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
         axes.label_outer()
+        if index + columns >= len(found):  # nothing is seen below, though the grid may go on
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("false positive rate")
     _legend(figure)
     return True
 
@@ -152,10 +159,6 @@ def _seen(curve: Roc) -> npt.NDArray[np.float64]:
     """The points of a curve that a reader can tell apart: of tens of thousands some hundreds."""
     points = np.round([curve.fpr, curve.tpr], 3)
     return points[:, np.append(True, np.diff(points).any(0))]
-
-
-def _is_null(run: Scored) -> bool:
-    return run.record.recipe.startswith("null-")
 
 
 @drawn
@@ -189,7 +192,8 @@ def videos(figure: Figure, run: Scored, names: Sequence[str]) -> bool:
             _thumbnails(own[0], run, names[index])
         own[0].set_title(f"{run.record.dataset} {names[index]}")
     record = run.record
-    figure.suptitle(f"{record.recipe}, seed {record.seed} ({record.fingerprint})", fontsize="medium")
+    title = f"{label_of(record)}, seed {record.seed} ({record.fingerprint})"
+    figure.suptitle(wrapped(title, 60 * columns), fontsize="medium")
     _legend(figure)
     return True
 
@@ -197,7 +201,7 @@ def videos(figure: Figure, run: Scored, names: Sequence[str]) -> bool:
 def _curve(axes: Axes, run: Scored, name: str) -> None:
     score, truth = run.scores[name] / run.scale, run.labels[name]
     place = np.arange(len(score)) + run.skip
-    for start, end in spans(truth):
+    for start, end in stretches(truth):
         axes.axvspan(place[start] - 0.5, place[end - 1] + 0.5, label="abnormal (ground truth)", **ABNORMAL)
     for part, look in PARTS.items():
         line = run.parts.get(name, {}).get(part)
@@ -227,7 +231,7 @@ def _mark(look: Look) -> Look:
     return {**look, "linestyle": "none", "markersize": 7, "markerfacecolor": "white", "markeredgecolor": "black"}
 
 
-def spans(labels: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
+def stretches(labels: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
     """Runs of ones as (start, end), the end excluded."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], labels.astype(np.int8), [0]])))
     return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
@@ -259,7 +263,7 @@ def epochs(figure: Figure, record: RunRecord) -> bool:
         )
     gain = 100 * (best["auroc"] - last["auroc"])
     axes.set_title(
-        f"{record.recipe} on {record.dataset}, seed {record.seed}\n"
+        f"{wrapped(f'{label_of(record)} on {record.dataset}, seed {record.seed}', 66)}\n"
         f"choosing the epoch by test labels adds {gain:.1f} points"
     )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

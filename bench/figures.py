@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec
 import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
+
+from bench.rows import label as label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,6 +99,11 @@ def drawn(draw: Callable[Concatenate[Figure, P], bool]) -> Callable[P, Figure | 
     return settled
 
 
+def wrapped(title: str, width: int) -> str:
+    """A title in lines of so many characters, parted between words."""
+    return textwrap.fill(title, width, break_on_hyphens=False)
+
+
 @drawn
 def fusion(figure: Figure, record: RunRecord) -> bool:
     """AUROC over the share of S_f in the fused score, in the last epoch of a cell.
@@ -123,7 +131,7 @@ def fusion(figure: Figure, record: RunRecord) -> bool:
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of S_f: w_f / (w_f + w_p)")
     axes.set_ylabel("AUROC")
-    axes.set_title(f"{record.recipe} on {record.dataset}, seed {record.seed}: last epoch")
+    axes.set_title(wrapped(f"{label_of(record)} on {record.dataset}, seed {record.seed}: last epoch", 66))
     figure.legend(loc="outside lower center", ncols=2)
     return True
 

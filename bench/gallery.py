@@ -1,6 +1,6 @@
 """`results/figures`: which figures there are, where each lies, and all that records and frame scores suffice for.
 
-    figures/roc-<dataset>.{svg,png}                      one panel for each recipe
+    figures/roc-<dataset>.{svg,png}                      one panel for each run, seeds apart
     figures/<recipe>/<dataset>/seed<k>-<fingerprint>/
         videos.{svg,png}, epochs.{svg,png}, fusion.{svg,png}      from results/ alone (`draw`)
         errors.{svg,png}, features.{svg,png}, frame.{svg,png}     from pixels and network (`bench.pictures`)
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from zipfile import BadZipFile
@@ -28,6 +29,7 @@ from bench.config import dump, leaves, unknown
 from bench.curves import Floats, Picture, Scored
 from bench.recipes import DATASETS, RECIPES, build
 from bench.records import RunRecord, frame_scores_path, read_all, read_frame_scores
+from bench.rows import all_but_seed, label, latest
 from bench.storage import Place, files_below, write_file
 
 if TYPE_CHECKING:
@@ -65,12 +67,21 @@ def scored(results: Place, record: RunRecord) -> Scored | None:
 
 
 def shown(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """One record for each data set and recipe: of the done ones that with the lowest seed, the latest of equal ones."""
-    found: dict[tuple[str, str], RunRecord] = {}
-    done = [record for record in records if record.status == "done"]
-    for record in sorted(done, key=lambda record: (-record.seed, record.finished, record.fingerprint)):
-        found[record.dataset, record.recipe] = record
-    return [found[key] for key in sorted(found)]
+    """The done runs by data set and label: of those that differ in their seed the lowest, the latest record of it."""
+    first: dict[str, RunRecord] = {}
+    for record in latest(records):
+        first.setdefault(all_but_seed(record), record)
+    return sorted(first.values(), key=lambda record: (record.dataset, record.recipe, label(record), record.fingerprint))
+
+
+def labels(records: Iterable[RunRecord]) -> dict[str, str]:
+    """Labels of runs by fingerprint; where two runs on a data set have the same, their fingerprints are part of it."""
+    found = [(record, label(record)) for record in records]
+    often = Counter((record.dataset, name) for record, name in found)
+    return {
+        record.fingerprint: name if often[record.dataset, name] == 1 else f"{name}, {record.fingerprint}"
+        for record, name in found
+    }
 
 
 def chosen_videos(run: Scored, names: Sequence[str] = ()) -> list[str]:
@@ -130,10 +141,17 @@ def of_run(run: Scored, names: Sequence[str] = ()) -> dict[str, Figure]:
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
+def compared(records: Iterable[RunRecord], dataset: str) -> list[RunRecord]:
+    """The runs whose ROC curves stand side by side: those on a part of the videos only where there are no others."""
+    own = [record for record in shown(records) if record.dataset == dataset]
+    return [record for record in own if not record.partial] or own
+
+
 def roc(results: Place, records: Iterable[RunRecord], dataset: str) -> Figure | None:
-    """The ROC curves of a data set, a panel for each recipe; None where there is nothing to draw."""
-    own = [scored(results, record) for record in shown(records) if record.dataset == dataset]
-    return curves.roc([run for run in own if run is not None])
+    """The ROC curves of a data set, a panel for each run; None where there is nothing to draw."""
+    own = compared(records, dataset)
+    called, runs = labels(own), [scored(results, record) for record in own]
+    return curves.roc({called[run.record.fingerprint]: run for run in runs if run is not None})
 
 
 def _roc(records: Sequence[RunRecord], results: Place) -> Iterator[tuple[str, Figure]]:
@@ -221,7 +239,7 @@ def _pictures(folder: Place) -> dict[str, dict[int, Picture]]:
 
 def missing(results: Place, record: RunRecord) -> list[str]:
     """Names of the figures of a record that only pixels and network can give and that are not there."""
-    if record.experiment.get("method") != "amsrc":
+    if not record.learns:
         return []
     folder, fusion = folder_of(results, record), record.experiment["model"]["fusion"]
     wanted = [name for name in FROM_PIXELS if name != "features" or fusion != "none"]

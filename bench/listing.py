@@ -55,14 +55,13 @@ def grid(head: list[str], rows: list[list[str]]) -> str:
 
 def _record_row(record: RunRecord) -> list[str]:
     percents = [record.metric(name) for name in ("auroc", "auroc_f", "auroc_p")]
-    trained = record.experiment.get("method") == "amsrc"
     return [
         record.recipe,
         record.dataset + (" (partial)" if record.partial else ""),
         str(record.seed),
         *map(_percent, percents),
-        str(record.experiment["train"]["epochs"]) if trained else "-",
-        str(record.experiment["model"]["width"]) if trained else "-",
+        str(record.experiment["train"]["epochs"]) if record.learns else "-",
+        str(record.experiment["model"]["width"]) if record.learns else "-",
         record.status,
         record.fingerprint,
     ]

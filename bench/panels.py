@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bench.curves import ABNORMAL, Picture, Scored, spans
+from bench.curves import ABNORMAL, Picture, Scored, stretches
 from bench.figures import COLOURS, drawn
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def frame(
             left.text(x0, y0 - 0.012, f"{score:.1f}", fontsize=7, color="white", va="bottom", bbox=tag, clip_on=True)
     figure.colorbar(colour, ax=left, label="score of the box (s.d.)", shrink=0.85)
     curve, place_of = run.scores[video] / run.scale, np.arange(len(run.scores[video])) + run.skip
-    for start, end in spans(run.labels[video]):
+    for start, end in stretches(run.labels[video]):
         right.axvspan(place_of[start] - 0.5, place_of[end - 1] + 0.5, label="abnormal (ground truth)", **ABNORMAL)
     right.plot(place_of, curve, color="black", linewidth=1.4, label="score S")
     right.axvline(number, color="black", linestyle="--", linewidth=1, label="this frame")

@@ -19,14 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from amsrc.errors import DataError, RunError
-from amsrc.fuse import cube_scores
+from amsrc.fuse import Statistics, cube_scores
 from amsrc.store import Cubes, CubeStore
 from bench import datasets, gallery, panels, runs
 from bench.config import TOY, Experiment, derive, fingerprint
 from bench.curves import Floats, Picture, Scored
 from bench.datasets import Dataset, Video
-from bench.evaluate import CubeScores, fuse, score_cubes
+from bench.evaluate import CubeScores, fuse, score_cubes, scored_epochs
 from bench.gallery import Boxes
+from bench.nulls import OF_FRAMES, rows_of
 from bench.options import experiment_of, home_of, results_of, root_of
 from bench.prepare import find_store
 from bench.records import read, read_frame_scores, record_path
@@ -57,6 +58,8 @@ class Run:
     home: Place
     results: Place
     scores: CubeScores
+    known: Statistics
+    """What the scores are standardised by."""
     scored: Scored
     """Record and frame scores, with parts and without pictures."""
 
@@ -69,7 +72,7 @@ class Run:
         """(n,) score of each test cube, in the unit of `Scored.parts`."""
         score = self.experiment.score
         weights = score.weight_f, score.weight_p
-        return cube_scores(self.scores.test_f, self.scores.test_p, self.scores.statistics, *weights) / sum(weights)
+        return cube_scores(self.scores.test_f, self.scores.test_p, self.known, *weights) / sum(weights)
 
     @cached_property
     def abnormal(self) -> npt.NDArray[np.bool_]:
@@ -117,17 +120,19 @@ def draw(
     """
     run = _open(experiment, store, dataset, home, results)
     record, chosen = run.scored.record, gallery.chosen_videos(run.scored, names)
-    folder = gallery.folder_of(results, record)
+    folder, strips_folder = gallery.folder_of(results, record), gallery.strips_of(results, dataset.name)
     strips = _strips(run.scored)
     kept = {video: {index + run.scored.skip for index in run.scored.extremes(video)} for video in chosen}
     frames = _look(dataset.test, {video: numbers | kept.get(video, set()) for video, numbers in strips.items()})
     boxes = _boxes(run, frames)
-    for old in files_below(folder / "frames", "*/*.jpg"):  # of other videos, or of scores that were measured before
+    stale = [*files_below(folder / "frames", "*/*.jpg")]  # of other videos, or of scores that were measured before
+    stale += [old for video in strips for old in files_below(strips_folder / video, "*.jpg")]  # of other settings
+    for old in stale:
         old.unlink()
     files = {
         folder / "parts.npz": gallery.parts_bytes(run.scored.parts),
         folder / "boxes.json": (json.dumps(boxes, separators=(",", ":")) + "\n").encode(),
-        **_jpegs(gallery.strips_of(results, dataset.name), frames, strips),
+        **_jpegs(strips_folder, frames, strips),
         **_jpegs(folder / "frames", frames, kept),
     }
     for path, content in files.items():
@@ -153,13 +158,16 @@ def _open(experiment: Experiment, store: CubeStore, dataset: Dataset, home: Plac
     folder = runs.claim(experiment, store, home)
     with locked(folder):
         scores, _ = score_cubes(experiment, store, folder)
+    learns = experiment.method == "amsrc"
+    known = scores.statistics if learns else scored_epochs(experiment, store, folder, scores)[-1].statistics
+    rows = rows_of(experiment.method, store.test)
     parts: dict[str, dict[str, Floats]] = {}
     for name, scores_of, weights in (("s_f", scores.test_f, (1.0, 0.0)), ("s_p", scores.test_p, (0.0, 1.0))):
         if not np.isnan(scores_of).any():
             alone = replace(experiment.score, weight_f=weights[0], weight_p=weights[1])
-            for video, part in fuse(store.test, scores.test_f, scores.test_p, scores.statistics, alone).items():
+            for video, part in fuse(rows, scores.test_f, scores.test_p, known, alone).items():
                 parts.setdefault(video, {})[name] = part
-    return Run(experiment, store, dataset, home, results, scores, Scored(record, *scored_frames, parts))
+    return Run(experiment, store, dataset, home, results, scores, known, Scored(record, *scored_frames, parts))
 
 
 # -- frames and boxes ----------------------------------------------------------------------------------------
@@ -181,12 +189,12 @@ Numbers = dict[str, set[int]]
 
 
 def _strips(run: Scored) -> Numbers:
-    """The frames that stand for each video: evenly spaced ones, and that with the highest score."""
+    """The frames that stand for each video: evenly spaced ones, the same ones whatever run draws them."""
     found: Numbers = {}
     for video, score in run.scores.items():
         if len(score):
-            even = np.linspace(0, len(score) - 1, STRIP - 1).round().astype(int).tolist()
-            found[video] = {run.skip + index for index in (*even, run.extremes(video)[1])}
+            even = np.linspace(0, len(score) - 1, STRIP).round().astype(int).tolist()
+            found[video] = {run.skip + index for index in even}
     return found
 
 
@@ -228,6 +236,9 @@ def _jpeg(picture: Picture) -> bytes:
 
 
 def _boxes(run: Run, frames: Frames) -> Boxes:
+    """The boxes of each frame and their scores; none of a method that scores frames and looks at no box alone."""
+    if run.experiment.method in OF_FRAMES:
+        return {video: {number: [] for number in own} for video, own in frames.items()}
     found: Boxes = {}
     for video, own in frames.items():
         for number, frame in own.items():

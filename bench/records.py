@@ -116,6 +116,11 @@ class RunRecord:
     experiment: dict[str, Any]
     """The whole experiment (`bench.config.dump`): every number of the configuration."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether anything was trained; the null rows learn nothing."""
+        return bool(self.experiment.get("method", "amsrc") == "amsrc")
+
     def metric(self, name: str) -> float | None:
         """One of the `metrics`; None where it is undefined or was not measured."""
         value = self.metrics.get(name)

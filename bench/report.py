@@ -13,19 +13,20 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from bench import browse, figures, gallery, tables
+from bench import browse, figures, framewise, gallery, tables
 from bench.config import TOY, leaves
 from bench.layouts import SPECS
 from bench.recipes import DATASETS
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
-from bench.rows import changes
+from bench.rows import changes, label, latest
 from bench.selection import RULES
 from bench.storage import Place, write_file
-from bench.typeset import NAMES
+from bench.typeset import NAMES, Cell
 
 PAGE = Path(__file__).resolve().parent / "page"
 OWN_README = Path(__file__).resolve().parent.parent / "results" / "README.md"
@@ -61,7 +62,7 @@ def write(results: Place, out: Place, logged: Mapping[str, str]) -> tuple[Place,
         logged: MLflow's run ids by fingerprint, as far as they are known.
 
     Raises:
-        DataError: a record or a file beside it is damaged, or there is no record.
+        DataError: a record or a file beside it is damaged, there is no record, or the page would be too large.
         RunError: the page cannot be written.
     """
     content = build(results, logged).encode()
@@ -78,21 +79,37 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
     names = in_order(record.dataset for record in records)
     browsed = sorted(browse.runs(results, records), key=lambda run: names.index(run["dataset"]))
     strips = browse.strips(results, records)
+    made = tables.gathered(results)
+    completed = [framewise.completed(results, record) for record in records]
     page = {
         "about": about(records, searches),
         "findings": list(findings(records)),
-        "tables": [_table(name, text) for name, text in tables.build(results).items() if name.endswith(".md")],
-        "runs": every_run(records),
+        "tables": list(_tables(made, tables.build(results, made))),
+        "runs": every_run(completed),
         "searches": [_search(search) for search in searches],
-        "galleries": list(_galleries(results, records)),
+        "galleries": list(_galleries(results, completed)),
         "protocol": protocol(results),
         "records": [_provenance(record, (logged or {}).get(record.fingerprint)) for record in records],
         "failures": list(failures(records, searches)),
         "make_frames": _make_frames(records, sorted(strips)),
     }
-    without = _rendered({**page, "data": browse.as_script(browsed, {}), "left_out": ""})
-    small, left_out = browse.thinned(strips, LARGEST - len(without.encode()))
+    data = browse.as_script(browsed, {})
+    without = len(_rendered({**page, "data": data, "left_out": ""}).encode())
+    if without > LARGEST:
+        raise DataError(_too_large(without, {"figures": page.pop("galleries"), "scores and boxes": data, **page}))
+    small, left_out = browse.thinned(strips, LARGEST - without)
     return _rendered({**page, "data": browse.as_script(browsed, small), "left_out": left_out})
+
+
+def _too_large(size: int, page: Mapping[str, Any]) -> str:
+    """Why a page cannot be, with the three parts of it that take the most room."""
+    sizes = {name: len(json.dumps(part, default=vars)) for name, part in page.items()}
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+    parts = ", ".join(f"{name} {sizes[name] / 1e6:.1f} MB" for name in largest)
+    return (
+        f"The page would take {size / 1e6:.1f} MB without any frame of a video, more than the {LARGEST / 1e6} that can "
+        f"be sent: {parts}. Report fewer records: --results with a part of them."
+    )
 
 
 def _rendered(page: Mapping[str, Any]) -> str:
@@ -153,21 +170,24 @@ def _machine(record: RunRecord) -> str:
 
 
 def findings(records: Sequence[RunRecord]) -> Iterator[str]:
-    """For each data set the best row that learns beside the best that does not: the first thing a reader must know."""
-    for dataset in in_order(record.dataset for record in records):
-        own = [r for r in records if r.dataset == dataset and r.status == "done" and r.metrics.get("auroc") is not None]
-        learned = [r for r in own if r.experiment.get("method") == "amsrc"]
-        nulls = [r for r in own if r.experiment.get("method") != "amsrc"]
-        best = [f"{r.recipe} {_percent(r.metrics['auroc'])}" for r in (_best(learned), _best(nulls)) if r]
-        if learned and nulls:
-            yield (
-                f"{named(dataset)}: the best single run that learns reaches {best[0]}, the best that learns nothing "
-                f"{best[1]} (AUROC in percent, rule paper)."
-            )
-        elif best:
-            kind = "that learns" if learned else "that learns nothing"
-            other = "no null row" if learned else "nothing trained"
-            yield f"{named(dataset)}: the best single run {kind} reaches {best[0]}; there is {other} to set beside it."
+    """For each data set the best run that learns beside the best that does not: the first thing a reader must know.
+
+    Runs on a part of a data set do not count, and of one run recorded twice the later record does.
+    """
+    measured = [r for r in latest(records) if not r.partial and r.metrics.get("auroc") is not None]
+    for dataset in in_order(record.dataset for record in measured):
+        own = [record for record in measured if record.dataset == dataset]
+        learned = [record for record in own if record.learns]
+        nulls = [record for record in own if not record.learns]
+        best = [
+            f"the best {kind} (of {len(runs)}) is {label(run)}, seed {run.seed}: {_percent(run.metrics['auroc'])}"
+            for kind, runs in (("run that learns", learned), ("that learns nothing", nulls))
+            if (run := _best(runs))
+        ]
+        if not (learned and nulls):
+            best.append(f"there is {'no null row' if learned else 'nothing trained'} to set beside it")
+        chosen = "AUROC in percent; the best are chosen by it, on the test labels"
+        yield f"{named(dataset)}: {'; '.join(best)} ({chosen})."
 
 
 def _best(records: Sequence[RunRecord]) -> RunRecord | None:
@@ -184,7 +204,7 @@ def every_run(records: Sequence[RunRecord]) -> dict[str, Any]:
     lines = []
     for record in records:
         name = ", ".join([record.recipe, *changes(record)])
-        kind = "trained" if record.experiment.get("method") == "amsrc" else "learns nothing"
+        kind = "trained" if record.learns else "learns nothing"
         cells = [
             named(record.dataset),
             str(record.seed),
@@ -219,25 +239,61 @@ def _percent(value: Any) -> str:
 # -- tables and text -----------------------------------------------------------------------------------------
 
 
-def _markdown(text: str) -> str:
+LINKS = ["image", "link", "autolink", "reference"]
+
+
+def _markdown(text: str, *, of_records: bool = False) -> str:
+    """HTML; what records say, an error among it, makes no link and loads no picture."""
     from markdown_it import MarkdownIt
 
-    return str(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
+    renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
+    return str((renderer.disable(LINKS) if of_records else renderer).render(text))
 
 
-def _table(file: str, text: str) -> dict[str, str]:
-    """A table of `bench.tables` as HTML: its headings span the row, its footnotes are links."""
+def _tables(made: Sequence[tables.Table], files: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    known = {table.name: table for table in made}
+    for file, text in files.items():
+        if file.endswith(".md"):
+            yield _table(file, text, known.get(file.removesuffix(".md")))
+
+
+def _table(file: str, text: str, made: tables.Table | None) -> dict[str, str]:
+    """A table of `bench.tables` as HTML: its headings span the row, its footnotes and its figures are links."""
     name = file.removesuffix(".md")
     title, _, rest = text.partition("\n")
     body, _, notes = rest.strip().partition("\n\n")
-    html = _markdown(body)
+    html = _markdown(body, of_records=True)
     width = html.partition("</tr>")[0].count("<th")
     group = rf'<tr class="group"><th colspan="{width}" scope="colgroup">\1</th></tr>'
     html = re.sub(r"<tr>\s*<td[^>]*><strong>(.*?)</strong></td>(?:\s*<td[^>]*></td>)+\s*</tr>", group, html)
     html = re.sub(r"\[(\d+)\]", rf'<a href="#{name}-\1" title="how it was made">[\1]</a>', html)
-    listed = re.sub(r"<li>\[(\d+)\]", rf'<li id="{name}-\1">[\1]', _markdown(notes))
+    html = _traced(html, made) if made else html
+    listed = re.sub(r"<li>\[(\d+)\]", rf'<li id="{name}-\1">[\1]', _markdown(notes, of_records=True))
     head, _, caption = title.strip("* ").partition(". ")
     return {"name": name, "title": head, "caption": caption, "body": html, "notes": listed}
+
+
+def _traced(html: str, table: tables.Table) -> str:
+    """A table whose measured figures lead to the records behind them, and whose quoted rows tell whom they quote."""
+    head, opening, body = html.partition("<tbody>")
+    rows = iter(table.rows)
+
+    def line(found: re.Match[str]) -> str:
+        row = next(rows)
+        cells = (row.cells.get(key) for _, key, _ in table.shown)
+        title = f' title="{escape(row.reference)}"' if row.reference else ""
+        return f"<tr{title}>{re.sub(r'<td[^>]*>.*?</td>', lambda text: _led(text[0], next(cells)), found[1])}</tr>"
+
+    return head + opening + re.sub(r"<tr>(.*?)</tr>", line, body, flags=re.DOTALL)
+
+
+def _led(html: str, cell: Cell | None) -> str:
+    """A cell whose figure is a link to its record; those of further seeds are numbered behind it."""
+    if cell is None or not cell.records:
+        return html
+    first, *others = [f'<a href="#r-{escape(name)}" title="record {escape(name)}">' for name in cell.records]
+    also = "".join(f"<sup>{link}{number}</a></sup>" for number, link in enumerate(others, start=2))
+    return re.sub(r">(\S*\d(?: ± [\d.]+)?)", rf">{first}\1</a>{also}", html, count=1)
 
 
 def protocol(results: Place) -> str:
@@ -258,53 +314,69 @@ def _galleries(results: Place, records: Sequence[RunRecord]) -> Iterator[dict[st
     """The figures of each data set: its ROC curves, and those of one run that is looked into."""
     for dataset in in_order(record.dataset for record in records):
         own = [record for record in gallery.shown(records) if record.dataset == dataset]
-        pictures = [_drawn("roc", named(dataset), gallery.roc(results, records, dataset))]
+        reached = " ".join(
+            f"{name}: {_reached(record)}." for record, name in _names(gallery.compared(records, dataset))
+        )
+        pictures = [_drawn("roc", named(dataset), gallery.roc(results, records, dataset), reached)]
         run = _looked_into(results, own)
         absent: list[str] = []
         if run is not None:
-            about = f"{run.recipe} on {named(dataset)}, seed {run.seed}"
-            pictures += [*_of_pixels(results, run, about), *_of_scores(results, run, about)]
+            about = f"{label(run)} on {named(dataset)}, seed {run.seed}"
+            reached = f"The run has {_reached(run)}."
+            pictures += [*_of_pixels(results, run, about, reached), *_of_scores(results, run, about, reached)]
             absent = gallery.missing(results, run)
         yield {
             "title": named(dataset),
-            "run": run and f"{run.recipe}, seed {run.seed}, {run.fingerprint}",
+            "run": run and f"{label(run)}, seed {run.seed}, {run.fingerprint}",
             "pictures": [picture for picture in pictures if picture],
             "missing": ", ".join(absent),
             "command": gallery.command(run) if run and absent else "",
         }
 
 
+def _names(records: Sequence[RunRecord]) -> list[tuple[RunRecord, str]]:
+    names = gallery.labels(records)
+    return [(record, names[record.fingerprint]) for record in records]
+
+
+def _reached(record: RunRecord) -> str:
+    """What a run reached, for those who do not see its figure."""
+    ends = record.metrics.get("auroc_interval")
+    interval = f", 95 % interval {shown(ends)}" if ends else ""
+    return f"AUROC {_percent(record.metric('auroc'))}{interval}"
+
+
 def _looked_into(results: Place, records: Sequence[RunRecord]) -> RunRecord | None:
     """The run whose figures the page shows: one with pictures of its cubes, else AMSRC itself, else any."""
 
     def rank(record: RunRecord) -> tuple[bool, bool, bool]:
-        method = record.experiment.get("method") == "amsrc"
-        return not gallery.missing(results, record) and method, record.recipe.startswith("amsrc"), method
+        whole = not gallery.missing(results, record) and record.learns
+        return whole, record.recipe.startswith("amsrc"), record.learns
 
     return max(records, key=rank, default=None)
 
 
-def _of_scores(results: Place, record: RunRecord, about: str) -> Iterator[Picture | None]:
+def _of_scores(results: Place, record: RunRecord, about: str, reached: str) -> Iterator[Picture | None]:
     run = gallery.scored(results, record)
     if run is not None:
         for name, figure in gallery.of_run(run).items():
-            yield _drawn(name, about, figure)
+            yield _drawn(name, about, figure, reached)
 
 
-def _of_pixels(results: Place, record: RunRecord, about: str) -> Iterator[Picture]:
+def _of_pixels(results: Place, record: RunRecord, about: str, reached: str) -> Iterator[Picture]:
     for name in gallery.FROM_PIXELS:
         path = gallery.folder_of(results, record) / f"{name}.svg"
         if path.is_file():
-            yield _picture(name, about, path.read_bytes())
+            yield _picture(name, about, path.read_bytes(), reached)
 
 
-def _drawn(name: str, about: str, figure: Any) -> Picture | None:
-    return None if figure is None else _picture(name, about, figures.render(figure, "svg"))
+def _drawn(name: str, about: str, figure: Any, reached: str = "") -> Picture | None:
+    return None if figure is None else _picture(name, about, figures.render(figure, "svg"), reached)
 
 
-def _picture(name: str, about: str, content: bytes) -> Picture:
+def _picture(name: str, about: str, content: bytes, reached: str = "") -> Picture:
     source = f"data:image/svg+xml;base64,{base64.b64encode(content).decode()}"
-    return Picture(source, f"{about}. {CAPTIONS[name]}.", f"{CAPTIONS[name]} ({about}).")
+    return Picture(source, f"{about}. {CAPTIONS[name]}. {reached}".strip(), f"{CAPTIONS[name]} ({about}).")
 
 
 def _make_frames(records: Sequence[RunRecord], there: Sequence[str]) -> list[str]:

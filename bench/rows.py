@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, groupby, product, zip_longest
 from statistics import fmean, stdev
@@ -65,6 +65,7 @@ UNNAMED = {
 }
 CONTENT_FREE = ("null-constant", "null-noise", "null-frame-index", "null-clip-centre")
 """Null rows that do not even look at a picture."""
+IN_NO_LABEL = {"partial", "train.score_every"}
 UNTRAINED = ("model.", "loss.", "train.")  # settings that mean nothing to a row that learns nothing
 
 
@@ -84,7 +85,7 @@ def by_dataset(
         interval: of the mean of runs, in fractions.
     """
     rows: dict[Place, dict[str, list[Cell]]] = {}
-    for _, same in groupby(sorted(records, key=_all_but_seed), key=_all_but_seed):
+    for _, same in groupby(sorted(records, key=all_but_seed), key=all_but_seed):
         runs = list(same)
         cells = rows.setdefault(_place(runs[0]), {}).setdefault(runs[0].dataset, [])
         if cell := _cell(runs, paper(runs[0]), interval):
@@ -101,13 +102,19 @@ def by_dataset(
             )
 
 
-def _all_but_seed(record: RunRecord) -> str:
+def all_but_seed(record: RunRecord) -> str:
     """Equal for the runs that a mean may join, and only for them."""
     experiment = {name: value for name, value in record.experiment.items() if name != "seed"}
     return json.dumps([experiment, record.rule, record.boxes, record.flow, record.videos], sort_keys=True)
 
 
-def _by_seed(runs: list[RunRecord]) -> list[RunRecord]:
+def latest(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """The done records without those that were made again: of equal settings and seed the latest."""
+    done = sorted((record for record in records if record.status == "done"), key=all_but_seed)
+    return [run for _, same in groupby(done, key=all_but_seed) for run in by_seed(list(same))]
+
+
+def by_seed(runs: list[RunRecord]) -> list[RunRecord]:
     """In the order of their seeds, the latest of each: a new schema gives the same experiment a new fingerprint."""
     latest = {run.seed: run for run in sorted(runs, key=lambda run: run.finished)}
     return [run for _, run in sorted(latest.items())]
@@ -122,19 +129,24 @@ def _place(record: RunRecord) -> Place:
     return block, place, record.recipe, ", ".join([name, *changes(record)])
 
 
-def changes(record: RunRecord) -> list[str]:
+def label(record: RunRecord) -> str:
+    """What a run is called where no footnote stands beside it: its recipe, all that differs from it, missing data."""
+    return ", ".join([record.recipe, *changes(record, IN_NO_LABEL), *["partial data"] * record.partial])
+
+
+def changes(record: RunRecord, unnamed: Container[str] = frozenset(UNNAMED)) -> list[str]:
     """Settings in which a run differs from its recipe as it stands today: `train.epochs=2`."""
     if record.recipe not in recipes.RECIPES or record.dataset not in recipes.DATASETS:
         return []
     recipe = dump(recipes.build(record.recipe, record.dataset, record.seed))
     idle = () if _is_trained(record) else UNTRAINED
     differ = _differences(record.experiment, recipe)
-    named = [(name, value) for name, value in differ if name not in UNNAMED and not name.startswith(idle)]
+    named = [(name, value) for name, value in differ if name not in unnamed and not name.startswith(idle)]
     return [f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in named]
 
 
 def _is_trained(record: RunRecord) -> bool:
-    return bool(record.experiment.get("method", "amsrc") == "amsrc")
+    return record.learns
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -148,12 +160,16 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str
 
 def _cell(runs: list[RunRecord], paper: float | None, interval: Interval) -> Cell | None:
     """The figure of runs that differ in their seed: none if none is done or one of them is undefined."""
-    done = _by_seed([run for run in runs if run.status == "done"])
+    done = by_seed([run for run in runs if run.status == "done"])
     cell = _mean([run.metric("auroc") for run in done], _sentence(_facts(done, rule=True))) if done else None
     if cell is None:
         return None
     low, high = (None if end is None else 100 * end for end in interval(done) or (None, None))
-    return replace(cell, paper=paper, low=low, high=high)
+    return replace(cell, paper=paper, low=low, high=high, records=_fingerprints(done))
+
+
+def _fingerprints(runs: list[RunRecord]) -> tuple[str, ...]:
+    return tuple(run.fingerprint for run in runs)
 
 
 def _mean(fractions: Sequence[float | None], setting: str) -> Cell | None:
@@ -213,12 +229,12 @@ def by_metric(
     """
     placed = []
     done = [record for record in records if record.status == "done" and record.dataset in datasets]
-    for _, same in groupby(sorted(done, key=_all_but_seed), key=_all_but_seed):
-        runs = _by_seed(list(same))
+    for _, same in groupby(sorted(done, key=all_but_seed), key=all_but_seed):
+        runs = by_seed(list(same))
         setting = _sentence(_facts(runs, rule=True))
         cells = {name: _mean([run.metric(name) for run in runs], setting) for name in METRICS}
         cells["auroc"] = _cell(runs, paper(runs[0]), interval)
-        placed.append(_dataset_row(_place(runs[0]), runs[0].dataset, cells))
+        placed.append(_dataset_row(_place(runs[0]), runs[0].dataset, cells, _fingerprints(runs)))
     shown = [(place, row) for place, row in placed if any(row.cells.values())]
     return [row for _, row in sorted(shown, key=lambda pair: (pair[0], datasets.index(pair[1].dataset)))]
 
@@ -229,8 +245,8 @@ def against_amsrc(records: list[RunRecord]) -> Iterator[tuple[str, list[RunRecor
     Yields:
         What is compared, AMSRC's runs, the others'.
     """
-    done = sorted((record for record in records if record.status == "done"), key=_all_but_seed)
-    groups = sorted((_by_seed(list(same)) for _, same in groupby(done, key=_all_but_seed)), key=lambda g: _place(g[0]))
+    done = sorted((record for record in records if record.status == "done"), key=all_but_seed)
+    groups = sorted((by_seed(list(same)) for _, same in groupby(done, key=all_but_seed)), key=lambda g: _place(g[0]))
     for ours, theirs in product(groups, groups):
         first, other = ours[0], theirs[0]
         if first.recipe in ("amsrc", "amsrc-small") and _data(first) == _data(other) and _answers(other, first):
@@ -279,10 +295,11 @@ def by_rule(records: list[RunRecord], searches: list[SearchRecord], datasets: li
 def _ruled(records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
     """Rows of cells, and where each stands."""
     chosen = [record for record in records if record.status == "done" and record.rules]
-    for _, same in groupby(sorted(chosen, key=_all_but_seed), key=_all_but_seed):
-        runs = _by_seed(list(same))
+    for _, same in groupby(sorted(chosen, key=all_but_seed), key=all_but_seed):
+        runs = by_seed(list(same))
         values = {rule: [run.rules.get(rule, {}).get("auroc") for run in runs] for rule in RULES}
-        yield _dataset_row(_place(runs[0]), runs[0].dataset, _under_rules(values, _sentence(_facts(runs))))
+        cells = _under_rules(values, _sentence(_facts(runs)))
+        yield _dataset_row(_place(runs[0]), runs[0].dataset, cells, _fingerprints(runs))
 
 
 def _searched(search: SearchRecord, records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
@@ -293,11 +310,14 @@ def _searched(search: SearchRecord, records: list[RunRecord]) -> Iterator[tuple[
         _, order, recipe, name = _place(runs[0]) if runs else (0, len(METHODS), search.recipe, plain)
         values = {rule: [found.get(rule, {}).get("auroc")] for rule in RULES}
         cells = _under_rules(values, _sentence(_search_facts(search, runs)), seeds=len(search.seeds))
-        yield _dataset_row((len(BLOCKS) - 1, order, recipe, f"{name}, searched"), dataset, cells)
+        yield _dataset_row((len(BLOCKS) - 1, order, recipe, f"{name}, searched"), dataset, cells, (search.study,))
 
 
-def _dataset_row(place: Place, dataset: str, cells: dict[str, Cell | None]) -> tuple[Place, Row]:
+def _dataset_row(
+    place: Place, dataset: str, cells: dict[str, Cell | None], records: tuple[str, ...]
+) -> tuple[Place, Row]:
     block, _, recipe, name = place
+    cells = {key: cell and replace(cell, records=records) for key, cell in cells.items()}
     method = f"{name} ({recipe})"
     return place, Row(
         group=BLOCKS[block], method=method, source="measured", recipe=recipe, dataset=dataset, cells=cells

@@ -9,7 +9,7 @@ over seeds; the two are never mixed. Needs neither torch nor Ray, and the same r
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -119,8 +119,37 @@ class Quote(NamedTuple):
 Quotes: TypeAlias = dict[tuple[str, str, str], Quote]  # by table, method and data set
 
 
-def build(results: Place) -> dict[str, str]:
+class Table(NamedTuple):
+    """One table before it is text."""
+
+    name: str
+    title: str
+    caption: str
+    shown: list[Column]
+    rows: list[Row]
+    notes: list[str]
+
+
+def build(results: Place, made: Sequence[Table] | None = None) -> dict[str, str]:
     """Every table file by name.
+
+    Args:
+        made: what `gathered` gave of these results, if it is at hand.
+
+    Raises:
+        DataError: as for `gathered`.
+    """
+    made = gathered(results) if made is None else made
+    files = {name: text for table in made for name, text in _set(*table).items()}
+    return files | smoothing.table(results, _is_toy(read_all(results)))
+
+
+def _is_toy(records: list[RunRecord]) -> bool:
+    return bool(records) and all(record.dataset.startswith(TOY) for record in records)
+
+
+def gathered(results: Place) -> list[Table]:
+    """Every table but that of smoothing.
 
     Records on toy data sets are left out unless there are no others; then the tables show nothing else.
 
@@ -128,13 +157,13 @@ def build(results: Place) -> dict[str, str]:
         DataError: a record or `paper.csv` cannot be read.
     """
     quotes, records = _quotes(results), read_all(results)
-    toy = bool(records) and all(record.dataset.startswith(TOY) for record in records)
+    toy = _is_toy(records)
     records = [record for record in records if record.dataset.startswith(TOY) == toy]
     paper = [name for name in recipes.DATASETS if name.startswith(TOY) == toy]
     datasets = [*paper, *sorted({record.dataset for record in records}.difference(paper))]
     records = [framewise.completed(results, record) for record in records]
     interval = partial(framewise.interval, results)
-    files: dict[str, str] = {}
+    made: list[Table] = []
     for table, caption in CAPTIONS.items():
         ours = [record for record in records if _belongs(record.recipe, table)]
         rows = [
@@ -144,15 +173,15 @@ def build(results: Place) -> dict[str, str]:
         shown = columns(datasets, footnotes(rows))
         compared = _differences(results, ours) if table == "table2" else []
         notes = [*_notes(rows, toy), *_flags(rows), *compared, *_numbered(rows), *_gaps(ours)]
-        files |= _set(table, f"Table {table[-1]}", caption, shown, rows, notes)
+        made.append(Table(table, f"Table {table[-1]}", caption, shown, rows, notes))
     rows = by_metric(records, partial(_figure, quotes, "table2"), interval, datasets)  # which has every method
     notes = [*_notes(rows, toy, METRICS_NOTE), *_flags(rows), *_numbered(rows)]
-    files |= _set("table3", "Table 3", METRICS_CAPTION, metric_columns(METRICS, footnotes(rows)), rows, notes)
+    made.append(Table("table3", "Table 3", METRICS_CAPTION, metric_columns(METRICS, footnotes(rows)), rows, notes))
     rows = by_rule(records, read_searches(results), datasets)
     shown = rule_columns(list(RULES), list(GAPS), footnotes(rows))
     notes = [*_rule_notes(rows, toy), *_flags(rows), *_numbered(rows)]
-    files |= _set("rules", "Selection rules", RULES_CAPTION, shown, rows, notes)
-    return files | smoothing.table(results, toy)
+    made.append(Table("rules", "Selection rules", RULES_CAPTION, shown, rows, notes))
+    return made
 
 
 def _set(name: str, title: str, caption: str, shown: list[Column], rows: list[Row], notes: list[str]) -> dict[str, str]:

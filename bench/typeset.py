@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -52,6 +52,8 @@ class Cell:
     """The paper's figure for the same thing; None when it has none."""
     setting: str = ""
     """How it was measured, for the footnote; empty when quoted."""
+    records: tuple[str, ...] = ()
+    """Fingerprints of the runs behind it, or the study of its search; in no table as text."""
 
     @property
     def delta(self) -> float | None:
@@ -76,6 +78,9 @@ class Row:
     """Data set of a row whose cells are rules."""
     cells: dict[str, Cell | None]
     """By data set or by rule, in the order of the columns."""
+
+
+PRINTED = [field.name for field in fields(Cell) if field.name != "records"]
 
 
 def footnotes(rows: list[Row]) -> dict[str, int]:
@@ -231,10 +236,10 @@ def raw(name: str, rows: list[Row], by: str = "dataset") -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*RAW, *dict.fromkeys(["dataset", by]), *(field.name for field in fields(Cell)), "delta"])
+    writer.writerow([*RAW, *dict.fromkeys(["dataset", by]), *PRINTED, "delta"])
     for row in rows:
         for key, cell in row.cells.items():
             where = {"dataset": row.dataset, by: key}.values()
-            figures = [*astuple(cell), cell.delta] if cell else [None] * (len(fields(Cell)) + 1)
+            figures = [getattr(cell, field, None) for field in (*PRINTED, "delta")]
             writer.writerow([name, row.group, row.method, row.source, row.reference, row.recipe, *where, *figures])
     return text.getvalue()

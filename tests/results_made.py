@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from bench import gallery
-from bench.config import dump, fingerprint
+from bench.config import derive, dump, fingerprint
 from bench.recipes import build
 from bench.records import RunRecord, SearchRecord, write, write_frame_scores, write_search
 
@@ -15,6 +15,8 @@ VIDEOS = {"ped2": 6, "avenue": 9, "shanghaitech": 4}
 FRAMES = 120
 SKIP = 4
 TIME = {"started": "2025-01-01T00:00:00+00:00", "finished": "2025-01-01T01:00:00+00:00"}
+FASTER = {"learning_rate": 1e-3, "held_out": 0.0}
+LINKS = "![p](https://evil.example/x.png) [click](https://evil.example/) <https://evil.example/>"
 SHARES = [number / 20 for number in range(21)]
 
 
@@ -125,7 +127,16 @@ def a_results_folder(results: Path) -> list[RunRecord]:
     records = [
         *(a_record("amsrc", dataset, seed) for dataset in VIDEOS for seed in (0, 1)),
         *(a_record("null-flow", dataset, metrics={"auroc": 0.99}) for dataset in VIDEOS),
-        a_record("baseline", "ped2", status="failed", error="CUDA is out of <memory>", metrics={}, rules={}, fusion={}),
+        a_record("amsrc", "ped2", fingerprint="faster", experiment=dump(derive(build("amsrc", "ped2"), train=FASTER))),
+        a_record(
+            "baseline",
+            "ped2",
+            status="failed",
+            error=f"CUDA is out of <memory> {LINKS}",
+            metrics={},
+            rules={},
+            fusion={},
+        ),
     ]
     for record in records:
         put(results, record)

@@ -1,17 +1,23 @@
 """Figures of frame scores: that they show the numbers they are given."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from bench import curves, figures, metrics
+from bench.config import dump, override
 from bench.curves import Scored
+from bench.recipes import build
+from bench.rows import label
 from tests.results_made import FRAMES, SKIP, a_record, scores_of
 
 
 def a_run(recipe: str = "amsrc", **more: object) -> Scored:
     return Scored(a_record(recipe), *scores_of("ped2"), **more)  # type: ignore[arg-type]
+
+
+def runs(*runs: Scored) -> dict[str, Scored]:
+    """By the names of their recipes."""
+    return {run.record.recipe: run for run in runs}
 
 
 def test_the_roc_curve_has_the_area_of_the_metric_and_lies_within_its_interval() -> None:
@@ -50,12 +56,12 @@ def test_one_class_alone_has_no_roc_curve() -> None:
     scores, labels = scores_of("ped2")
     normal = {name: np.zeros_like(label) for name, label in labels.items()}
     assert curves.roc_of(scores, normal) is None
-    assert curves.roc([Scored(a_record(), scores, normal)]) is None
-    assert curves.roc([]) is None
+    assert curves.roc(runs(Scored(a_record(), scores, normal))) is None
+    assert curves.roc({}) is None
 
 
 def test_each_run_has_a_panel_and_what_learns_nothing_is_in_all_of_them() -> None:
-    figure = curves.roc([a_run(), a_run("baseline"), a_run("null-flow")])
+    figure = curves.roc(runs(a_run(), a_run("baseline"), a_run("null-flow")))
     assert figure is not None
     titles = [axes.get_title() for axes in figure.axes]
     assert [title.split("\n")[0] for title in titles] == ["amsrc", "baseline", "null-flow"]
@@ -63,11 +69,39 @@ def test_each_run_has_a_panel_and_what_learns_nothing_is_in_all_of_them() -> Non
     assert dashed == [True, True, False]
 
 
+def test_settings_that_differ_from_the_recipe_are_in_the_titles() -> None:
+    experiment = dump(override(build("amsrc", "ped2"), {"train.learning_rate": "1e-3", "train.held_out": "0"}))
+    record = a_record(experiment=experiment, partial=True)
+    name = "amsrc, train.held_out=0, train.learning_rate=0.001, partial data"
+    assert label(record) == name
+    figure = curves.roc({name: a_run()})
+    assert figure is not None
+    wrapped = ["amsrc, train.held_out=0,", "train.learning_rate=0.001, partial", "data"]
+    assert figure.axes[0].get_title().split("\n")[:3] == wrapped
+    run = Scored(record, *scores_of("ped2"))
+    for drawn in (curves.videos(run, ["02"]), curves.epochs(record), figures.fusion(record)):
+        assert drawn is not None
+        title = drawn.get_suptitle() or drawn.axes[0].get_title()
+        assert title.replace("\n", " ").startswith(name)
+
+
+@pytest.mark.parametrize("number", [1, 3, 4, 5])
+def test_each_column_has_numbers_below_its_last_panel(number: int) -> None:
+    figure = curves.roc({str(index): a_run() for index in range(number)})
+    assert figure is not None
+    seen = [axes for axes in figure.axes if axes.get_visible()]
+    columns = len({round(axes.get_position().x0, 3) for axes in seen})
+    for index, axes in enumerate(seen):
+        lowest = index + columns >= number
+        assert bool(axes.get_xlabel()) == lowest
+        assert any(label.get_visible() and label.get_text() for label in axes.get_xticklabels()) == lowest
+
+
 def test_of_several_that_learn_nothing_the_best_is_set_beside_the_others() -> None:
-    worse = replace(a_record("null-flow"), recipe="null-noise")
+    worse = a_record("null-noise")
     scores, labels = scores_of("ped2")
     noise = {name: np.zeros_like(score) for name, score in scores.items()}
-    figure = curves.roc([a_run(), Scored(worse, noise, labels), a_run("null-flow")])
+    figure = curves.roc(runs(a_run(), Scored(worse, noise, labels), a_run("null-flow")))
     assert figure is not None
     dashed = [
         [str(line.get_label()) for line in axes.lines if "nothing" in str(line.get_label())] for axes in figure.axes
@@ -119,13 +153,13 @@ def test_a_single_epoch_leaves_nothing_to_choose() -> None:
 
 
 @pytest.mark.parametrize(("labels", "expected"), [([], []), ([1, 1], [(0, 2)]), ([0, 1, 0, 1, 1], [(1, 2), (3, 5)])])
-def test_spans(labels: list[int], expected: list[tuple[int, int]]) -> None:
-    assert curves.spans(np.array(labels, np.uint8)) == expected
+def test_stretches(labels: list[int], expected: list[tuple[int, int]]) -> None:
+    assert curves.stretches(np.array(labels, np.uint8)) == expected
 
 
 def test_equal_scores_give_equal_bytes() -> None:
     for draw in (
-        lambda: curves.roc([a_run()]),
+        lambda: curves.roc(runs(a_run())),
         lambda: curves.videos(a_run(), ["02"]),
         lambda: curves.epochs(a_record()),
     ):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import ConfigError, DataError
-from bench import cli, curves, gallery, options, report
+from bench import browse, cli, curves, gallery, options, report
 from bench.config import dump, load, override
 from bench.recipes import build
 from bench.storage import write_file
@@ -69,6 +69,34 @@ def test_figures_look_nothing_up_to_be_shown(tmp_path: Path) -> None:
             text = path.read_text(encoding="utf-8")
             assert "<text" not in text, "letters are outlines"
             assert 'href="http' not in text
+
+
+def changed(**fields: str) -> dict[str, object]:
+    """The experiment of `a_record` with other settings, as its fields."""
+    return dump(override(build("amsrc", "ped2"), {name.replace("__", "."): value for name, value in fields.items()}))
+
+
+def test_runs_with_other_settings_are_not_mixed_under_one_name(tmp_path: Path) -> None:
+    slow, fast = a_record(), a_record(fingerprint="fast", experiment=changed(train__learning_rate="1e-3"))
+    again = replace(fast, fingerprint="again", finished="2026-01-01T00:00:00+00:00")
+    other = replace(fast, fingerprint="other", boxes="file:1234")
+    part = replace(a_record(fingerprint="part", partial=True, videos=["02", "03"]), experiment=changed(partial="true"))
+    records = [slow, fast, again, other, part]
+    assert [record.fingerprint for record in gallery.shown(records)] == [slow.fingerprint, "part", "again", "other"]
+    for record in records:
+        put(tmp_path, record)
+    listed = [(run["id"], run["label"]) for run in browse.runs(tmp_path, records)]
+    name = "amsrc, train.learning_rate=0.001"
+    assert listed == [
+        (slow.fingerprint, "amsrc, seed 0"),
+        ("part", "amsrc, partial data, seed 0"),
+        ("again", f"{name}, again, seed 0"),
+        ("other", f"{name}, other, seed 0"),
+    ]
+    figure = gallery.roc(tmp_path, records, "ped2")
+    assert figure is not None
+    titles = [axes.get_title().rpartition("\n")[0].replace("\n", " ") for axes in figure.axes if axes.get_visible()]
+    assert titles == ["amsrc", f"{name}, again", f"{name}, other"], "not the one on other videos"
 
 
 def test_one_run_a_recipe_is_shown_the_lowest_seed_and_the_latest_of_it() -> None:

@@ -15,9 +15,11 @@ from amsrc.store import CubeStore
 from bench import cli, evaluate, gallery, metrics, panels, pictures, prepare, toy, train
 from bench.config import Experiment, derive
 from bench.datasets import find
-from bench.recipes import build
+from bench.nulls import OF_CUBES
+from bench.recipes import RECIPES, build
 from bench.records import read, record_path
 
+NULLS = sorted(name for name in RECIPES if name.startswith("null-"))
 CHANGES = {"model": {"width": 2}, "train": {"epochs": 2, "batch": 256, "score_every": 1}}
 WORDS = ["--model.width", "2", "--train.epochs", "2", "--train.batch", "256", "--train.score_every", "1"]
 
@@ -38,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             patch.setitem(clips, "toy-ped2", clips["toy-ped2"][:2])
         toy.render_one("toy-ped2", home / "toy")
         patch.setattr(prepare, "_cut_all", one_by_one)
-        for recipe in ("amsrc", "no-gate-add", "null-flow"):
+        for recipe in ("amsrc", "no-gate-add", *NULLS):
             e = derive(build(recipe, "toy-ped2", 0), **CHANGES)
             store = prepare.prepare(e, prepare.Sources(home / "toy"), home)
             assert isinstance(store, CubeStore)
@@ -81,6 +83,17 @@ def test_frames_are_small_few_and_of_every_video(drawn: Path, home: Path) -> Non
     kept = gallery.read_strip(drawn / "frames")
     assert len(kept) == 2, "the videos of the figure"
     assert all(len(frames) == 2 for frames in kept.values()), "the highest and the lowest score"
+
+
+def test_a_dozen_frames_stand_for_a_video_whoever_draws_them(drawn: Path, home: Path) -> None:
+    folder = gallery.strips_of(home / "toy-results", "toy-ped2")
+    before = gallery.read_strip(folder)
+    (folder / "01" / "00001.jpg").write_bytes(b"left by another run")
+    for recipe in ("no-gate-add", "null-flow", "amsrc"):
+        words = ["figures", "--recipe", recipe, "--dataset", "toy-ped2", "--home", str(home), *WORDS]
+        assert cli.main(words) == 0
+        assert gallery.read_strip(folder) == before
+    assert {len(frames) for frames in before.values()} == {pictures.STRIP}
 
 
 def test_boxes_are_those_of_the_store_with_their_fused_scores(drawn: Path, home: Path) -> None:
@@ -140,12 +153,21 @@ def test_errors_are_the_networks_own_and_sum_to_s_p(drawn: Path, home: Path) -> 
     assert again == pytest.approx(predicted.error_BHW, abs=1e-5)
 
 
-def test_a_null_row_has_curves_and_a_frame_but_no_network(home: Path) -> None:
-    words = ["figures", "--recipe", "null-flow", "--dataset", "toy-ped2", "--home", str(home), *WORDS]
+@pytest.mark.parametrize("recipe", NULLS)
+def test_a_null_row_has_curves_and_a_frame_but_no_network(home: Path, recipe: str) -> None:
+    words = ["figures", "--recipe", recipe, "--dataset", "toy-ped2", "--home", str(home), *WORDS]
     assert cli.main(words) == 0
-    _, folder = of(home, "null-flow")
+    e, folder = of(home, recipe)
     assert {path.stem for path in folder.glob("*.svg")} == {"frame", "videos"}
-    assert set(gallery.read_parts(folder)["01"]) == {"s_p"}
+    (path,) = (home / "toy-results" / "records" / recipe / "toy-ped2").glob("*.json")
+    run = gallery.scored(home / "toy-results", read(path))
+    assert run is not None
+    assert set(run.parts["01"]) == {"s_p"}
+    assert all(len(run.parts[video]["s_p"]) == len(score) for video, score in run.scores.items())
+    alone = {video: part["s_p"] for video, part in run.parts.items()}
+    assert metrics.pooled_auroc(alone, run.labels) == run.record.metrics["auroc_p"]
+    boxed = any(rows for own in gallery.read_boxes(folder).values() for rows in own.values())
+    assert boxed == (e.method in OF_CUBES), "what scores frames scores no box"
 
 
 def test_a_copy_of_the_data_that_lacks_videos_is_refused(home: Path) -> None:

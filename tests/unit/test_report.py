@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import DataError
-from bench import browse, cli, gallery, report, tables
+from bench import browse, cli, framewise, gallery, report, tables
+from bench.config import derive, dump
+from bench.recipes import build
 from tests.browser import Page, chromium, opened
 from tests.results_made import FRAMES, SKIP, VIDEOS, a_record, a_results_folder, put
 
@@ -71,11 +73,48 @@ def test_every_table_and_every_record_is_on_it(html: str, results: Path) -> None
 def test_it_says_what_failed_and_what_learns_nothing_and_escapes_what_it_was_given(html: str) -> None:
     assert "CUDA is out of &lt;memory&gt;" in html
     assert "<memory>" not in html
-    assert re.search(r"Failures \(2\)", html), "a run and a trial"
-    assert (
-        "Ped2: the best single run that learns reaches amsrc 81.00, the best that learns nothing null-flow 99.00"
-        in html
+    outside = [about for tag, about in Tags(html).found if any("evil.example" in (v or "") for v in about.values())]
+    assert outside == [], "what a record says is text"
+    assert html.count("![p](https://evil.example/x.png) [click](https://evil.example/)") == 2, (
+        "under a table and among failures"
     )
+    assert re.search(r"Failures \(2\)", html), "a run and a trial"
+    assert "Ped2: the best run that learns (of 3) is amsrc, seed 1: 81.00; the best that learns nothing (of 1)" in html
+    assert "is null-flow, seed 0: 99.00 (AUROC in percent; the best are chosen by it, on the test labels)." in html
+
+
+def test_the_headline_counts_whole_data_and_no_run_twice() -> None:
+    experiment = dump(derive(build("amsrc", "ped2"), train={"epochs": 4}))
+    records = [
+        a_record(),
+        a_record(fingerprint="again", metrics={"auroc": 0.7}, finished="2026-01-01T00:00:00+00:00"),
+        a_record(fingerprint="short", metrics={"auroc": 0.6}, experiment=experiment),
+        a_record(fingerprint="part", metrics={"auroc": 1.0}, partial=True, videos=["02"]),
+    ]
+    (told,) = report.findings(records)
+    assert told.startswith("Ped2: the best run that learns (of 2) is amsrc, seed 0: 70.00; there is no null row")
+    (told,) = report.findings([records[-2], a_record("null-flow", status="failed")])
+    assert "is amsrc, train.epochs=4, seed 0: 60.00" in told
+    assert list(report.findings(records[-1:])) == []
+
+
+def test_every_measured_figure_leads_to_its_records_and_every_quoted_row_to_its_source(
+    html: str, results: Path
+) -> None:
+    seeds = [a_record(seed=seed).fingerprint for seed in (0, 1)]
+    table1 = html.partition('<h3 id="table1">')[2].partition("</table>")[0]
+    link = r'<a href="#r-(\w+)"[^>]*>'
+    linked = re.search(rf"<td[^>]*>{link}80\.50 ± 0\.71</a><sup>{link}2</a></sup> ", table1)
+    assert linked is not None
+    assert list(linked.groups()) == seeds
+    for table in tables.gathered(results):
+        body = html.partition(f'<h3 id="{table.name}">')[2].partition("<tbody>")[2].partition("</table>")[0]
+        shown = [(row, *column[1:]) for row in table.rows if row.source == "measured" for column in table.shown]
+        measured = [cell for row, key, text in shown if (cell := row.cells.get(key)) and text(cell) != "-"]
+        assert body.count('title="record ') == sum(len(cell.records) for cell in measured) > 0
+        for row in table.rows:
+            assert not row.reference or f'<tr title="{row.reference}">' in body
+    assert 'href="#r-amsrc-ped2-crossfit-12345678"' in html, "a searched row leads to its search"
 
 
 def test_protocol_and_numbered_deviations_are_on_it(html: str) -> None:
@@ -85,8 +124,7 @@ def test_protocol_and_numbered_deviations_are_on_it(html: str) -> None:
     assert "Fusion weights on Ped2" in protocol
 
 
-def test_a_new_metric_gets_a_column_by_itself(tmp_path: Path) -> None:
-    put(tmp_path, a_record(metrics={"auroc": 0.5, "eer": 0.25, "auroc_f": None}))
+def test_a_new_metric_gets_a_column_by_itself() -> None:
     runs = report.every_run([a_record(metrics={"auroc": 0.5, "eer": 0.25, "auroc_f": None, "videos": 3})])
     assert runs["metrics"] == ["AUROC", "eer", "AUROC f", "videos"]
     assert runs["lines"][0]["figures"] == ["50.00", "25.00", "-", "3"]
@@ -94,8 +132,18 @@ def test_a_new_metric_gets_a_column_by_itself(tmp_path: Path) -> None:
     assert report.shown(float("nan")) == "-"
 
 
-def test_it_names_the_data_sets_without_numbers(tmp_path: Path) -> None:
+def test_what_table_3_completes_is_complete_among_all_runs(tmp_path: Path) -> None:
+    """A record from before there were an equal error rate and an interval."""
     put(tmp_path, a_record())
+    row = next(tag for tag in report.build(tmp_path).split("<tr>") if "<td>amsrc</td>" in tag)
+    cells = re.findall(r'<td class="number">(.*?)</td>', row)
+    whole = framewise.completed(tmp_path, a_record()).metrics
+    assert report.shown(whole["eer"]) in cells
+    assert report.shown(whole["auroc_interval"]) in cells
+    assert report.shown(whole["eer"]) in tables.build(tmp_path)["table3.md"]
+
+
+def test_it_names_the_data_sets_without_numbers() -> None:
     assert report.about([a_record()], [])["Not measured"] == "Avenue, ShanghaiTech"
 
 
@@ -109,6 +157,13 @@ def test_every_picture_is_described_and_nothing_points_outside(html: str) -> Non
     pictures = [about for tag, about in tags if tag == "img"]
     assert len(pictures) >= 3 * 4 + 1
     assert all(len(about["alt"] or "") > 20 for about in pictures)
+    described = [about["alt"] or "" for about in pictures if " on Ped2, seed 0. " in (about["alt"] or "")]
+    assert len(described) >= 3
+    assert all(
+        re.search(r"\. The run has AUROC 80\.00, 95 % interval \d+\.\d+ to \d+\.\d+\.$", alt) for alt in described
+    )
+    (roc,) = [about["alt"] or "" for about in pictures if (about["alt"] or "").startswith("Ped2. ROC")]
+    assert re.search(r" null-flow: AUROC 99\.00, 95 % interval ", roc)
     identities = {about["id"] for _, about in tags if "id" in about}
     for tag, about in tags:
         for name in ("src", "href"):
@@ -134,6 +189,14 @@ def test_frames_that_do_not_fit_are_thinned_out_where_there_are_most_and_it_says
     assert nothing == {}
     assert "left out" in note
     assert browse.thinned({}, 10) == ({}, "")
+    assert browse.thinned({}, -5) == ({}, "")
+
+
+def test_a_page_that_could_not_be_sent_names_what_is_large(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "LARGEST", 100_000)
+    said = r"would take \d\.\d MB .* than the 0\.1 that .*: figures \d\.\d MB, .*\d MB\. Report"
+    with pytest.raises(DataError, match=said):
+        report.build(results)
 
 
 def test_the_few_frames_beside_a_run_are_shown_where_there_are_no_strips(tmp_path: Path) -> None:
@@ -238,7 +301,8 @@ def test_every_video_of_every_run_can_be_looked_at(page: Page) -> None:
     for dataset, videos in VIDEOS.items():
         choose(page, "dataset", dataset)
         options = "[...document.getElementById('b-{}').options].map((o) => o.text)"
-        assert page.eval(options.format("run")) == ["amsrc, seed 0", "null-flow, seed 0"]
+        faster = ["amsrc, train.held_out=0, train.learning_rate=0.001, seed 0"] * (dataset == "ped2")
+        assert page.eval(options.format("run")) == ["amsrc, seed 0", *faster, "null-flow, seed 0"]
         assert page.eval(options.format("video")) == [f"{n:02d}" for n in range(1, videos + 1)]
         for _ in range(videos):
             page.eval("document.getElementById('b-next').click()")
