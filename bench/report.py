@@ -13,12 +13,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from bench import browse, figures, framewise, gallery, tables
+from bench import browse, figures, framewise, gallery, hypertext, tables
 from bench.config import TOY, leaves
 from bench.layouts import SPECS
 from bench.recipes import DATASETS
@@ -26,7 +25,7 @@ from bench.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.rows import changes, label, latest
 from bench.selection import RULES
 from bench.storage import Place, write_file
-from bench.typeset import NAMES, Cell
+from bench.typeset import NAMES
 
 PAGE = Path(__file__).resolve().parent / "page"
 OWN_README = Path(__file__).resolve().parent.parent / "results" / "README.md"
@@ -84,7 +83,7 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
     page = {
         "about": about(records, searches),
         "findings": list(findings(records)),
-        "tables": list(_tables(made, tables.build(results, made))),
+        "tables": list(hypertext.tables(made, tables.build(results, made))),
         "runs": every_run(completed),
         "searches": [_search(search) for search in searches],
         "galleries": list(_galleries(results, completed)),
@@ -236,64 +235,7 @@ def _percent(value: Any) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-# -- tables and text -----------------------------------------------------------------------------------------
-
-
-LINKS = ["image", "link", "autolink", "reference"]
-
-
-def _markdown(text: str, *, of_records: bool = False) -> str:
-    """HTML; what records say, an error among it, makes no link and loads no picture."""
-    from markdown_it import MarkdownIt
-
-    renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
-    return str((renderer.disable(LINKS) if of_records else renderer).render(text))
-
-
-def _tables(made: Sequence[tables.Table], files: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    known = {table.name: table for table in made}
-    for file, text in files.items():
-        if file.endswith(".md"):
-            yield _table(file, text, known.get(file.removesuffix(".md")))
-
-
-def _table(file: str, text: str, made: tables.Table | None) -> dict[str, str]:
-    """A table of `bench.tables` as HTML: its headings span the row, its footnotes and its figures are links."""
-    name = file.removesuffix(".md")
-    title, _, rest = text.partition("\n")
-    body, _, notes = rest.strip().partition("\n\n")
-    html = _markdown(body, of_records=True)
-    width = html.partition("</tr>")[0].count("<th")
-    group = rf'<tr class="group"><th colspan="{width}" scope="colgroup">\1</th></tr>'
-    html = re.sub(r"<tr>\s*<td[^>]*><strong>(.*?)</strong></td>(?:\s*<td[^>]*></td>)+\s*</tr>", group, html)
-    html = re.sub(r"\[(\d+)\]", rf'<a href="#{name}-\1" title="how it was made">[\1]</a>', html)
-    html = _traced(html, made) if made else html
-    listed = re.sub(r"<li>\[(\d+)\]", rf'<li id="{name}-\1">[\1]', _markdown(notes, of_records=True))
-    head, _, caption = title.strip("* ").partition(". ")
-    return {"name": name, "title": head, "caption": caption, "body": html, "notes": listed}
-
-
-def _traced(html: str, table: tables.Table) -> str:
-    """A table whose measured figures lead to the records behind them, and whose quoted rows tell whom they quote."""
-    head, opening, body = html.partition("<tbody>")
-    rows = iter(table.rows)
-
-    def line(found: re.Match[str]) -> str:
-        row = next(rows)
-        cells = (row.cells.get(key) for _, key, _ in table.shown)
-        title = f' title="{escape(row.reference)}"' if row.reference else ""
-        return f"<tr{title}>{re.sub(r'<td[^>]*>.*?</td>', lambda text: _led(text[0], next(cells)), found[1])}</tr>"
-
-    return head + opening + re.sub(r"<tr>(.*?)</tr>", line, body, flags=re.DOTALL)
-
-
-def _led(html: str, cell: Cell | None) -> str:
-    """A cell whose figure is a link to its record; those of further seeds are numbered behind it."""
-    if cell is None or not cell.records:
-        return html
-    first, *others = [f'<a href="#r-{escape(name)}" title="record {escape(name)}">' for name in cell.records]
-    also = "".join(f"<sup>{link}{number}</a></sup>" for number, link in enumerate(others, start=2))
-    return re.sub(r">(\S*\d(?: ± [\d.]+)?)", rf">{first}\1</a>{also}", html, count=1)
+# -- text --------------------------------------------------------------------------------------------------
 
 
 def protocol(results: Place) -> str:
@@ -303,7 +245,7 @@ def protocol(results: Place) -> str:
             parts = re.split(r"(?m)^## ", path.read_text(encoding="utf-8"))
             found = [part for part in parts if part.partition("\n")[0].strip() in PROTOCOL]
             if found:
-                return _markdown("\n".join(f"### {part}" for part in found))
+                return hypertext.markdown("\n".join(f"### {part}" for part in found))
     return "<p>There is no README beside these results that says how they were measured.</p>"
 
 
@@ -314,9 +256,9 @@ def _galleries(results: Place, records: Sequence[RunRecord]) -> Iterator[dict[st
     """The figures of each data set: its ROC curves, and those of one run that is looked into."""
     for dataset in in_order(record.dataset for record in records):
         own = [record for record in gallery.shown(records) if record.dataset == dataset]
-        reached = " ".join(
-            f"{name}: {_reached(record)}." for record, name in _names(gallery.compared(records, dataset))
-        )
+        compared = gallery.compared(records, dataset)
+        names = gallery.labels(compared)
+        reached = " ".join(f"{names[record.fingerprint]}: {_reached(record)}." for record in compared)
         pictures = [_drawn("roc", named(dataset), gallery.roc(results, records, dataset), reached)]
         run = _looked_into(results, own)
         absent: list[str] = []
@@ -332,11 +274,6 @@ def _galleries(results: Place, records: Sequence[RunRecord]) -> Iterator[dict[st
             "missing": ", ".join(absent),
             "command": gallery.command(run) if run and absent else "",
         }
-
-
-def _names(records: Sequence[RunRecord]) -> list[tuple[RunRecord, str]]:
-    names = gallery.labels(records)
-    return [(record, names[record.fingerprint]) for record in records]
 
 
 def _reached(record: RunRecord) -> str:
