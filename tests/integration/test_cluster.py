@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(900)
 
 FILE = "clusters/onprem.yaml"
 EPOCHS = 20  # of a cell that is struck in the middle
-MANY = 240  # of a training whose workers come and go
+MANY = 130  # of a training whose workers come and go
 RESULTS = SHARED / "results"
 
 # Half a minute of silence makes a host dead, and itself give up, where it would take minutes.
