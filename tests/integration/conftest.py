@@ -1,6 +1,7 @@
 """One Ray instance for all integration tests, and commands as processes of their own that join it."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -57,6 +58,7 @@ def run(*words: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
 def started(*words: str | Path, cwd: Path) -> Iterator[tuple[Process, Path]]:
     """Run a command beside the test, which may end it; gives the process and the file of all that it prints."""
     output = cwd / "printed.txt"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a child inherits it when ignored, as in the background
     with output.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, *map(str, words)], cwd=cwd, env=environment(), stdout=file, stderr=file, text=True

@@ -200,7 +200,6 @@ def test_ctrl_c_says_how_to_go_on_and_cells_share_a_process(places: Places, tmp_
     one_by_one = str(int(resources()["CPU"]))
     words = ["--recipes", "amsrc,no-gate-add,baseline", "--name", "interrupted", "--train.epochs", "2"]
     words += ["--cpus-per-cell", one_by_one]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a child inherits it when ignored, as in the background
     with started(*places.command(*words), cwd=tmp_path) as (process, output):
         wait_until(lambda: "amsrc" in places.records, process)
         process.send_signal(signal.SIGINT)
