@@ -175,8 +175,15 @@ class Sealed:
         digest: str | None = self.manifest.get("regions")
         return digest
 
+    def files(self) -> dict[str, str]:
+        """Every file that the manifest vouches for, by its name within the store, and its digest."""
+        shards = [(split, shard) for split in SPLITS for shard in self.shards(split)]
+        return {
+            f"{split}/{shard.video}/{name}.npy": sha for split, shard in shards for name, sha in shard.sha256.items()
+        } | self.beside_cubes()
+
     def beside_cubes(self) -> dict[str, str]:
-        """Every file but the shards and the manifest, by name, and its digest."""
+        """Those of them that are no shards', likewise."""
         labels = {f"labels-{name}.npz": sha for name, sha in self.manifest.get("labels", {}).items()}
         return labels | ({"regions.npz": self.regions_sha256} if self.regions_sha256 else {})
 
@@ -249,17 +256,8 @@ class CubeStore(Sealed):
         Raises:
             DataError: names each damaged file.
         """
-        bad = []
-        for split in SPLITS:
-            for entry in self.manifest["splits"][split]:
-                for name, expected in entry["sha256"].items():
-                    path = self.path / split / entry["video"] / f"{name}.npy"
-                    if not path.is_file() or digest(path) != expected:
-                        bad.append(str(path))
-        for name, expected in self.beside_cubes().items():
-            path = self.path / name
-            if not path.is_file() or digest(path) != expected:
-                bad.append(str(path))
+        wanted = {self.path / name: sha for name, sha in self.files().items()}
+        bad = [str(path) for path, sha in wanted.items() if not path.is_file() or digest(path) != sha]
         if bad:
             raise DataError(
                 f"damaged or missing in the cube store: {', '.join(bad)}. Delete them and run `amsrc-bench prepare`."

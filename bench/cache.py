@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import IO
 
 from amsrc.errors import AwayError, ConfigError, DataError, RunError
 from amsrc.files import digest, write_file
-from amsrc.store import ARRAYS, SPLITS, CubeStore, Sealed
+from amsrc.store import CubeStore, Sealed
 from bench.storage import Place, Remote, locked, node_folder
 
 NETWORKS = ("nfs", "cifs", "smb", "lustre", "ceph", "gpfs", "beegfs", "glusterfs", "fuse.", "9p", "afs", "orangefs")
@@ -54,7 +53,7 @@ def verify(place: Place) -> None:
     if isinstance(place, Path):
         CubeStore(place).verify()
         return
-    bad = [name for name, sha in _files(Sealed(place)) if _digest(place / name) != sha]
+    bad = [name for name, sha in Sealed(place).files().items() if _digest(place / name) != sha]
     if bad:
         raise DataError(f"{place}: damaged or missing: {', '.join(bad)}. Delete them and run `amsrc-bench prepare`.")
 
@@ -111,7 +110,7 @@ def _copy(place: Place) -> Path:
 
 
 def _fill(copy: Path, sealed: Sealed) -> None:
-    place, wanted = sealed.path, dict(_files(sealed))
+    place, wanted = sealed.path, sealed.files()
     missing = [name for name, sha in wanted.items() if not _is(copy / name, sha)]
     sizes = {name: _size(place, name) for name in missing}
     _make_room(copy, sum(sizes.values()), place)
@@ -119,14 +118,6 @@ def _fill(copy: Path, sealed: Sealed) -> None:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for done in [pool.submit(_fetch, place, name, copy, wanted[name]) for name in missing]:
             done.result()
-
-
-def _files(sealed: Sealed) -> Iterator[tuple[str, str]]:
-    """Every file of a store by its name within, and its digest."""
-    for split in SPLITS:
-        for shard in sealed.shards(split):
-            yield from ((f"{split}/{shard.video}/{name}.npy", shard.sha256[name]) for name in ARRAYS)
-    yield from sealed.beside_cubes().items()
 
 
 def _is(path: Path, sha: str) -> bool:

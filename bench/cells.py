@@ -190,16 +190,15 @@ def run_cell(cell: Cell, job: Job, report: Callable[[Mapping[str, Any]], None] |
     try:
         same_code(job.identity)
         store = open_store(cell.store)
-        if cell.experiment.method != "amsrc":
-            return _measure(cell, job, started)
-        from bench.train import fit
+        if cell.experiment.method == "amsrc":
+            from bench.train import fit
 
-        fit(cell.experiment, store, job.home, workers=job.workers, machine=job.machine, report=report)
-        if job.workers.most == 1:
-            return _measure(cell, job, started)
-        from bench.workers import on_one_device  # this process has reserved no GPU: its workers had
+            fit(cell.experiment, store, job.home, workers=job.workers, machine=job.machine, report=report)
+            if job.workers.most > 1:
+                from bench.workers import on_one_device  # this process has reserved no GPU: its workers had
 
-        return on_one_device(_measure, cell, job, started, promised=job.machine)
+                return on_one_device(_measure, cell, job, started, promised=job.machine)
+        return evaluate(cell.experiment, store, job.home, job.results, started=started)
     except Exception as error:
         if _is_death(error):
             raise
@@ -207,6 +206,7 @@ def run_cell(cell: Cell, job: Job, report: Callable[[Mapping[str, Any]], None] |
 
 
 def _measure(cell: Cell, job: Job, started: str) -> RunRecord:
+    """Evaluate a trained cell, on whichever node this runs."""
     return evaluate(cell.experiment, open_store(cell.store), job.home, job.results, started=started)
 
 

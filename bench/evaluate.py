@@ -121,15 +121,20 @@ def study_smoothing(experiment: Experiment, store: CubeStore, home: Place, resul
 
 def scored_epochs(experiment: Experiment, store: CubeStore, folder: Place, last: CubeScores) -> list[Epoch]:
     """Every epoch that left scores; the last is that of the trained weights (number 0 where nothing is trained)."""
+    known = standard(experiment, last)
     if experiment.method != "amsrc":
-        known = last.statistics
-        unvaried = replace(known, sd_p=known.sd_p or 1.0)  # a constant has no deviation to be divided by
-        return [Epoch(0, last.test_f, last.test_p, unvaried, None)]
+        return [Epoch(0, last.test_f, last.test_p, known, None)]
     from bench.train import held_out_scores
 
     held_out = held_out_scores(experiment, store, folder)
-    trained = Epoch(experiment.train.epochs, last.test_f, last.test_p, last.statistics, held_out)
+    trained = Epoch(experiment.train.epochs, last.test_f, last.test_p, known, held_out)
     return [*runs.read_epochs(folder), trained]
+
+
+def standard(experiment: Experiment, scores: CubeScores) -> Statistics:
+    """What the scores of a cell are standardised by; a null that is constant has no deviation to be divided by."""
+    known = scores.statistics
+    return known if experiment.method == "amsrc" else replace(known, sd_p=known.sd_p or 1.0)
 
 
 def select(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from amsrc.errors import ConfigError
 from bench.config import Experiment, override
-from bench.storage import Place, Remote, place, unanswered
+from bench.storage import Place, answering, place
 
 if TYPE_CHECKING:
     from bench.plan import Workers
@@ -50,7 +50,8 @@ def overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def home_of(args: argparse.Namespace) -> Place:
     """`--home`, or $AMSRC_HOME, or ~/.cache/amsrc-bench."""
-    return _reached(getattr(args, "home", None) or os.environ.get("AMSRC_HOME") or "~/.cache/amsrc-bench", "--home")
+    given = getattr(args, "home", None) or os.environ.get("AMSRC_HOME") or "~/.cache/amsrc-bench"
+    return answering(place(given, "--home"), "--home")
 
 
 def results_of(args: argparse.Namespace, toy: bool = False) -> Place:
@@ -59,23 +60,11 @@ def results_of(args: argparse.Namespace, toy: bool = False) -> Place:
     Records of toy data never go there by themselves, but into `toy-results` under the home.
     """
     if given := args.results or (None if toy else os.environ.get("AMSRC_RESULTS")):
-        return _reached(given, "--results")
+        return answering(place(given, "--results"), "--results")
     home = home_of(args)
     if toy or not isinstance(home, Path):
         return home / ("toy-results" if toy else "results")
     return Path("results").absolute()
-
-
-def _reached(text: str, option: str) -> Place:
-    """A place; of an object store that does not answer, here and not after a minute of trying.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    found = place(text, option)
-    if isinstance(found, Remote) and (reason := unanswered(found.options, found.key.partition("/")[0])):
-        raise ConfigError(f"{option} {found}: {reason}. Check its name and region, and the keys of your environment.")
-    return found
 
 
 def root_of(args: argparse.Namespace) -> Path:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from amsrc.cubes import Boxes, Frame
 from amsrc.errors import ConfigError, RunError
+from bench.curves import stretches
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
@@ -187,8 +188,7 @@ class Overlay:
 
 def spans(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """First and last position of each unbroken run of true ones."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
-    return [(first, end - 1) for first, end in edges.reshape(-1, 2).tolist()]
+    return [(start, end - 1) for start, end in stretches(flags)]
 
 
 def _bgr(frame: Frame) -> Picture:

@@ -25,7 +25,7 @@ from bench import datasets, gallery, panels, runs
 from bench.config import TOY, Experiment, derive, fingerprint
 from bench.curves import Floats, Picture, Scored
 from bench.datasets import Dataset, Video
-from bench.evaluate import CubeScores, fuse, score_cubes, scored_epochs
+from bench.evaluate import CubeScores, fuse, score_cubes, standard
 from bench.gallery import Boxes
 from bench.nulls import OF_FRAMES, rows_of
 from bench.options import experiment_of, home_of, results_of, root_of
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from amsrc.model import AMSRC
+    from bench.scoring import Feed
 
 Rows = npt.NDArray[np.int64]
 
@@ -66,6 +67,13 @@ class Run:
     @property
     def cubes(self) -> Cubes:
         return self.store.test
+
+    @cached_property
+    def feed(self) -> Feed:
+        """The test cubes as the network takes them: put on a GPU once, if they fit."""
+        from bench.scoring import Feed, device_of
+
+        return Feed(self.cubes, self.experiment.model, device_of())
 
     @cached_property
     def fused(self) -> npt.NDArray[np.floating]:
@@ -158,8 +166,7 @@ def _open(experiment: Experiment, store: CubeStore, dataset: Dataset, home: Plac
     folder = runs.claim(experiment, store, home)
     with locked(folder):
         scores, _ = score_cubes(experiment, store, folder)
-    learns = experiment.method == "amsrc"
-    known = scores.statistics if learns else scored_epochs(experiment, store, folder, scores)[-1].statistics
+    known = standard(experiment, scores)
     rows = rows_of(experiment.method, store.test)
     parts: dict[str, dict[str, Floats]] = {}
     for name, scores_of, weights in (("s_f", scores.test_f, (1.0, 0.0)), ("s_p", scores.test_p, (0.0, 1.0))):
@@ -254,10 +261,9 @@ def _boxes(run: Run, frames: Frames) -> Boxes:
 
 def _of_network(run: Run) -> dict[str, Figure | None]:
     """The figures of what the network makes of cubes."""
-    from bench.scoring import device_of
     from bench.train import load_model
 
-    device = device_of()
+    device = run.feed.device
     own = load_model(run.experiment, runs.folder_of(run.experiment, run.home), device)
     rows = chosen_cubes(run)
     networks = {_named(run.experiment): own}
@@ -311,9 +317,7 @@ def _pictures(x_BCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def _predicted(run: Run, network: AMSRC, rows: Rows) -> panels.Predicted:
     import torch
 
-    from bench.scoring import Feed, device_of
-
-    appearance, motion, target = Feed(run.cubes, run.experiment.model, device_of()).batch(rows)
+    appearance, motion, target = run.feed.batch(rows)
     with torch.inference_mode():
         prediction = network(appearance, motion).prediction.float()
     error = (prediction - target).square().sum(1)
@@ -340,9 +344,7 @@ def _features(run: Run, network: AMSRC, rows: Rows) -> Figure | None:
 def _features_of(run: Run, network: AMSRC, rows: Rows) -> list[panels.Features]:
     import torch
 
-    from bench.scoring import Feed, device_of
-
-    appearance, motion, _ = Feed(run.cubes, run.experiment.model, device_of()).batch(rows)
+    appearance, motion, _ = run.feed.batch(rows)
     with torch.inference_mode():
         output = network(appearance, motion)
         fused = network.fuse(output.appearance, output.motion)

@@ -108,7 +108,7 @@ def prepare(
     experiment = replace(experiment, partial=dataset.partial)
     for split in SPLITS:
         providers(dataset, split, experiment.cube, sources)  # what is missing or wrong shows before anything is written
-    labels = {name: _label_bytes(dataset, name) for name in dataset.label_sets()}
+    labels = {name: _archive(dataset.labels(name)) for name in dataset.label_sets()}
     about = describe(dataset, experiment, sources)
     store = store_path(home, experiment)
     writable(store)
@@ -139,10 +139,6 @@ def _cut_missing(store: Place, dataset: Dataset, cube: CubeConfig, sources: Sour
     for done, name in enumerate(_cut_all(store, dataset, cube, sources, todo), whole - len(todo) + 1):
         if progress:
             progress(done, whole, name)
-
-
-def _label_bytes(dataset: Dataset, label_set: str) -> bytes:
-    return _archive(dataset.labels(label_set))
 
 
 def _archive(by_video: dict[str, Any]) -> bytes:

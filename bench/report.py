@@ -78,12 +78,12 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
     names = in_order(record.dataset for record in records)
     browsed = sorted(browse.runs(results, records), key=lambda run: names.index(run["dataset"]))
     strips = browse.strips(results, records)
-    made = tables.gathered(results)
     completed = [framewise.completed(results, record) for record in records]
+    made = tables.gathered(results, completed)
     page = {
         "about": about(records, searches),
         "findings": list(findings(records)),
-        "tables": list(hypertext.tables(made, tables.build(results, made))),
+        "tables": list(hypertext.tables(made, tables.printed(results, completed, made))),
         "runs": every_run(completed),
         "searches": [_search(search) for search in searches],
         "galleries": list(_galleries(results, completed)),

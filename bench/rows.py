@@ -85,8 +85,7 @@ def by_dataset(
         interval: of the mean of runs, in fractions.
     """
     rows: dict[Place, dict[str, list[Cell]]] = {}
-    for _, same in groupby(sorted(records, key=all_but_seed), key=all_but_seed):
-        runs = list(same)
+    for runs in alike(records):
         cells = rows.setdefault(_place(runs[0]), {}).setdefault(runs[0].dataset, [])
         if cell := _cell(runs, paper(runs[0]), interval):
             cells.append(cell)
@@ -108,10 +107,19 @@ def all_but_seed(record: RunRecord) -> str:
     return json.dumps([experiment, record.rule, record.boxes, record.flow, record.videos], sort_keys=True)
 
 
+def alike(records: Iterable[RunRecord]) -> Iterator[list[RunRecord]]:
+    """The records in groups that differ in their seed alone."""
+    return (list(same) for _, same in groupby(sorted(records, key=all_but_seed), key=all_but_seed))
+
+
+def _done(records: Iterable[RunRecord]) -> Iterator[list[RunRecord]]:
+    """The done ones of `alike`, each group in the order of its seeds and without those that were made again."""
+    return map(by_seed, alike(record for record in records if record.status == "done"))
+
+
 def latest(records: Iterable[RunRecord]) -> list[RunRecord]:
     """The done records without those that were made again: of equal settings and seed the latest."""
-    done = sorted((record for record in records if record.status == "done"), key=all_but_seed)
-    return [run for _, same in groupby(done, key=all_but_seed) for run in by_seed(list(same))]
+    return list(chain.from_iterable(_done(records)))
 
 
 def by_seed(runs: list[RunRecord]) -> list[RunRecord]:
@@ -139,14 +147,10 @@ def changes(record: RunRecord, unnamed: Container[str] = frozenset(UNNAMED)) -> 
     if record.recipe not in recipes.RECIPES or record.dataset not in recipes.DATASETS:
         return []
     recipe = dump(recipes.build(record.recipe, record.dataset, record.seed))
-    idle = () if _is_trained(record) else UNTRAINED
+    idle = () if record.learns else UNTRAINED
     differ = _differences(record.experiment, recipe)
     named = [(name, value) for name, value in differ if name not in unnamed and not name.startswith(idle)]
     return [f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in named]
-
-
-def _is_trained(record: RunRecord) -> bool:
-    return record.learns
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -193,7 +197,7 @@ def _facts(runs: list[RunRecord], *, rule: bool = False) -> list[str]:
     return [
         _seeds([run.seed for run in runs]),
         f"rule {first.rule}" if rule else "",
-        budget if _is_trained(first) else "no training",
+        budget if first.learns else "no training",
         f"boxes {first.boxes.partition(':')[0]}",
         f"flow {first.flow.partition(':')[0]}",
         f"labels {first.label_set}",
@@ -228,9 +232,7 @@ def by_metric(
         datasets: in the order in which they are printed; rows of others are left out.
     """
     placed = []
-    done = [record for record in records if record.status == "done" and record.dataset in datasets]
-    for _, same in groupby(sorted(done, key=all_but_seed), key=all_but_seed):
-        runs = by_seed(list(same))
+    for runs in _done(record for record in records if record.dataset in datasets):
         setting = _sentence(_facts(runs, rule=True))
         cells = {name: _mean([run.metric(name) for run in runs], setting) for name in METRICS}
         cells["auroc"] = _cell(runs, paper(runs[0]), interval)
@@ -245,8 +247,7 @@ def against_amsrc(records: list[RunRecord]) -> Iterator[tuple[str, list[RunRecor
     Yields:
         What is compared, AMSRC's runs, the others'.
     """
-    done = sorted((record for record in records if record.status == "done"), key=all_but_seed)
-    groups = sorted((by_seed(list(same)) for _, same in groupby(done, key=all_but_seed)), key=lambda g: _place(g[0]))
+    groups = sorted(_done(records), key=lambda group: _place(group[0]))
     for ours, theirs in product(groups, groups):
         first, other = ours[0], theirs[0]
         if first.recipe in ("amsrc", "amsrc-small") and _data(first) == _data(other) and _answers(other, first):
@@ -258,7 +259,7 @@ def _compared(ours: RunRecord, other: RunRecord) -> str:
     held_out = ours.experiment["train"]["held_out"]
     kept = f"{100 * held_out:g} % held out" if held_out else "nothing held out"
     settings = ", ".join([*changes(ours), kept])
-    if _is_trained(other):
+    if other.learns:
         return f"{ours.recipe} - {other.recipe} (both: {settings})"
     return f"{ours.recipe} ({settings}) - {other.recipe}"
 
@@ -294,9 +295,7 @@ def by_rule(records: list[RunRecord], searches: list[SearchRecord], datasets: li
 
 def _ruled(records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
     """Rows of cells, and where each stands."""
-    chosen = [record for record in records if record.status == "done" and record.rules]
-    for _, same in groupby(sorted(chosen, key=all_but_seed), key=all_but_seed):
-        runs = by_seed(list(same))
+    for runs in _done(record for record in records if record.rules):
         values = {rule: [run.rules.get(rule, {}).get("auroc") for run in runs] for rule in RULES}
         cells = _under_rules(values, _sentence(_facts(runs)))
         yield _dataset_row(_place(runs[0]), runs[0].dataset, cells, _fingerprints(runs))

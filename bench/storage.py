@@ -33,6 +33,7 @@ OPTIONS = ("region", "endpoint_override", "scheme")
 ATTEMPTS = 8  # of a request that fails on its way: waits add up to about a minute
 FIRST_ATTEMPTS = 3  # of the first request: what is wrong with an address shows within seconds
 CONNECT_S, ANSWER_S = 5, 30
+CHECK = "Check its name and region, and the keys of your environment."
 
 
 @dataclass(frozen=True, order=True)
@@ -56,6 +57,10 @@ class Remote:
     @property
     def parent(self) -> Remote:
         return Remote(self.key.rpartition("/")[0], self.options)
+
+    @property
+    def bucket(self) -> str:
+        return self.key.partition("/")[0]
 
     @property
     def name(self) -> str:
@@ -126,7 +131,7 @@ class Remote:
             return self._system().get_file_info(self.key)
 
     def _system(self, attempts: int | None = None) -> fs.S3FileSystem:
-        return _system(self.options, self.key.partition("/")[0], attempts or ATTEMPTS)
+        return _system(self.options, self.bucket, attempts or ATTEMPTS)
 
 
 Place: TypeAlias = Path | Remote
@@ -259,7 +264,7 @@ def writable(folder: Place, option: str = "--home") -> None:
         reason = _not_writable(folder)
         advice = "Choose a folder you may write to."
     else:
-        reason, advice = _not_reachable(folder), "Check its name and region, and the keys of your environment."
+        reason, advice = _not_reachable(folder), CHECK
     if reason:
         raise ConfigError(f"{option}: cannot write to {folder}: {reason}. {advice}")
 
@@ -273,7 +278,7 @@ def _not_writable(folder: Path) -> str | None:
 
 
 def _not_reachable(folder: Remote) -> str | None:
-    if reason := unanswered(folder.options, folder.key.partition("/")[0]):
+    if reason := _unanswered(folder.options, folder.bucket):
         return reason
     probe, content = folder / f".probe-{uuid.uuid4().hex}", b"may be deleted"
     try:
@@ -287,8 +292,19 @@ def _not_reachable(folder: Remote) -> str | None:
     return None if same else "it gives other bytes than it took"
 
 
+def answering(found: Place, option: str) -> Place:
+    """The place; of an object store that does not answer, said here and not after a minute of trying.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if isinstance(found, Remote) and (reason := _unanswered(found.options, found.bucket)):
+        raise ConfigError(f"{option} {found}: {reason}. {CHECK}")
+    return found
+
+
 @cache
-def unanswered(options: str, bucket: str) -> str | None:
+def _unanswered(options: str, bucket: str) -> str | None:
     """Why a bucket cannot be used, found within seconds; None where it can, as far as reading goes."""
     from pyarrow import fs
 

@@ -130,34 +130,38 @@ class Table(NamedTuple):
     notes: list[str]
 
 
-def build(results: Place, made: Sequence[Table] | None = None) -> dict[str, str]:
+def build(results: Place) -> dict[str, str]:
     """Every table file by name.
 
-    Args:
-        made: what `gathered` gave of these results, if it is at hand.
-
     Raises:
-        DataError: as for `gathered`.
+        DataError: as for `gathered`, or a record cannot be read.
     """
-    made = gathered(results) if made is None else made
+    records = read_all(results)
+    return printed(results, records, gathered(results, records))
+
+
+def printed(results: Place, records: list[RunRecord], made: Sequence[Table]) -> dict[str, str]:
+    """Every table file by name, of the records of these results and what `gathered` made of them."""
     files = {name: text for table in made for name, text in _set(*table).items()}
-    return files | smoothing.table(results, _is_toy(read_all(results)))
+    return files | smoothing.table(results, _is_toy(records))
 
 
 def _is_toy(records: list[RunRecord]) -> bool:
     return bool(records) and all(record.dataset.startswith(TOY) for record in records)
 
 
-def gathered(results: Place) -> list[Table]:
+def gathered(results: Place, records: list[RunRecord]) -> list[Table]:
     """Every table but that of smoothing.
 
     Records on toy data sets are left out unless there are no others; then the tables show nothing else.
 
+    Args:
+        records: all of these results.
+
     Raises:
-        DataError: a record or `paper.csv` cannot be read.
+        DataError: a search, frame scores or `paper.csv` cannot be read.
     """
-    quotes, records = _quotes(results), read_all(results)
-    toy = _is_toy(records)
+    quotes, toy = _quotes(results), _is_toy(records)
     records = [record for record in records if record.dataset.startswith(TOY) == toy]
     paper = [name for name in recipes.DATASETS if name.startswith(TOY) == toy]
     datasets = [*paper, *sorted({record.dataset for record in records}.difference(paper))]

@@ -11,6 +11,7 @@ from amsrc.errors import DataError
 from bench import browse, cli, framewise, gallery, report, tables
 from bench.config import derive, dump
 from bench.recipes import build
+from bench.records import read_all
 from tests.browser import Page, chromium, opened
 from tests.results_made import FRAMES, SKIP, VIDEOS, a_record, a_results_folder, put
 
@@ -107,7 +108,7 @@ def test_every_measured_figure_leads_to_its_records_and_every_quoted_row_to_its_
     linked = re.search(rf"<td[^>]*>{link}80\.50 ± 0\.71</a><sup>{link}2</a></sup> ", table1)
     assert linked is not None
     assert list(linked.groups()) == seeds
-    for table in tables.gathered(results):
+    for table in tables.gathered(results, read_all(results)):
         body = html.partition(f'<h3 id="{table.name}">')[2].partition("<tbody>")[2].partition("</table>")[0]
         shown = [(row, *column[1:]) for row in table.rows if row.source == "measured" for column in table.shown]
         measured = [cell for row, key, text in shown if (cell := row.cells.get(key)) and text(cell) != "-"]

@@ -43,10 +43,7 @@ def test_another_machine_goes_on_from_what_was_sent(kept: Remote, tmp_path: Path
     assert not here.exists(), "nothing was sent yet"
     note(here, "first")
     send(here, kept)
-    there.parent.mkdir()
-    bring(there, kept)
-    note(there, "second")
-    send(there, kept)
+    went_on(there, kept, "second")
     bring(here, kept)
     assert notes(here) == ["first", "second"]
 
@@ -60,6 +57,14 @@ def test_what_was_not_sent_is_kept_where_nobody_else_went_on(kept: Remote, tmp_p
     assert notes(here) == ["sent", "killed before it was sent"]
 
 
+def went_on(there: Path, kept: Remote, *texts: str) -> None:
+    """Another machine brings the database, adds notes and sends it."""
+    there.parent.mkdir()
+    bring(there, kept)
+    note(there, *texts)
+    send(there, kept)
+
+
 def test_what_was_not_sent_is_put_aside_where_somebody_did(
     kept: Remote, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,10 +72,7 @@ def test_what_was_not_sent_is_put_aside_where_somebody_did(
     note(here, "first")
     send(here, kept)
     note(here, "unsent")
-    there.parent.mkdir()
-    bring(there, kept)
-    note(there, "second")
-    send(there, kept)
+    went_on(there, kept, "second")
     bring(here, kept)
     assert notes(here) == ["first", "second"]
     (aside,) = [path for path in here.parent.glob("study.db.*") if path.suffix != ".sent"]
@@ -92,10 +94,7 @@ def test_a_transaction_that_was_cut_off_does_not_reach_what_is_brought(kept: Rem
     here, there = tmp_path / "here" / "study.db", tmp_path / "there" / "study.db"
     note(here, "first")
     send(here, kept)
-    there.parent.mkdir()
-    bring(there, kept)
-    note(there, *map(str, range(2000)))
-    send(there, kept)
+    went_on(there, kept, *map(str, range(2000)))
     cut_off = (
         "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('pragma cache_size = 1')\n"
         "c.execute('begin'); c.executemany('insert into notes values (?)', [('x' * 500,)] * 500)\n"
