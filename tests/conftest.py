@@ -1,8 +1,22 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and which tests may run at the same time."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests in one process, and all files that start clusters in the same one: these share the cores badly."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneClusterAtATime(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "tests/integration" if file.startswith("tests/integration/") else file
+
+    return OneClusterAtATime(config, log)
 
 
 @pytest.fixture(scope="session")

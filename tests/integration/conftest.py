@@ -65,6 +65,9 @@ def started(*words: str | Path, cwd: Path) -> Iterator[tuple[Process, Path]]:
         )
         try:
             yield process, output
+        except BaseException:
+            print(output.read_text())  # shown with the failed test
+            raise
         finally:
             process.kill()
             process.wait(timeout=60)

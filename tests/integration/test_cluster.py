@@ -52,10 +52,14 @@ class Cluster:
     spare: Host
 
     def up(self) -> None:
-        """Fill in the cluster's file and start it."""
+        """Fill in the cluster's file, start it, and wait for the worker, which `ray up` leaves to the head."""
         text = filled_in((ROOT / FILE).read_text(), self.head, self.worker)
         (self.desk.home / CHECKOUT.name / FILE).write_text(text)
         self.ray("up", "--yes", timeout=200)
+        end = time.monotonic() + 200
+        while sum(node["state"] == "ALIVE" for node in self.listed("nodes")) < 2:
+            assert time.monotonic() < end, "the worker did not join"
+            time.sleep(1)
 
     @contextmanager
     def sweeping(self, output: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
