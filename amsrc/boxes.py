@@ -11,7 +11,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +261,8 @@ def _change(moment: Moment) -> npt.NDArray[np.uint8]:
     for neighbour in (moment.before, moment.after):
         if neighbour is not None:
             change = cv2.add(change, cv2.absdiff(frame, _blurred(neighbour)))  # type: ignore[assignment]
-    largest: npt.NDArray[np.uint8] = change if change.ndim == 2 else change.max(2)
+    # Channel by channel: NumPy's maximum over a last axis of three costs half as much as the optical flow.
+    largest: npt.NDArray[np.uint8] = reduce(cv2.max, cv2.split(change))  # type: ignore[arg-type]
     return largest
 
 

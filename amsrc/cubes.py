@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +23,6 @@ from amsrc.errors import DataError
 Frame = npt.NDArray[np.uint8]  # (H, W, C), C = 1 grey or 3 BGR
 Boxes = npt.NDArray[np.float32]  # (M, 4): x0 y0 x1 y1 in native pixels
 Flow = npt.NDArray[np.float32]  # (H, W, 2): x, y in native pixels per frame
-Pixels = TypeVar("Pixels", npt.NDArray[np.uint8], npt.NDArray[np.float32])
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,8 @@ def cut(
             yield FrameCubes(
                 moment.index,
                 boxes,
-                _crop(seen, corners, config.size),
-                _crop(flows, corners, config.size).astype(np.float16),
+                _crop(seen, corners, config.size, np.uint8),
+                _crop(flows, corners, config.size, np.float16),
             )
 
 
@@ -125,13 +124,14 @@ def _corners(boxes: Boxes, shape: tuple[int, ...], where: str) -> npt.NDArray[np
     return corners
 
 
-def _crop(images: Iterable[Pixels], corners: npt.NDArray[np.int64], size: int) -> Pixels:
+def _crop(
+    images: Iterable[npt.NDArray[Any]], corners: npt.NDArray[np.int64], size: int, dtype: npt.DTypeLike
+) -> npt.NDArray[Any]:
     """Cut every box from every image and resize bilinearly. Returns (M, T, C, size, size)."""
-    rows = [[_resize(image[y0:y1, x0:x1], size) for image in images] for x0, y0, x1, y1 in corners.tolist()]
-    return np.stack([np.stack(row) for row in rows])
-
-
-def _resize(image: Pixels, size: int) -> Pixels:
-    """(h, w, C) -> (C, size, size)."""
-    resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR).reshape(size, size, -1)
-    return resized.transpose(2, 0, 1)  # type: ignore[return-value]
+    images = list(images)
+    cubes = np.empty((len(corners), len(images), images[0].shape[2], size, size), dtype)
+    for cube, (x0, y0, x1, y1) in zip(cubes, corners.tolist(), strict=True):
+        for picture, image in zip(cube, images, strict=True):
+            resized = cv2.resize(image[y0:y1, x0:x1], (size, size), interpolation=cv2.INTER_LINEAR)
+            picture[:] = resized.reshape(size, size, -1).transpose(2, 0, 1)
+    return cubes
