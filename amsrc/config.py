@@ -101,7 +101,7 @@ class TrainConfig:
     """The learning rate is multiplied by this every `decay_epochs` epochs (paper)."""
     decay_epochs: int = 10
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 autocast on a GPU that has it, else fp32."""
+    """`auto`: bf16 autocast on a GPU, or a CPU, that multiplies it (AVX512-BF16, AMX), else fp32."""
     score_every: int = 1
     """Test cubes are scored every so many epochs, for the per-epoch curves; 0: after the last epoch only."""
     held_out: float = 0.1

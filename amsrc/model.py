@@ -138,6 +138,7 @@ def inputs(
     frames = frames_BTCHW.to(dtype) / 255
     if frames.shape[2] == 1:
         frames = frames.expand(-1, -1, config.channels, -1, -1)
-    scale = torch.tensor(config.flow_scale, dtype=dtype, device=flows_BTCHW.device).view(2, 1, 1)
-    motion = flows_BTCHW.to(dtype) * scale
+    motion = flows_BTCHW.to(dtype, copy=True)
+    for axis, factor in enumerate(config.flow_scale):
+        motion[:, :, axis] *= factor
     return frames[:, :-1].flatten(1, 2), motion.flatten(1, 2), frames[:, -1]

@@ -168,7 +168,9 @@ def _one_width(cubes: Cubes, config: ModelConfig, quick: bool) -> Iterator[Row]:
     settings |= {"fusion": config.fusion, "precision": precision}
     yield row("train", timed(step, quick, device), settings, device, handled=(train.batch, "cubes"))
     seconds = timed(lambda: score(network, feed, rows, train), quick, device)
-    yield row("score", seconds, {**settings, "batch": SCORING_BATCH}, device, handled=(len(cubes), "cubes"))
+    yield row(
+        "score", seconds, {**settings, "batch": SCORING_BATCH[device.type]}, device, handled=(len(cubes), "cubes")
+    )
 
 
 def null_row(quick: bool) -> Iterator[Row]:
@@ -392,7 +394,7 @@ def _trained_by(workers: int, quick: bool) -> Iterator[Row]:
     seconds = [CUBES / line["cubes_per_s"] for line in of_one]
     yield row("train by workers", seconds, settings, device, handled=(CUBES, "cubes"), threads=1)
     seconds = [line["score_seconds"] for line in of_one]
-    settings = {**settings, "batch": SCORING_BATCH}
+    settings = {**settings, "batch": SCORING_BATCH[device.type]}
     yield row("score by workers", seconds, settings, device, handled=(scored, "cubes"), threads=1)
 
 

@@ -46,6 +46,8 @@ from bench.storage import Place, locked, write_file
 from bench.workers import fit_on_ray
 
 Report = Callable[[Mapping[str, Any]], None]
+LOOK_EVERY = 50
+"""Steps between looks at the losses on a GPU, which has to be waited for each time."""
 
 
 @dataclass(frozen=True)
@@ -122,20 +124,21 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
             group["lr"] = e.train.learning_rate * e.train.decay ** ((epoch - 1) // e.train.decay_epochs)
         sums: dict[str, Tensor] = {}
         model.train()
-        for rows, part in batches(len(kept), e.train.batch, e.seed, epoch, rank, world):
+        for step, (rows, part) in enumerate(batches(len(kept), e.train.batch, e.seed, epoch, rank, world), 1):
             appearance, motion, target = train.batch(kept[rows])
             with cast:
                 output = model(appearance, motion)
             found = losses.terms(output, target, network, e.loss)
             loss = losses.total(found, e.loss)
-            if not torch.isfinite(loss):
-                raise RunError(_not_finite(found, epoch, e))
-            optimiser.zero_grad(set_to_none=True)
-            (part * world * loss).backward()  # type: ignore[no-untyped-call]  # workers' gradients are averaged
-            optimiser.step()
             for name, value in {**found, "loss": loss}.items():
                 sums[name] = sums.get(name, 0) + value.detach() * len(rows)
             seen += len(rows)
+            if step % LOOK_EVERY == 0 or device.type == "cpu":
+                _check_finite(sums, epoch, e)
+            optimiser.zero_grad(set_to_none=True)
+            (part * world * loss).backward()  # type: ignore[no-untyped-call]  # workers' gradients are averaged
+            optimiser.step()
+        _check_finite(sums, epoch, e)
         means, seen = _over_all_cubes(sums, seen)
         line = {"epoch": epoch, "learning_rate": optimiser.param_groups[0]["lr"], **means}
         seconds = time.perf_counter() - started
@@ -305,13 +308,19 @@ def _over_all_cubes(sums: Mapping[str, Tensor], seen: int) -> tuple[dict[str, fl
     return {name: float(value / values[-1]) for name, value in zip(names, values[:-1], strict=True)}, int(values[-1])
 
 
-def _not_finite(found: Mapping[str, Tensor], epoch: int, e: Experiment) -> str:
-    bad = [name for name, value in found.items() if not math.isfinite(value.item())] or ["the weighted sum"]
-    return (
-        f"{e.recipe} on {e.dataset}, seed {e.seed}: {', '.join(bad)} became non-finite in epoch {epoch}; "
-        "that step was not taken. "
-        f"Lower train.learning_rate (now {e.train.learning_rate}) or the term's weight, or try train.precision=fp32. "
-        "The last checkpoint is kept."
+def _check_finite(sums: Mapping[str, Tensor], epoch: int, e: Experiment) -> None:
+    """Wait for the GPU and look at the losses so far: a term that was ever non-finite still is in its sum.
+
+    Raises:
+        RunError: there is one.
+    """
+    if math.isfinite(sums["loss"].item()):
+        return
+    bad = [name for name, value in sums.items() if name != "loss" and not math.isfinite(value.item())]
+    raise RunError(
+        f"{e.recipe} on {e.dataset}, seed {e.seed}: {', '.join(bad or ['the weighted sum'])} became non-finite in "
+        f"epoch {epoch}, which is given up. Lower train.learning_rate (now {e.train.learning_rate}) or the term's "
+        "weight, or try train.precision=fp32. The last checkpoint is kept."
     )
 
 

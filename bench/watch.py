@@ -54,6 +54,7 @@ Ints = npt.NDArray[np.integer]
 
 CHANGEABLE = ("score.", "cube.boxes.")
 """Fields that no weight depends on."""
+AT_A_TIME = 512  # cubes that are scored together
 USUAL_RATE = 25.0  # of images, and of files that do not tell
 
 
@@ -308,13 +309,11 @@ def find(
 
 
 def _batches(cubes: Iterable[FrameCubes]) -> Iterator[list[FrameCubes]]:
-    """Frames whose cubes fill a batch together."""
-    from bench.scoring import SCORING_BATCH
-
+    """Frames whose cubes are scored together."""
     held: list[FrameCubes] = []
     for each in cubes:
         held.append(each)
-        if sum(len(c.boxes) for c in held) >= SCORING_BATCH:
+        if sum(len(c.boxes) for c in held) >= AT_A_TIME:
             yield held
             held = []
     if held:

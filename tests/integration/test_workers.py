@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_on_one_worker_ends_the_run(tmp_path: Path) ->
     flows = np.load(store.path / "train" / "01" / "flows.npy", "r+")
     flows[7, 0, 0, 0, 0] = np.nan
     flows.flush()
-    with pytest.raises(RunError, match="consistency became non-finite in epoch 1; that step was not taken"):
+    with pytest.raises(RunError, match="consistency became non-finite in epoch 1, which is given up"):
         fit(e, store, tmp_path, workers=2)
 
 

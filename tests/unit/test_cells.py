@@ -130,9 +130,7 @@ def test_a_loss_that_is_not_finite_is_recorded_as_failed_with_its_epochs(tmp_pat
     record = run_cell(cell, job)
     assert (record.status, record.metrics, record.epochs) == ("failed", {}, [])
     assert record.error and record.error.startswith("RunError: amsrc on toy-ped2, seed 0: ")
-    assert (
-        "became non-finite in epoch 1; that step was not taken. Lower train.learning_rate (now 1e+30)" in record.error
-    )
+    assert "became non-finite in epoch 1, which is given up. Lower train.learning_rate (now 1e+30)" in record.error
     assert finished(cell, job.results) is None
     assert finished(cell, job.results, ("failed",)) == record == read(path_of(job.results, record))
 

@@ -1,6 +1,8 @@
 """Scores of cubes, from a network or from the flow alone: in order, the same however they are cut into batches."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from amsrc.store import CubeStore
 from bench import nulls, pseudo, scoring
 from bench.config import Experiment
 from bench.nulls import flow_magnitude
-from bench.scoring import Feed, arithmetic, chunks, device_of, score, score_held_out
+from bench.scoring import Feed, arithmetic, chunks, device_of, folded, score, score_held_out
 from tests.cubes_made import SIZE, an_experiment, write_store
 
 CPU = torch.device("cpu")
@@ -57,7 +59,7 @@ def test_batches_do_not_show_in_the_scores(
     e, store, network = made
     feed, rows = Feed(store.test, e.model, CPU), np.arange(len(store.test))
     whole = score(network, feed, rows, FP32)
-    monkeypatch.setattr(scoring, "SCORING_BATCH", size)
+    monkeypatch.setitem(scoring.SCORING_BATCH, "cpu", size)
     for found, expected in zip(score(network, feed, rows, FP32), whole, strict=True):
         assert found.dtype == np.float32
         assert found.shape == (len(store.test),)
@@ -81,10 +83,31 @@ def test_the_network_is_scored_in_evaluation_mode_and_learns_nothing(
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     score(network, Feed(store.test, e.model, CPU), np.arange(32), FP32)
-    assert not network.training
+    assert network.training
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("fusion", ["gate", "concat", "none"])
+def test_folding_leaves_no_norm_and_the_same_scores(
+    made: tuple[Experiment, CubeStore, AMSRC], fusion: Literal["gate", "concat", "none"]
+) -> None:
+    e, store, _ = made
+    network = AMSRC(replace(e.model, fusion=fusion), e.cube)
+    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.running_mean = torch.randn(norm.num_features)
+        norm.running_var = torch.rand(norm.num_features) + 0.5
+    rows = np.arange(20)
+    found = folded(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in found.modules())
+    feed = Feed(store.test, e.model, CPU)
+    appearance, motion, _ = feed.batch(rows)
+    with torch.inference_mode():
+        for a, b in zip(network.eval()(appearance, motion), found(appearance, motion), strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 class Halves(nn.Module):
@@ -132,11 +155,26 @@ def test_lower_precision_stays_close_and_gives_full_precision_scores(
         assert (a != b).any()
 
 
-def test_automatic_precision_is_full_without_a_gpu() -> None:
-    name, cast = arithmetic("auto", CPU)
+@pytest.mark.parametrize(
+    ("has", "name", "dtype"),
+    [
+        ({}, "fp32", torch.float32),
+        ({"avx512_bf16": False, "amx_bf16": False}, "fp32", torch.float32),
+        ({"avx512_bf16": True}, "bf16", torch.bfloat16),
+        ({"amx_bf16": True}, "bf16", torch.bfloat16),
+    ],
+)
+def test_automatic_precision_is_what_the_cpu_multiplies(
+    monkeypatch: pytest.MonkeyPatch, has: dict[str, bool], name: str, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    found, cast = arithmetic("auto", CPU)
     with cast:
-        assert name == "fp32"
-        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.float32
+        assert found == name
+        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
+
+
+def test_precision_can_be_asked_for() -> None:
     name, cast = arithmetic("bf16", CPU)
     with cast:
         assert name == "bf16"
@@ -161,7 +199,7 @@ def test_held_out_scores_are_those_of_each_cube_by_itself(
     made: tuple[Experiment, CubeStore, AMSRC], monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     e, store, network = made
-    monkeypatch.setattr(scoring, "SCORING_BATCH", size)
+    monkeypatch.setitem(scoring.SCORING_BATCH, "cpu", size)
     found = score_held_out(network, store.train, e.model, FP32, CPU)
     assert found is not None
     rows = np.arange(44, 80)  # video 02 without the cubes whose history is not whole
