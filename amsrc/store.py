@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,6 +40,8 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, Split] = ("train", "test")
 VERSION = 2
 ARRAYS = ("frames", "flows", "boxes", "frame")
+HELD_BYTES = 64 * 2**20
+"""Of cubes read, after which the maps' pages are let go: what this process holds does not grow with the data set."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +271,7 @@ class Cubes:
     """The cubes of one split, memory-mapped: the videos one after the other, each in order of frames.
 
     Attributes:
+        folder: of the split.
         shards: one a video, in order.
         video: (n,) int32 position of each cube's video in `shards`.
         frame: (n,) int32 number of each cube's frame within its video.
@@ -275,8 +279,10 @@ class Cubes:
     """
 
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
-        self.shards = list(shards)
+        self.folder, self.shards = folder, list(shards)
         self._maps = {name: [_open(folder / s.video / f"{name}.npy", s) for s in shards] for name in ARRAYS}
+        self._read = 0  # bytes since the maps were last let go
+        self._advise(mmap.MADV_RANDOM)  # else each cube that is touched has megabytes around it read too
         self.starts = np.concatenate([[0], np.cumsum([s.cubes for s in shards])]).astype(np.int64)
         self.video = np.repeat(np.arange(len(shards), dtype=np.int32), [s.cubes for s in shards])
         self.frame: npt.NDArray[np.int32] = np.concatenate(self._maps["frame"])
@@ -299,13 +305,36 @@ class Cubes:
         return self._gather("flows", rows)
 
     def _gather(self, name: str, rows: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"cubes are numbered 0 to {len(self) - 1}")
         maps = self._maps[name]
         out = np.empty((len(rows), *maps[0].shape[1:]), maps[0].dtype)
         shards = np.searchsorted(self.starts, rows, side="right") - 1
         for shard in np.unique(shards):
             here = np.flatnonzero(shards == shard)
-            out[here] = maps[shard][rows[here] - self.starts[shard]]
+            wanted = rows[here] - self.starts[shard]
+            _announce(maps[shard], wanted)
+            out[here] = maps[shard][wanted]
+        self._read += out.nbytes
+        if self._read > HELD_BYTES:
+            self._advise(mmap.MADV_DONTNEED)
+            self._read = 0
         return out
+
+    def _advise(self, advice: int) -> None:
+        """Tell the system about all maps of frames and flows."""
+        for array in (*self._maps["frames"], *self._maps["flows"]):
+            if isinstance(array.base, mmap.mmap):  # a video without cubes has no map
+                array.base.madvise(advice)
+
+
+def _announce(array: npt.NDArray[Any], rows: npt.NDArray[np.integer]) -> None:
+    """Have the system fetch these rows of a map all at once: touched one by one, each would wait for the disk."""
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
+        size, first = array.strides[0], array.offset % mmap.ALLOCATIONGRANULARITY
+        for place in (first + rows * size).tolist():
+            start = place // mmap.PAGESIZE * mmap.PAGESIZE
+            array.base.madvise(mmap.MADV_WILLNEED, start, place + size - start)
 
 
 def _open(path: Path, shard: Shard) -> npt.NDArray[Any]:

@@ -55,7 +55,8 @@ class _Normalise(torch.autograd.Function):
         mean = x.mean(OVER, dtype=weight.dtype)  # under autocast x is of a smaller one
         variance = (x - _wide(mean)).square().mean(OVER)
         mean, variance, count = _together(mean, variance, torch.full_like(mean, x.numel() / len(mean)))
-        ctx.save_for_backward(x, weight, mean, torch.rsqrt(variance + eps), count)
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance, count)
         y = torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, eps, False)
         return y, mean, variance, count
@@ -63,15 +64,18 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale, count = ctx.saved_tensors
-        centred = x - _wide(mean)
-        d_bias, d_weight = dy.sum(OVER, dtype=weight.dtype), (dy * centred).sum(OVER) * scale
+        x, weight, mean, variance, count = ctx.saved_tensors
+        # torch's own kernel for given statistics is seven times as fast as the same in tensor operations.
+        given = (None, None, False, ctx.eps, [True, True, True])
+        dx, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(dy, x, weight, mean, variance, *given)
         # The statistics are every worker's doing: what they change in the others' losses counts here too.
         sums = torch.stack([d_bias, d_weight])
         dist.all_reduce(sums)
         through_mean, through_variance = sums / count
-        dx = (dy - _wide(through_mean) - centred * _wide(through_variance * scale)) * _wide(weight * scale)
-        return dx.to(x.dtype), d_weight, d_bias, None
+        scale = torch.rsqrt(variance + ctx.eps)
+        slope, shift, one = weight * scale**2 * through_variance, weight * scale * through_mean, torch.ones_like(mean)
+        dx -= torch.batch_norm(x, slope, shift, mean, one, False, 0.0, 0.0, False)  # (x - mean) * slope + shift
+        return dx, d_weight, d_bias, None
 
 
 def _together(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:

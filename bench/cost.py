@@ -37,8 +37,8 @@ class Row:
 
     stage: str
     """`train`, `score` and `null` in cubes/s; `prepare` in frames/s, its parts `prepare: ...` in frames/s or cubes/s;
-    `... by workers` likewise, of all workers together; `store read` and `store copy` in MB/s; `fusion search`,
-    `tables`, `cell overhead` and `cell logging` in s."""
+    `... by workers` and `train packed` likewise, of all workers or cells together; `store read` and `store copy` in
+    MB/s; `machine: ...` what the hardware does; `memory: ...` in MB; the others in s."""
     device: str
     """Name of the GPU or CPU."""
     threads: int | None
@@ -50,6 +50,26 @@ class Row:
     spread: float
     """Largest minus smallest."""
     repeats: int
+    reference: float | None = None
+    """Median of the straightforward way of doing it (`bench.straightforward`), measured in turns with this."""
+    limit: float | None = None
+    """What this machine allows at most (of s: at least), by what was measured on it in the same run."""
+    limited_by: str = ""
+
+    @property
+    def times_reference(self) -> float | None:
+        """How many times as fast as the reference."""
+        return self._faster_than(self.reference)
+
+    @property
+    def of_limit(self) -> float | None:
+        """The part of what is possible; 1 is the limit."""
+        return self._faster_than(self.limit)
+
+    def _faster_than(self, other: float | None) -> float | None:
+        if other is None:
+            return None
+        return self.median / other if self.unit.endswith("/s") else other / self.median
 
 
 @cache
@@ -74,6 +94,14 @@ def read_file(path: Path) -> list[Row]:
         return [_adapter().validate_python(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a file of measured speeds ({error}). Restore or remove it.") from None
+
+
+def fastest_packed(rows: Sequence[Row], device: str) -> int:
+    """How many cells on one such GPU train fastest together, at the largest width measured; 1 where none was."""
+    packed = [row for row in rows if row.stage == "train packed" and row.threads is None and _same(device, row.device)]
+    widest = max((row.settings["width"] for row in packed), default=0)
+    best = max((row for row in packed if row.settings["width"] == widest), key=lambda row: row.median, default=None)
+    return 1 if best is None else int(best.settings["cells"])
 
 
 @dataclass(frozen=True)

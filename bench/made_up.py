@@ -22,6 +22,7 @@ from bench.config import Experiment, dump
 from bench.readers import Video
 from bench.toy import ARCADE, SQUARE, Clip, film
 
+SPARSE_VIDEO = 4096  # cubes of a video without content
 VIDEO = 128  # cubes of a video, so that a batch comes from several files
 SCENES = {
     "360x240 grey jpg": (SQUARE, (360, 240), True),
@@ -51,17 +52,38 @@ def write_noise(folder: Path, number: int, cube: CubeConfig) -> Cubes:
     return Cubes(folder / "train", shards)
 
 
-def store_of_noise(folder: Path, experiment: Experiment, length: int = 32) -> Path:
+def sparse_cubes(folder: Path, number: int, cube: CubeConfig) -> Cubes:
+    """Cubes that are all zero, in files that take no disk."""
+    shards = []
+    arrays: dict[str, tuple[tuple[int, ...], type]] = {
+        "frames": ((cube.frames, 3, cube.size, cube.size), np.uint8),
+        "flows": ((cube.frames - 1, 2, cube.size, cube.size), np.float16),
+        "boxes": ((4,), np.float32),
+        "frame": ((), np.int32),
+    }
+    for first in range(0, number, SPARSE_VIDEO):
+        n, video = min(SPARSE_VIDEO, number - first), f"{first:08d}"
+        (folder / "train" / video).mkdir(parents=True)
+        for name, (shape, dtype) in arrays.items():
+            np.lib.format.open_memmap(folder / "train" / video / f"{name}.npy", "w+", dtype, (n, *shape))
+        shards.append(Shard(video, n, n, {}))
+    return Cubes(folder / "train", shards)
+
+
+def store_of_noise(folder: Path, experiment: Experiment, length: int = 32, test_length: int | None = None) -> Path:
     """A sealed store of noise: two training videos and two test videos of a cube a frame, one of them half abnormal.
 
     Args:
         length: frames, and so cubes, of each video.
+        test_length: of each test video, where it differs.
     """
+    lengths = {"train": length, "test": test_length or length}
     random, path = np.random.default_rng(0), folder / "store"
     cube = experiment.cube
     shape = (cube.frames, 3, cube.size, cube.size)
 
     def shard(split: Split, video: str) -> Shard:
+        length = lengths[split]
         frames = random.integers(0, 256, (length, *shape), np.uint8)
         flows = random.normal(0, 1, (length, cube.frames - 1, 2, cube.size, cube.size)).astype(np.float16)
         box = np.zeros((1, 4), np.float32)
@@ -70,7 +92,7 @@ def store_of_noise(folder: Path, experiment: Experiment, length: int = 32) -> Pa
 
     shards = {split: [shard(split, f"{split}{n}") for n in range(2)] for split in SPLITS}
     content = io.BytesIO()
-    half = (np.arange(length) >= length // 2).astype(np.uint8)
+    half = (np.arange(lengths["test"]) >= lengths["test"] // 2).astype(np.uint8)
     np.savez(content, allow_pickle=False, test0=half, test1=np.zeros_like(half))
     write_file(path / "labels-official.npz", content.getvalue())
     digests = {"official": hashlib.sha256(content.getvalue()).hexdigest()}

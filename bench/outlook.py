@@ -56,12 +56,16 @@ def planned_machine(args: argparse.Namespace) -> plan.Machine:
 
 
 def packing(args: argparse.Namespace, machine: plan.Machine, number: int) -> plan.Packing:
-    """How so many cells share the machine under these options.
+    """How so many cells share the machine under these options; a GPU among as many as was measured to be fastest.
 
     Raises:
         ConfigError: as for `bench.plan.packing`.
     """
-    return plan.packing(machine, number, args.workers, args.gpus_per_cell, args.cpus_per_cell)
+    part = args.gpus_per_cell
+    if part is None and machine.gpus and args.workers.most == 1:
+        waiting = math.ceil(number / machine.gpus)
+        part = 1 / max(1, min(waiting, cost.fastest_packed(cost.read_speed(), machine.name)))
+    return plan.packing(machine, number, args.workers, part, args.cpus_per_cell)
 
 
 def described(

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.ndimage import median_filter
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -149,6 +148,8 @@ class Trainer:
 
     def fit(self, store: CubeStore, epochs: int, weights: tuple[float, float] = (1.0, 0.01)) -> list[float]:
         """Train on all training cubes; AUROC after every epoch."""
+        from sklearn.metrics import roc_auc_score
+
         found = []
         labels = np.concatenate([label[SKIP:] for label in store.labels("official").values()])
         loader = DataLoader(CubeDataset(store.train), BATCH, shuffle=True)

@@ -25,19 +25,33 @@ def repeats(quick: bool) -> int:
 
 def timed(call: Callable[[], object], quick: bool, device: torch.device) -> list[float]:
     """Seconds a call, of each repeat; two calls before them warm up and say how many make a repeat."""
+    (found,) = in_turns([call], quick, device)
+    return found
 
-    def seconds(calls: int) -> float:
+
+def in_turns(
+    calls: Sequence[Callable[[], object]], quick: bool, device: torch.device, at_least_s: float | None = None
+) -> list[list[float]]:
+    """As `timed`, of several that take turns repeat by repeat, so that a machine's moods meet all of them alike.
+
+    Args:
+        at_least_s: how long a repeat lasts at least, where it is not to be the usual time.
+    """
+
+    def seconds(call: Callable[[], object], times: int) -> float:
         started = time.perf_counter()
-        for _ in range(calls):
+        for _ in range(times):
             call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - started
 
-    at_least = QUICK_REPEAT_S if quick else REPEAT_S
-    seconds(1)
-    calls = max(1, math.ceil(at_least / max(seconds(1), 1e-6)))
-    return [seconds(calls) / calls for _ in range(repeats(quick))]
+    at_least = at_least_s if at_least_s is not None else QUICK_REPEAT_S if quick else REPEAT_S
+    for call in calls:
+        seconds(call, 1)
+    times = [max(1, math.ceil(at_least / max(seconds(call, 1), 1e-6))) for call in calls]
+    turns = [[seconds(call, n) / n for call, n in zip(calls, times, strict=True)] for _ in range(repeats(quick))]
+    return [list(found) for found in zip(*turns, strict=True)]
 
 
 def row(
@@ -48,6 +62,9 @@ def row(
     *,
     handled: tuple[float, str] | None = None,
     threads: int | None = None,
+    reference: Sequence[float] | None = None,
+    limit: tuple[float, str] | None = None,
+    unit: str = "s",
 ) -> Row:
     """A row of seconds, or of what is handled in a second.
 
@@ -55,16 +72,26 @@ def row(
         seconds: of each repeat.
         handled: how much of what in those seconds: (128, "cubes").
         threads: of the CPU; as many as torch uses unless given.
+        reference: seconds of the straightforward way, for as much.
+        limit: in the row's unit, and by what.
+        unit: of what is no time at all.
     """
-    values = [handled[0] / value for value in seconds] if handled else list(seconds)
+
+    def told(seconds: Sequence[float]) -> list[float]:
+        return [handled[0] / value for value in seconds] if handled else list(seconds)
+
+    values = told(seconds)
     on_gpu = device.type == "cuda"
     return Row(
         stage=stage,
         device=torch.cuda.get_device_name(device) if on_gpu else str(provenance.hardware()["cpu"] or "CPU"),
         threads=None if on_gpu else threads or torch.get_num_threads(),
         settings=settings,
-        unit=f"{handled[1]}/s" if handled else "s",
+        unit=f"{handled[1]}/s" if handled else unit,
         median=median(values),
         spread=max(values) - min(values),
         repeats=len(values),
+        reference=None if reference is None else median(told(reference)),
+        limit=None if limit is None else limit[0],
+        limited_by="" if limit is None else limit[1],
     )

@@ -16,7 +16,7 @@ from amsrc.store import CubeStore
 from bench import straightforward
 from bench.made_up import store_of_noise, video_of_walkers
 from bench.scoring import Feed, score
-from bench.speed import tiny
+from bench.speed_harness import tiny
 from bench.timing import CPU
 
 WIDTH = 2

@@ -1,5 +1,6 @@
 """Hours and cost of a plan: hand-computed, and no number where nothing was measured."""
 
+import argparse
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import DataError
+from bench import cost, outlook
 from bench.config import Experiment, derive, dump, fingerprint
 from bench.cost import Cubes, Estimate, Row, bytes_text, cubes_of, estimate, read_speed, render
 from bench.logistics import Logistics
-from bench.plan import Cell, Machine, Packing, packing
+from bench.plan import Cell, Machine, Packing, Workers, packing
 from bench.recipes import build
 from bench.records import RunRecord
 from tests.cubes_made import TEST, TRAIN, an_experiment, write_store
@@ -140,6 +142,22 @@ def test_what_several_workers_lose_counts_where_it_was_measured(workers: int, ra
     assert found.hours == pytest.approx(300_000 / rate / 3600)
     assert any(said in text for text in found.basis)
     assert any("keep" in text for text in found.basis) == (workers == 2)
+
+
+def test_a_gpu_is_shared_by_as_many_cells_as_train_fastest_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(cells: int, rate: float, width: int = 64) -> Row:
+        return replace(row("train packed", rate), settings={"cells": cells, "width": width})
+
+    rows = [measured(1, 10.0), measured(2, 14.0), measured(4, 13.0), measured(8, 99.0, width=16)]
+    assert cost.fastest_packed(rows, "A10G") == 2
+    assert cost.fastest_packed(rows, "H100") == cost.fastest_packed([], "A10G") == 1
+    monkeypatch.setattr(cost, "read_speed", lambda: rows)
+    given = argparse.Namespace(workers=Workers(), gpus_per_cell=None, cpus_per_cell=None)
+    machine = Machine(((16.0, 2.0),), "A10G")
+    found = [outlook.packing(given, machine, cells) for cells in (2, 3, 9)]
+    assert [(each.concurrent, each.gpus) for each in found] == [(2, 1.0), (3, 0.5), (4, 0.5)]
+    given.gpus_per_cell = 1.0
+    assert outlook.packing(given, machine, 9).concurrent == 2
 
 
 def test_what_trains_nothing_takes_only_its_scoring() -> None:

@@ -2,32 +2,56 @@
 
 import itertools
 import json
+from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import Literal
 
 import cv2
 import pytest
 import torch
 
 from amsrc import boxes
-from amsrc.config import CubeConfig
+from amsrc.config import CubeConfig, ModelConfig
 from amsrc.cubes import moments
-from bench import made_up, selection, speed, timing
-from bench.cost import read_speed
+from amsrc.model import AMSRC
+from bench import (
+    growth,
+    made_up,
+    roofline,
+    selection,
+    speed,
+    speed_harness,
+    speed_network,
+    speed_prepare,
+    timing,
+)
+from bench.cost import Row, read_speed
+from bench.scoring import arithmetic
 from bench.timing import CPU
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is measured, in seconds."""
-    sizes = {"WIDTHS": (1, 2), "CUBES": 160, "TEST_CUBES": {"ped2": 500}, "FRAMES": 12, "STORED_CUBES": 160}
-    for name, value in sizes.items():
-        monkeypatch.setattr(speed, name, value)
+    sizes: dict[ModuleType, dict[str, object]] = {
+        speed_network: {"WIDTHS": (1, 2), "CUBES": 160, "CELL_CUBES": (40, 40), "CELL_EPOCHS": 1},
+        speed_harness: {"TEST_CUBES": {"ped2": 500}},
+        speed_prepare: {"FRAMES": 12, "STORED_CUBES": 160},
+        growth: {"FRAMES": (6, 12), "BOXES": (1, 2), "CUBES": (128, 256), "WIDTH": 1, "STORED": (160, 8192)},
+        roofline: {"SIDE": {"cpu": 32}, "CONV_BATCH": {"cpu": 2}, "CHANNELS": 8, "COPIED_BYTES": {"cpu": 1000}},
+    }
+    for module, values in sizes.items():
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
+    speed_network._compute.cache_clear()
+    speed_network._copy.cache_clear()
     monkeypatch.setattr(made_up, "VIDEO", 64)
     monkeypatch.setattr(timing, "QUICK_REPEATS", 2)
     monkeypatch.setattr(timing, "QUICK_REPEAT_S", 0.0)
     monkeypatch.setattr(selection, "SHARES", selection.SHARES[::200])
-    without_ray = [stage for stage in speed.STAGES if not stage[1]]
-    monkeypatch.setattr(speed, "STAGES", tuple(without_ray))  # the others: tests/integration/test_workers.py
+    quick = [stage for stage in speed.STAGES if "ray" not in stage[1] and stage[0] not in ("packed", "memory")]
+    monkeypatch.setattr(speed, "STAGES", tuple(quick))  # the others: below, and tests/integration/test_workers.py
 
 
 def test_what_is_measured_is_written_and_read_again(
@@ -35,17 +59,25 @@ def test_what_is_measured_is_written_and_read_again(
 ) -> None:
     rows = speed.run(tmp_path, quick=True)
     prepared = [*(f"prepare: {part}" for part in ("decode", "flow", "boxes", "cut", "write")), "prepare"]
-    names = ["train", "score", "train", "score", "null", "fusion search"]
-    assert [row.stage for row in rows] == [*names, *prepared, *prepared, "store read", "store copy", "tables"]
-    assert [row.settings.get("width") for row in rows[:4]] == [1, 1, 2, 2]
+    precisions = len({"fp32", arithmetic("auto", CPU)[0]})
+    expected = [*["machine: matmul", "machine: convolution"] * precisions, "machine: copy"]
+    expected += ["train", "score"] * 2 + ["store to record"] * 2 + ["null", "fusion search", "AUROC"] + prepared * 2
+    expected += ["store read", "store copy", "tables", "start-up", "start-up"]
+    expected += [f"growth: {name}" for name in ("prepare", "cut", "train", "score") for _ in range(2)]
+    assert [row.stage for row in rows] == expected
     assert all(row.median > 0 and row.spread >= 0 and row.repeats == 2 for row in rows)
-    assert {row.unit for row in rows[:5]} == {"cubes/s"} and rows[5].unit == "s"
-    assert [row.unit for row in rows[6:12]] == ["frames/s"] * 3 + ["cubes/s"] * 2 + ["frames/s"]
-    assert [(row.settings["pixels"], row.settings["channels"]) for row in rows[6:18:6]] == [(86400, 1), (230400, 3)]
-    assert [row.unit for row in rows[18:]] == ["MB/s", "MB/s", "s"]
-    assert {row.threads for row in rows[6:]} == {1}
+    by_stage = {row.stage: row for row in rows}
+    units = {"train": "cubes/s", "fusion search": "s", "prepare": "frames/s", "prepare: cut": "cubes/s"}
+    units |= {"machine: matmul": "GFLOP/s", "machine: copy": "GB/s", "store read": "MB/s", "store to record": "s"}
+    assert {stage: by_stage[stage].unit for stage in units} == units
+    compared = {row.stage for row in rows if row.reference}
+    assert compared == {"train", "score", "store to record", "AUROC", "prepare"}
+    assert {row.stage for row in rows if row.limit} == {"train", "score", "prepare"}
+    pixels = [(row.settings["pixels"], row.settings["channels"]) for row in rows if row.stage == "prepare"]
+    assert pixels == [(86400, 1), (230400, 3)]
     assert read_speed(tmp_path) == rows
     (path,) = tmp_path.glob("*.json")
+    assert path.with_suffix(".svg").read_text().count("<svg") == 1
     about = json.loads(path.read_text())
     assert about["quick"] and about["hardware"]["cores"] and about["versions"]["torch"] and set(about["git"])
     text = (tmp_path / "table.md").read_text()
@@ -57,7 +89,8 @@ def test_what_is_measured_is_written_and_read_again(
 def test_a_stage_whose_package_is_absent_is_left_out_and_said(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(speed, "STAGES", (("cells", ("no_such_package",), speed.null_row), *speed.STAGES[1:2]))
+    (null,) = (stage for stage in speed.STAGES if stage[0] == "null")
+    monkeypatch.setattr(speed, "STAGES", (("cells", ("no_such_package",), speed_harness.null_row), null))
     assert [row.stage for row in speed.run(tmp_path, quick=True)] == ["null"]
     assert "cells: left out, no_such_package is not installed" in capsys.readouterr().out
 
@@ -81,6 +114,81 @@ def test_a_row_has_median_and_spread_of_the_rates() -> None:
     assert row.threads == torch.get_num_threads()
     row = timing.row("fusion search", [1.0, 2.0, 4.0], {}, CPU, threads=1)
     assert (row.median, row.spread, row.unit, row.threads) == (2.0, 3.0, "s", 1)
+
+
+def test_several_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, order = [0.0], []
+
+    def call(name: str, seconds: float) -> None:
+        order.append(name)
+        now[0] += seconds
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing, "QUICK_REPEATS", 2)
+    one, other = timing.in_turns([partial(call, "a", 1.0), partial(call, "b", 3.0)], True, CPU, at_least_s=2.0)
+    assert (one, other) == (pytest.approx([1.0] * 2), pytest.approx([3.0] * 2))
+    assert "".join(order) == "ab" * 2 + "aab" * 2  # warm up and count, then two calls of 1 s for each of 3 s
+
+
+def test_a_row_says_how_many_times_as_fast_and_what_part_of_the_limit() -> None:
+    rate = timing.row("train", [1.0], {}, CPU, handled=(8, "cubes"), reference=[4.0], limit=(16.0, "compute"))
+    assert (rate.reference, rate.times_reference, rate.of_limit, rate.limited_by) == (2.0, 4.0, 0.5, "compute")
+    seconds = timing.row("AUROC", [2.0], {}, CPU, reference=[6.0], limit=(1.0, "a sort"))
+    assert (seconds.times_reference, seconds.of_limit) == (3.0, 0.5)
+    alone = timing.row("AUROC", [2.0], {}, CPU)
+    assert (alone.times_reference, alone.of_limit) == (None, None)
+
+
+def test_a_limit_is_the_smaller_of_compute_and_memory() -> None:
+    assert roofline.limit(2e9, 1e6, 4e9, 1e9)[0] == 2.0
+    assert roofline.limit(2e9, 1e9, 4e9, 1e9) == (1.0, "1e+03 MB moved a cube")
+
+
+@pytest.mark.parametrize("fusion", ["gate", "none"])
+def test_work_is_that_of_the_convolutions(fusion: Literal["gate", "none"]) -> None:
+    config, cube = ModelConfig(width=2, fusion=fusion), CubeConfig(size=16)
+    scored, bytes_scored = roofline.work(config, cube, "fp32", training=False)
+    network, flop, first, values = AMSRC(config, cube), 0.0, 0.0, 0
+
+    def count(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal flop, first, values
+        pixels = (inputs[0] if isinstance(layer, torch.nn.ConvTranspose2d) else output)[0, 0].numel()
+        flop += 2 * pixels * next(layer.parameters()).numel()
+        first += 0 if inputs[0].requires_grad else 2 * pixels * next(layer.parameters()).numel()
+        values += output[0].numel()
+
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            layer.register_forward_hook(count)
+    network(torch.rand(2, 12, 16, 16), torch.rand(2, 8, 16, 16))
+    assert (scored, bytes_scored) == (flop, 2 * 4 * values)
+    trained, bytes_trained = roofline.work(config, cube, "bf16", training=True)
+    assert trained == 3 * flop - first  # nobody asks for the gradient of the network's input
+    assert bytes_trained == 5 * 2 * values
+
+
+def test_the_exponent_of_a_cost_is_fitted() -> None:
+    def measured(size: int, seconds: float) -> Row:
+        return timing.row("growth: cut", [seconds], {"of": "boxes", "size": size}, CPU)
+
+    (found,) = growth.read([measured(4, 32.0), measured(2, 8.0), measured(8, 128.0)])
+    assert (found.stage, found.of, found.sizes) == ("cut", "boxes", (2, 4, 8))
+    assert found.exponent == pytest.approx(2)
+    assert growth.draw([]) is None
+
+
+def test_memory_is_measured_in_a_process_of_its_own(small: None) -> None:
+    few, many = growth.remembering(True)
+    assert (few.settings["cubes"], many.settings["cubes"]) == (160, 8192)
+    assert few.unit == "MB" and 100 < few.median < 4000
+    assert abs(many.median - few.median) < 200  # of 260 MB of cubes
+
+
+def test_cells_that_train_at_once_are_counted_together(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    rows = list(speed_network.packed(True))
+    assert [row.settings["cells"] for row in rows] == [1, 2]
+    assert all(row.stage == "train packed" and row.median > 0 and row.repeats == 2 for row in rows)
 
 
 def test_made_up_cubes_lie_in_several_videos_and_are_gone_afterwards() -> None:
@@ -108,7 +216,7 @@ def test_opencv_has_its_threads_back_after_preparing(small: None) -> None:
     threads = cv2.getNumThreads()
     cv2.setNumThreads(2)
     try:
-        stage = speed.preparing(True)
+        stage = speed_prepare.preparing(True)
         next(stage)
         assert cv2.getNumThreads() == 1
         stage.close()

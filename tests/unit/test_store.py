@@ -2,6 +2,7 @@
 
 import errno
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from amsrc import store as store_module
 from amsrc.cubes import FrameCubes
 from amsrc.errors import DataError, RunError
 from amsrc.files import digest, write_json
@@ -116,6 +118,18 @@ def test_a_row_that_is_not_there_is_an_error(pristine: CubeStore) -> None:
     for row in (-1, 7):
         with pytest.raises(IndexError):
             pristine.train.frames(np.array([row]))
+
+
+def test_maps_are_let_go_of_and_read_again(pristine: CubeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    plain = store_module.Cubes._advise
+    monkeypatch.setattr(store_module.Cubes, "_advise", lambda self, advice: (told.append(advice), plain(self, advice)))
+    cubes = CubeStore(pristine.path).train
+    monkeypatch.setattr(store_module, "HELD_BYTES", 3 * cubes.frames(np.arange(1)).nbytes)
+    expected = whole("train", "frames_MTCHW")
+    for row in (*range(7), *range(7)):
+        np.testing.assert_array_equal(cubes.frames(np.array([row])), expected[[row]])
+    assert told == [mmap.MADV_RANDOM, *[mmap.MADV_DONTNEED] * 3]
 
 
 def test_the_arrays_are_memory_mapped_and_counted(pristine: CubeStore) -> None:

@@ -1,0 +1,184 @@
+"""How costs grow with the size of what is handled, at four sizes each, fitted and drawn; and that memory does not.
+
+A cost that grows as size to the power p shows as a line of slope p with both axes logarithmic; p up to 1 is linear.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from amsrc import boxes, flow
+from amsrc.config import CubeConfig, ModelConfig, TrainConfig
+from amsrc.cubes import cut
+from amsrc.store import Cubes
+from bench.cost import Row
+from bench.made_up import cubes_of_noise, sparse_cubes, video_of_walkers
+from bench.memory import peak_memory_gib, watch_memory
+from bench.prepare import prepare_video
+from bench.scoring import Feed, device_of, score
+from bench.speed_network import Stepping
+from bench.timing import CPU, Settings, row, timed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FRAMES = (24, 48, 96, 192)
+BOXES = (4, 16, 64, 256)
+CUBES = (256, 512, 1024, 2048)
+KIND = "360x240 grey jpg"
+WIDTH = 16
+STORED = (4_096, 65_536, 400_000, 1_200_000)
+"""Cubes of stores without content; the last as many as ShanghaiTech has to train on."""
+STEPS, SCORED = 30, 4_096
+
+
+def growing(quick: bool) -> Iterator[Row]:
+    """Seconds for all of it: preparing by frames, cutting by boxes, an epoch and its scoring by cubes."""
+    for of, sizes, seconds_of in (
+        ("prepare: frames", FRAMES, _preparing),
+        ("cut: boxes a frame", BOXES, _cutting),
+        ("train: cubes", CUBES, _training),
+        ("score: cubes", CUBES, _scoring),
+    ):
+        stage, _, of_what = of.partition(": ")
+        device = CPU if stage in ("prepare", "cut") else device_of()
+        threads = 1 if device == CPU and stage in ("prepare", "cut") else None
+        for size in sizes:
+            settings: Settings = {"of": of_what, "size": size}
+            yield row(f"growth: {stage}", seconds_of(size, quick), settings, device, threads=threads)
+
+
+def _preparing(frames: int, quick: bool) -> list[float]:
+    cube = CubeConfig()
+    with tempfile.TemporaryDirectory() as name:
+        video = video_of_walkers(Path(name), KIND, frames)
+        ways = boxes.moving(cube.boxes), flow.dis(cube.flow)
+        return timed(lambda: prepare_video(Path(name) / "store", "train", video, cube, *ways), quick, CPU)
+
+
+def _cutting(number: int, quick: bool) -> list[float]:
+    """The same boxes in every frame, of people's size, at random places."""
+    random, cube = np.random.default_rng(0), CubeConfig()
+    with tempfile.TemporaryDirectory() as name:
+        frames = list(video_of_walkers(Path(name), KIND, FRAMES[0]).read())
+    height, width = frames[0].shape[:2]
+    corner = random.uniform(0, [width - 20, height - 40], (number, 2))
+    found = np.hstack([corner, corner + np.array([20, 40])]).astype(np.float32)
+    still = np.zeros((height, width, 2), np.float32)
+    return timed(lambda: list(cut("01", frames, lambda _: found, lambda _: still, cube)), quick, CPU)
+
+
+def _training(number: int, quick: bool) -> list[float]:
+    with cubes_of_noise(number, CubeConfig()) as cubes:
+        train, device = TrainConfig(batch=128), device_of()
+        stepping = Stepping(cubes, ModelConfig(width=WIDTH), train, device)
+
+        def epoch() -> None:
+            for _ in range(number // train.batch):
+                stepping.step()
+
+        return timed(epoch, quick, device)
+
+
+def _scoring(number: int, quick: bool) -> list[float]:
+    with cubes_of_noise(number, CubeConfig()) as cubes:
+        train, config, device = TrainConfig(), ModelConfig(width=WIDTH), device_of()
+        network = Stepping(cubes, config, train, device).network
+        feed, rows = Feed(cubes, config, device), np.arange(number)
+        return timed(lambda: score(network, feed, rows, train), quick, device)
+
+
+# -- what the rows say ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One cost at several sizes."""
+
+    stage: str
+    of: str
+    sizes: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def exponent(self) -> float:
+        """p of the fitted cost = constant x size^p."""
+        return float(np.polyfit(np.log(self.sizes), np.log(self.seconds), 1)[0])
+
+
+def read(rows: Sequence[Row]) -> list[Growth]:
+    """The costs among measured rows."""
+    found: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for each in rows:
+        if each.stage.startswith("growth: "):
+            key = each.stage.removeprefix("growth: "), str(each.settings["of"])
+            found.setdefault(key, []).append((int(each.settings["size"]), each.median))
+    return [Growth(*key, *zip(*sorted(points), strict=True)) for key, points in found.items()]
+
+
+def draw(rows: Sequence[Row]) -> Figure | None:
+    """Cost over size, with the fitted exponent, a panel a cost; None where nothing was measured."""
+    from bench.figures import drawn
+
+    costs = read(rows)
+
+    @drawn
+    def panels(figure: Figure) -> bool:
+        figure.set_size_inches(2.4 * len(costs), 2.6)
+        for axes, cost in zip(figure.subplots(1, len(costs), squeeze=False)[0], costs, strict=True):
+            sizes = np.array(cost.sizes)
+            linear = cost.seconds[0] * sizes / sizes[0]
+            axes.loglog(sizes, linear, color="0.6", linestyle="--", label="linear")
+            axes.loglog(sizes, cost.seconds, color="black", marker="o", label=f"size^{cost.exponent:.2f}")
+            axes.set_title(cost.stage)
+            axes.set_xlabel(cost.of)
+            axes.set_xticks(sizes, [f"{size}" for size in cost.sizes])
+            axes.minorticks_off()
+            axes.legend()
+        figure.axes[0].set_ylabel("seconds")
+        return True
+
+    return panels() if costs else None
+
+
+# -- memory --------------------------------------------------------------------------------------------------
+
+
+def remembering(quick: bool) -> Iterator[Row]:
+    """Largest resident memory, in MB, of a process that trains on and scores cubes of stores of growing size.
+
+    Batches come from all over the store; the files are sparse, so that they need no disk.
+    """
+    context = multiprocessing.get_context("spawn")
+    for number in STORED:
+        with tempfile.TemporaryDirectory() as name:
+            cubes = sparse_cubes(Path(name), number, CubeConfig())
+            queue = context.SimpleQueue()
+            process = context.Process(target=_remembered, args=(cubes.folder, cubes.shards, queue))
+            process.start()
+            peak = queue.get()
+            process.join()
+            settings: Settings = {"cubes": number, "GB on disk": round(cubes.nbytes / 1e9, 1), "width": WIDTH}
+            settings |= {"KB a cube": round(cubes.nbytes / number / 1e3, 1), "steps": STEPS, "scored": SCORED}
+        if peak is not None:  # not Linux
+            yield row("memory: train and score", [peak], settings, CPU, unit="MB")
+
+
+def _remembered(folder: Path, shards: Any, queue: Any) -> None:
+    watch_memory(CPU)
+    cubes = Cubes(folder, shards)
+    config, train, device = ModelConfig(width=WIDTH), TrainConfig(batch=128), device_of()
+    stepping = Stepping(cubes, config, train, device)
+    for _ in range(min(STEPS, len(cubes) // train.batch)):
+        stepping.step()
+    rows = np.random.default_rng(0).permutation(len(cubes))[:SCORED]
+    score(stepping.network, Feed(cubes, config, device), rows, train)
+    peak = peak_memory_gib(CPU)
+    queue.put(None if peak is None else peak * 2**30 / 1e6)

@@ -1,0 +1,219 @@
+"""How fast cubes are trained on and scored, beside the straightforward way, and how near to what the machine allows."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.multiprocessing
+from torch.utils.data import DataLoader
+
+from amsrc import losses
+from amsrc.config import CubeConfig, LossConfig, ModelConfig, TrainConfig
+from amsrc.model import AMSRC
+from amsrc.store import Cubes, CubeStore
+from bench import roofline, straightforward
+from bench.config import Experiment, derive
+from bench.cost import Row
+from bench.evaluate import evaluate
+from bench.made_up import cubes_of_noise, store_of_noise
+from bench.recipes import build
+from bench.scoring import SCORING_BATCH, Feed, arithmetic, device_of, score
+from bench.timing import Settings, in_turns, repeats, row
+from bench.train import batches, fit
+
+WIDTHS = (16, 64)
+CUBES = 512  # made-up ones, 32 KB each
+CELL_CUBES, CELL_EPOCHS = (256, 384), 3  # of a whole cell: training and test cubes in about the ratio of Ped2
+PACKED = {"cpu": (1, 2, 4, 8), "cuda": (1, 2, 4, 8)}
+PACKED_STEPS = 20
+
+
+def machine(quick: bool) -> Iterator[Row]:
+    """What the hardware does at most: products of matrices, a large convolution, copying."""
+    device = device_of()
+    for precision in dict.fromkeys(("fp32", arithmetic("auto", device)[0])):
+        for name, rate in _compute(device, precision, quick).items():
+            done = rate.amount / 1e9, "GFLOP"
+            yield row(f"machine: {name}", rate.seconds, {"precision": precision}, device, handled=done)
+    rate = _copy(device, quick)
+    yield row("machine: copy", rate.seconds, {}, device, handled=(rate.amount / 1e9, "GB"))
+
+
+@cache
+def _compute(device: torch.device, precision: str, quick: bool) -> dict[str, roofline.Rates]:
+    kinds = {"matmul": roofline.matmul, "convolution": roofline.convolution}
+    return {name: measure(device, precision, quick) for name, measure in kinds.items()}
+
+
+@cache
+def _copy(device: torch.device, quick: bool) -> roofline.Rates:
+    return roofline.copy(device, quick)
+
+
+def _limit(
+    config: ModelConfig, cube: CubeConfig, precision: str, device: torch.device, quick: bool, training: bool
+) -> tuple[float, str]:
+    """Cubes/s that the faster of the two ways to multiply and the copying allow."""
+    flop_per_s = max(rate.per_s for rate in _compute(device, precision, quick).values())
+    asked = roofline.work(config, cube, precision, training)
+    return roofline.limit(*asked, flop_per_s, _copy(device, quick).per_s)
+
+
+def train_and_score(quick: bool) -> Iterator[Row]:
+    """Cubes per second of a training step as `bench.train` takes it, and of scoring, by width."""
+    with cubes_of_noise(CUBES, CubeConfig()) as cubes:
+        for width in WIDTHS:
+            yield from _one_width(cubes, ModelConfig(width=width), quick)
+
+
+def _one_width(cubes: Cubes, config: ModelConfig, quick: bool) -> Iterator[Row]:
+    device, train, cube = device_of(), TrainConfig(batch=128), CubeConfig()
+    precision, _ = arithmetic(train.precision, device)
+    stepping = Stepping(cubes, config, train, device)
+    other, loader = straightforward.Trainer(config.width, device), _batches_of(cubes, train.batch)
+    settings: Settings = {"width": config.width, "batch": train.batch, "frames": cube.frames, "size": cube.size}
+    settings |= {"fusion": config.fusion, "precision": precision}
+
+    seconds, reference = in_turns([stepping.step, lambda: other.step(next(loader))], quick, device)
+    most = _limit(config, cube, precision, device, quick, training=True)
+    handled = train.batch, "cubes"
+    yield row("train", seconds, settings, device, handled=handled, reference=reference, limit=most)
+
+    rows, network, feed = np.arange(len(cubes)), stepping.network, stepping.feed
+    ways = [lambda: score(network, feed, rows, train), lambda: other.scores(cubes)]
+    seconds, reference = in_turns(ways, quick, device)
+    most = _limit(config, cube, precision, device, quick, training=False)
+    settings, handled = {**settings, "batch": SCORING_BATCH[device.type]}, (len(cubes), "cubes")
+    yield row("score", seconds, settings, device, handled=handled, reference=reference, limit=most)
+
+
+class Stepping:
+    """The training step of `bench.train`, to be called alone."""
+
+    def __init__(self, cubes: Cubes, config: ModelConfig, train: TrainConfig, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.cast = arithmetic(train.precision, device)[1]
+        self.network = AMSRC(config, CubeConfig()).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=train.learning_rate, fused=True)
+        self.feed, self.order, self.weights = (
+            Feed(cubes, config, device),
+            forever(len(cubes), train.batch),
+            LossConfig(),
+        )
+
+    def step(self) -> None:
+        """One batch."""
+        self.network.train()
+        appearance, motion, target = self.feed.batch(next(self.order))
+        with self.cast:
+            output = self.network(appearance, motion)
+        loss = losses.total(losses.terms(output, target, self.network, self.weights), self.weights)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+
+
+def _batches_of(cubes: Cubes, batch: int) -> Iterator[Any]:
+    """Shuffled batches of single cubes for ever."""
+    loader = DataLoader(straightforward.CubeDataset(cubes), batch, shuffle=True)
+    while True:
+        yield from loader
+
+
+def cell(quick: bool) -> Iterator[Row]:
+    """Seconds from a sealed store to a record, scored at the end alone (rule `paper`) or every epoch (`oracle`)."""
+    device = device_of()
+    for width in WIDTHS[:1] if quick else WIDTHS:
+        with tempfile.TemporaryDirectory() as name:
+            cells: dict[str, Experiment] = {}
+            for scored, every in (("at the end", 0), ("every epoch", 1)):
+                train = {"epochs": CELL_EPOCHS, "batch": 128, "score_every": every, "held_out": 0.0}
+                cells[scored] = derive(build("amsrc", "toy-ped2"), model={"width": width}, train=train)
+            store = CubeStore(store_of_noise(Path(name), cells["every epoch"], *(n // 2 for n in CELL_CUBES)))
+            calls = [_Run(e, store, Path(name) / str(every)) for every, e in enumerate(cells.values())]
+            other = straightforward.Trainer(width, device)
+            ways: list[Callable[[], object]] = [*calls, partial(other.fit, store, CELL_EPOCHS)]
+            found = in_turns(ways, quick, device, at_least_s=0.0)
+        precision, _ = arithmetic("auto", device)
+        for scored, seconds in zip(cells, found, strict=False):
+            settings: Settings = {"width": width, "scored": scored, "epochs": CELL_EPOCHS}
+            settings |= {"training cubes": CELL_CUBES[0], "test cubes": CELL_CUBES[1], "precision": precision}
+            yield row("store to record", seconds, settings, device, reference=found[-1])
+
+
+class _Run:
+    """The whole of a cell, in a folder of its own each time."""
+
+    def __init__(self, experiment: Experiment, store: CubeStore, folder: Path) -> None:
+        self.experiment, self.store, self.folder, self.times = experiment, store, folder, 0
+
+    def __call__(self) -> None:
+        self.times += 1
+        home = self.folder / str(self.times)
+        fit(self.experiment, self.store, home)
+        evaluate(self.experiment, self.store, home, home / "results")
+
+
+def packed(quick: bool) -> Iterator[Row]:
+    """Cubes per second of all cells together that train on this device at the same time, sharing a CPU's cores."""
+    device = device_of()
+    cores = torch.get_num_threads()
+    with cubes_of_noise(CUBES, CubeConfig()) as cubes:
+        folder, shards = cubes.folder, cubes.shards
+        for width in WIDTHS[:1] if quick else WIDTHS:
+            for cells in PACKED[device.type]:
+                if device.type == "cpu" and cells > cores:
+                    break
+                seconds = _trained_at_once(folder, shards, width, cells, cores // cells, repeats(quick))
+                done = 128.0 * PACKED_STEPS * cells
+                precision, _ = arithmetic("auto", device)
+                settings: Settings = {"cells": cells, "width": width, "batch": 128, "precision": precision}
+                yield row("train packed", seconds, settings, device, handled=(done, "cubes"), threads=cores)
+
+
+def _trained_at_once(folder: Path, shards: Any, width: int, cells: int, threads: int, times: int) -> list[float]:
+    """Seconds of each repeat, from the first cell's start to the last one's end; every repeat starts together."""
+    context = torch.multiprocessing.get_context("spawn")
+    barrier, queue = context.Barrier(cells), context.SimpleQueue()
+    args = (folder, shards, width, threads, times, barrier, queue)
+    processes = [context.Process(target=_one_of_several, args=args) for _ in range(cells)]
+    for process in processes:
+        process.start()
+    spans = [queue.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return [max(end for _, end in repeat) - min(start for start, _ in repeat) for repeat in zip(*spans, strict=True)]
+
+
+def _one_of_several(folder: Path, shards: Any, width: int, threads: int, times: int, barrier: Any, queue: Any) -> None:
+    import time
+
+    torch.set_num_threads(threads)
+    device = device_of()
+    stepping = Stepping(Cubes(folder, shards), ModelConfig(width=width), TrainConfig(batch=128), device)
+
+    def steps() -> tuple[float, float]:
+        barrier.wait()
+        started = time.monotonic()
+        for _ in range(PACKED_STEPS):
+            stepping.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return started, time.monotonic()
+
+    steps()  # warms up
+    queue.put([steps() for _ in range(times)])
+
+
+def forever(cubes: int, batch: int) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Whole batches of one epoch after the other, in the order of `bench.train`."""
+    epoch = 0
+    while True:
+        epoch += 1
+        yield from (rows for rows, _ in batches(cubes, batch, 0, epoch) if len(rows) == batch)
