@@ -129,9 +129,12 @@ def _crop(
 ) -> npt.NDArray[Any]:
     """Cut every box from every image and resize bilinearly. Returns (M, T, C, size, size)."""
     images = list(images)
-    cubes = np.empty((len(corners), len(images), images[0].shape[2], size, size), dtype)
+    channels = images[0].shape[2]
+    cubes = np.empty((len(corners), len(images), channels, size, size), dtype)
+    resized = np.empty((len(images), size, size, channels), images[0].dtype)
+    targets = resized[..., 0] if channels == 1 else resized  # OpenCV knows no images of one channel with three axes
     for cube, (x0, y0, x1, y1) in zip(cubes, corners.tolist(), strict=True):
-        for picture, image in zip(cube, images, strict=True):
-            resized = cv2.resize(image[y0:y1, x0:x1], (size, size), interpolation=cv2.INTER_LINEAR)
-            picture[:] = resized.reshape(size, size, -1).transpose(2, 0, 1)
+        for image, target in zip(images, targets, strict=True):
+            cv2.resize(image[y0:y1, x0:x1], (size, size), target, interpolation=cv2.INTER_LINEAR)
+        cube[:] = resized.transpose(0, 3, 1, 2)
     return cubes

@@ -29,9 +29,9 @@ from bench.timing import CPU, Settings, row, timed
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FRAMES = (24, 48, 96, 192)
+FRAMES = (12, 24, 48, 96)
 BOXES = (4, 16, 64, 256)
-CUBES = (256, 512, 1024, 2048)
+CUBES = (128, 256, 512, 1024)
 KIND = "360x240 grey jpg"
 WIDTH = 16
 STORED = (4_096, 65_536, 400_000, 1_200_000)

@@ -31,7 +31,7 @@ WIDTHS = (16, 64)
 CUBES = 512  # made-up ones, 32 KB each
 CELL_CUBES, CELL_EPOCHS = (256, 384), 3  # of a whole cell: training and test cubes in about the ratio of Ped2
 PACKED = {"cpu": (1, 2, 4, 8), "cuda": (1, 2, 4, 8)}
-PACKED_STEPS = 20
+PACKED_STEPS = 10
 
 
 def machine(quick: bool) -> Iterator[Row]:
