@@ -15,7 +15,8 @@ from bench.cost import Row
 Settings = dict[str, int | float | str]
 CPU = torch.device("cpu")
 REPEATS, REPEAT_S = 7, 5.0  # timed repeats, and how long each lasts at least
-QUICK_REPEATS, QUICK_REPEAT_S = 3, 0.5
+QUICK_REPEATS, QUICK_REPEAT_S = 3, 0.3
+LONG = 3  # repeats that a first call may last before it alone says that one call makes a repeat
 
 
 def repeats(quick: bool) -> int:
@@ -24,7 +25,7 @@ def repeats(quick: bool) -> int:
 
 
 def timed(call: Callable[[], object], quick: bool, device: torch.device) -> list[float]:
-    """Seconds a call, of each repeat; two calls before them warm up and say how many make a repeat."""
+    """Seconds a call, of each repeat; calls before them warm up and say how many make a repeat."""
     (found,) = in_turns([call], quick, device)
     return found
 
@@ -47,9 +48,12 @@ def in_turns(
         return time.perf_counter() - started
 
     at_least = at_least_s if at_least_s is not None else QUICK_REPEAT_S if quick else REPEAT_S
-    for call in calls:
-        seconds(call, 1)
-    times = [max(1, math.ceil(at_least / max(seconds(call, 1), 1e-6))) for call in calls]
+
+    def times_of(call: Callable[[], object]) -> int:
+        first = seconds(call, 1)  # warms up
+        return 1 if first > LONG * at_least else max(1, math.ceil(at_least / max(seconds(call, 1), 1e-6)))
+
+    times = [times_of(call) for call in calls]
     turns = [[seconds(call, n) / n for call, n in zip(calls, times, strict=True)] for _ in range(repeats(quick))]
     return [list(found) for found in zip(*turns, strict=True)]
 

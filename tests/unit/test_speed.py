@@ -99,7 +99,7 @@ def test_a_repeat_lasts_long_enough_and_gives_the_time_of_one_call(monkeypatch: 
     now, calls = [0.0], itertools.count(1)
 
     def call() -> None:
-        now[0] += 5.0 if next(calls) == 1 else 0.2  # the first one warms up
+        now[0] += 1.0 if next(calls) == 1 else 0.2  # the first one warms up
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(timing, "QUICK_REPEATS", 3)
@@ -127,7 +127,10 @@ def test_several_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "QUICK_REPEATS", 2)
     one, other = timing.in_turns([partial(call, "a", 1.0), partial(call, "b", 3.0)], True, CPU, at_least_s=2.0)
     assert (one, other) == (pytest.approx([1.0] * 2), pytest.approx([3.0] * 2))
-    assert "".join(order) == "ab" * 2 + "aab" * 2  # warm up and count, then two calls of 1 s for each of 3 s
+    assert "".join(order) == "aa" + "bb" + "aab" * 2  # warm up and count, then two calls of 1 s for each of 3 s
+    order.clear()
+    timing.in_turns([partial(call, "c", 7.0)], True, CPU, at_least_s=2.0)
+    assert order == ["c"] * 3  # long as it is, it is not called to be counted
 
 
 def test_a_row_says_how_many_times_as_fast_and_what_part_of_the_limit() -> None:
