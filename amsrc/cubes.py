@@ -97,7 +97,7 @@ def cut(
                     "all frames of a video must have one size. Extract the video again."
                 )
             seen.append(frame)
-            flows.append(flow_of(moment))
+            flows.append(np.asarray(flow_of(moment), np.float32))
         boxes = boxes_of(moment)
         if len(boxes):
             corners = _corners(boxes, frame.shape, f"video {video}, frame {moment.index}")

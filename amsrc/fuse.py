@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from amsrc.config import ScoreConfig
 from amsrc.errors import DataError, RunError
@@ -189,6 +188,8 @@ class Fuser:
         """Median filter of each video's frame scores (released)."""
         if self.config.median_frames == 1:
             return seen
+        from scipy import ndimage  # here, so that training knows no SciPy
+
         return ndimage.median_filter(seen, self.config.median_frames)[self._kept]
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from amsrc import boxes, flow
 from amsrc.config import CubeConfig, ModelConfig, TrainConfig
 from amsrc.cubes import cut
-from amsrc.store import Cubes
+from amsrc.store import Cubes, Shard
 from bench.cost import Row
 from bench.made_up import cubes_of_noise, sparse_cubes, video_of_walkers
 from bench.memory import peak_memory_gib, watch_memory
@@ -160,25 +161,22 @@ def remembering(quick: bool) -> Iterator[Row]:
     for number in STORED:
         with tempfile.TemporaryDirectory() as name:
             cubes = sparse_cubes(Path(name), number, CubeConfig())
-            queue = context.SimpleQueue()
-            process = context.Process(target=_remembered, args=(cubes.folder, cubes.shards, queue))
-            process.start()
-            peak = queue.get()
-            process.join()
+            with ProcessPoolExecutor(1, context) as pool:
+                peak = pool.submit(_remembered, cubes.folder, cubes.shards, WIDTH, STEPS, SCORED).result()
             settings: Settings = {"cubes": number, "GB on disk": round(cubes.nbytes / 1e9, 1), "width": WIDTH}
             settings |= {"KB a cube": round(cubes.nbytes / number / 1e3, 1), "steps": STEPS, "scored": SCORED}
         if peak is not None:  # not Linux
             yield row("memory: train and score", [peak], settings, CPU, unit="MB")
 
 
-def _remembered(folder: Path, shards: Any, queue: Any) -> None:
+def _remembered(folder: Path, shards: list[Shard], width: int, steps: int, scored: int) -> float | None:
     watch_memory(CPU)
     cubes = Cubes(folder, shards)
-    config, train, device = ModelConfig(width=WIDTH), TrainConfig(batch=128), device_of()
+    config, train, device = ModelConfig(width=width), TrainConfig(batch=128), device_of()
     stepping = Stepping(cubes, config, train, device)
-    for _ in range(min(STEPS, len(cubes) // train.batch)):
+    for _ in range(min(steps, len(cubes) // train.batch)):
         stepping.step()
-    rows = np.random.default_rng(0).permutation(len(cubes))[:SCORED]
+    rows = np.random.default_rng(0).permutation(len(cubes))[:scored]
     score(stepping.network, Feed(cubes, config, device), rows, train)
     peak = peak_memory_gib(CPU)
-    queue.put(None if peak is None else peak * 2**30 / 1e6)
+    return None if peak is None else peak * 2**30 / 1e6

@@ -48,7 +48,7 @@ def arithmetic(precision: str, device: torch.device) -> tuple[str, AbstractConte
 
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has = torch.cpu.get_capabilities()
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
@@ -64,16 +64,14 @@ class Feed:
         self.cubes, self.model, self.device = cubes, model, device
         self._resident: tuple[Tensor, Tensor] | None = None
         if device.type == "cuda" and cubes.nbytes < RESIDENT_PART * torch.cuda.mem_get_info(device)[0]:
-            everything = np.arange(len(cubes))
-            self._resident = self._upload(everything)
-
-    def _upload(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        return _sent(self.cubes.frames(rows), self.device), _sent(self.cubes.flows(rows), self.device)
+            everything = np.arange(len(cubes))  # not pinned: torch would keep as much of this machine's memory
+            frames, flows = torch.from_numpy(cubes.frames(everything)), torch.from_numpy(cubes.flows(everything))
+            self._resident = frames.to(device), flows.to(device)
 
     def batch(self, rows: Rows) -> Batch:
         """Appearance, motion and target of these cubes (`amsrc.model.inputs`), channels last."""
         if self._resident is None:
-            frames, flows = self._upload(rows)
+            frames, flows = _sent(self.cubes.frames(rows), self.device), _sent(self.cubes.flows(rows), self.device)
         else:
             index = _sent(rows, self.device)
             frames, flows = (held[index] for held in self._resident)

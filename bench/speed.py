@@ -57,6 +57,9 @@ def run(out: Path, quick: bool) -> list[Row]:
         from bench.figures import render
 
         write_file(path.with_suffix(".svg"), render(figure, "svg"))
+    if absent := [package for package in ("pydantic", "tabulate") if importlib.util.find_spec(package) is None]:
+        print(f"table.md: left out, {', '.join(absent)} is not installed\nwritten: {path}")
+        return rows
     text = table(out)
     write_file(out / "table.md", text.encode())
     print(f"\n{text}\nwritten: {path}, {out / 'table.md'}")
@@ -128,15 +131,15 @@ def _digits(value: float) -> str:
 STAGES: tuple[tuple[str, tuple[str, ...], Callable[[bool], Iterator[Row]]], ...] = (
     ("machine", (), speed_network.machine),
     ("train and score", (), speed_network.train_and_score),
-    ("store to record", ("pandas", "safetensors", "sklearn"), speed_network.cell),
+    ("store to record", ("pandas", "safetensors", "sklearn", "scipy"), speed_network.cell),
     ("packed", (), speed_network.packed),
     ("null", (), speed_harness.null_row),
-    ("fusion search", (), speed_harness.fusion_search),
+    ("fusion search", ("scipy",), speed_harness.fusion_search),
     ("AUROC", ("sklearn",), speed_harness.one_auroc),
     ("prepare", (), speed_prepare.preparing),
     ("store", (), speed_prepare.reading),
-    ("tables", (), speed_harness.making_tables),
-    ("start-up", ("tabulate",), speed_harness.starting),
+    ("tables", ("pydantic", "scipy", "tabulate"), speed_harness.making_tables),
+    ("start-up", ("pydantic", "scipy", "tabulate"), speed_harness.starting),
     ("cell overhead", ("ray", "mlflow"), speed_harness.cell_overhead),
     ("workers", ("ray",), speed_harness.by_workers),
     ("growth", (), growth.growing),

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.multiprocessing
 from torch.utils.data import DataLoader
 
 from amsrc import losses
 from amsrc.config import CubeConfig, LossConfig, ModelConfig, TrainConfig
 from amsrc.model import AMSRC
-from amsrc.store import Cubes, CubeStore
+from amsrc.store import Cubes, CubeStore, Shard
 from bench import roofline, straightforward
 from bench.config import Experiment, derive
 from bench.cost import Row
@@ -32,6 +34,9 @@ CUBES = 512  # made-up ones, 32 KB each
 CELL_CUBES, CELL_EPOCHS = (256, 384), 3  # of a whole cell: training and test cubes in about the ratio of Ped2
 PACKED = {"cpu": (1, 2, 4, 8), "cuda": (1, 2, 4, 8)}
 PACKED_STEPS = 10
+PEER_S = 300.0
+"""That cells of a packing wait for each other before a repeat."""
+_barrier: Any = None  # where they meet, in each of their processes
 
 
 def machine(quick: bool) -> Iterator[Row]:
@@ -143,7 +148,12 @@ def cell(quick: bool) -> Iterator[Row]:
         precision, _ = arithmetic("auto", device)
         for scored, seconds in zip(cells, found, strict=False):
             settings: Settings = {"width": width, "scored": scored, "epochs": CELL_EPOCHS}
-            settings |= {"training cubes": CELL_CUBES[0], "test cubes": CELL_CUBES[1], "precision": precision}
+            settings |= {
+                "held out": 0,
+                "training cubes": CELL_CUBES[0],
+                "test cubes": CELL_CUBES[1],
+                "precision": precision,
+            }
             yield row("store to record", seconds, settings, device, reference=found[-1])
 
 
@@ -166,7 +176,7 @@ def packed(quick: bool) -> Iterator[Row]:
     cores = torch.get_num_threads()
     with cubes_of_noise(CUBES, CubeConfig()) as cubes:
         folder, shards = cubes.folder, cubes.shards
-        for width in WIDTHS[:1] if quick else WIDTHS:
+        for width in WIDTHS[:1] if quick and device.type == "cpu" else WIDTHS:
             for cells in PACKED[device.type]:
                 if device.type == "cpu" and cells > cores:
                     break
@@ -177,29 +187,32 @@ def packed(quick: bool) -> Iterator[Row]:
                 yield row("train packed", seconds, settings, device, handled=(done, "cubes"), threads=cores)
 
 
-def _trained_at_once(folder: Path, shards: Any, width: int, cells: int, threads: int, times: int) -> list[float]:
+def _trained_at_once(
+    folder: Path, shards: list[Shard], width: int, cells: int, threads: int, times: int
+) -> list[float]:
     """Seconds of each repeat, from the first cell's start to the last one's end; every repeat starts together."""
-    context = torch.multiprocessing.get_context("spawn")
-    barrier, queue = context.Barrier(cells), context.SimpleQueue()
-    args = (folder, shards, width, threads, times, barrier, queue)
-    processes = [context.Process(target=_one_of_several, args=args) for _ in range(cells)]
-    for process in processes:
-        process.start()
-    spans = [queue.get() for _ in processes]
-    for process in processes:
-        process.join()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cells, context, _meet_at, (context.Barrier(cells),)) as pool:
+        trained = [pool.submit(_one_of_several, folder, shards, width, threads, times) for _ in range(cells)]
+        spans = [one.result() for one in trained]  # a process that died is an error here
     return [max(end for _, end in repeat) - min(start for start, _ in repeat) for repeat in zip(*spans, strict=True)]
 
 
-def _one_of_several(folder: Path, shards: Any, width: int, threads: int, times: int, barrier: Any, queue: Any) -> None:
-    import time
+def _meet_at(barrier: Any) -> None:
+    global _barrier
+    _barrier = barrier
 
+
+def _one_of_several(
+    folder: Path, shards: list[Shard], width: int, threads: int, times: int
+) -> list[tuple[float, float]]:
+    """When this process began and ended each repeat."""
     torch.set_num_threads(threads)
     device = device_of()
     stepping = Stepping(Cubes(folder, shards), ModelConfig(width=width), TrainConfig(batch=128), device)
 
     def steps() -> tuple[float, float]:
-        barrier.wait()
+        _barrier.wait(PEER_S)
         started = time.monotonic()
         for _ in range(PACKED_STEPS):
             stepping.step()
@@ -208,7 +221,7 @@ def _one_of_several(folder: Path, shards: Any, width: int, threads: int, times: 
         return started, time.monotonic()
 
     steps()  # warms up
-    queue.put([steps() for _ in range(times)])
+    return [steps() for _ in range(times)]
 
 
 def forever(cubes: int, batch: int) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:

@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.ndimage import median_filter
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -35,15 +34,18 @@ class CubeDataset(Dataset[Sample]):
     """One cube a call, turned into tensors one image at a time."""
 
     def __init__(self, cubes: Cubes) -> None:
-        self.cubes = cubes
+        self.starts = cubes.starts
+        videos = [cubes.folder / shard.video for shard in cubes.shards]
+        self.frames, self.flows = ([np.load(v / f"{name}.npy", "r") for v in videos] for name in ("frames", "flows"))
 
     def __len__(self) -> int:
-        return len(self.cubes)
+        return int(self.starts[-1])
 
     def __getitem__(self, index: int) -> Sample:
-        row = np.array([index])
-        frames, flows = self.cubes.frames(row)[0], self.cubes.flows(row)[0]
-        pictures = [torch.from_numpy(frame).float().div(255) for frame in frames]
+        video = int(np.searchsorted(self.starts, index, side="right")) - 1
+        row = index - int(self.starts[video])
+        frames, flows = self.frames[video][row], self.flows[video][row]
+        pictures = [torch.from_numpy(frame.astype(np.float32) / 255) for frame in frames]
         motions = [torch.from_numpy(flow.astype(np.float32)) for flow in flows]
         return torch.cat(pictures[:-1]), torch.cat(motions), pictures[-1]
 
@@ -166,6 +168,8 @@ def frame_scores(
     cubes: Cubes, train: tuple[Floats, Floats], test: tuple[Floats, Floats], weights: tuple[float, float]
 ) -> list[Floats]:
     """The score of each frame of each test video from its cubes', one after the other."""
+    from scipy.ndimage import median_filter
+
     standard = [(t - s.mean()) / s.std() for s, t in zip(train, test, strict=True)]
     fused = weights[0] * standard[0] + weights[1] * standard[1]
     nothing = sum(-w * s.mean() / s.std() for w, s in zip(weights, train, strict=True))
