@@ -9,7 +9,7 @@ demo: .venv/ready  ## the main job on the embedded data sets: tables and a page 
 	$(BIN)/amsrc-bench report --results .demo/results --home .demo --out .demo/report
 
 test: lint  ## lint, types, import contracts and all tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --no-loadscope-reorder
 
 lint: .venv/ready  ## style, types, who may import whom
 	$(BIN)/ruff check .

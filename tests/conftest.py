@@ -8,13 +8,13 @@ import pytest
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests in one process, and all files that start clusters in the same one: these share the cores badly."""
+    """A file's tests in one process, and the two files with most processes in the same one: they share cores badly."""
     from xdist.scheduler import LoadFileScheduling
 
     class OneClusterAtATime(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            return "tests/integration" if file.startswith("tests/integration/") else file
+            return "clusters" if file.endswith(("test_cluster.py", "test_sweep.py")) else file
 
     return OneClusterAtATime(config, log)
 
