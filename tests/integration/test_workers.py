@@ -52,10 +52,11 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Trained:
     """Batches of nine cubes, so that the workers' shares differ.
 
-    The learning rate is low: Adam makes full steps of what is rounding alone, and no two orders of a sum round alike.
+    The learning rate is low and the arithmetic fp32: Adam makes full steps of what is rounding alone, no two orders of
+    a sum round alike, and bf16 rounds by a hundredth.
     """
     first, second = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-    e = an_experiment(train={"epochs": EPOCHS, "batch": 9, "learning_rate": 1e-4})
+    e = an_experiment(train={"epochs": EPOCHS, "batch": 9, "learning_rate": 1e-4, "precision": "fp32"})
     store = write_store(second, e)
     return Trained(e, store, fit(e, store, first), fit(e, store, second, workers=2))
 
