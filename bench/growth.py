@@ -42,17 +42,15 @@ STEPS, SCORED = 30, 4_096
 
 def growing(quick: bool) -> Iterator[Row]:
     """Seconds for all of it: preparing by frames, cutting by boxes, an epoch and its scoring by cubes."""
-    for of, sizes, seconds_of in (
-        ("prepare: frames", FRAMES, _preparing),
-        ("cut: boxes a frame", BOXES, _cutting),
-        ("train: cubes", CUBES, _training),
-        ("score: cubes", CUBES, _scoring),
+    one_core, all_of_it = (CPU, 1), (device_of(), None)
+    for stage, of, sizes, (device, threads), seconds_of in (
+        ("prepare", "frames", FRAMES, one_core, _preparing),
+        ("cut", "boxes a frame", BOXES, one_core, _cutting),
+        ("train", "cubes", CUBES, all_of_it, _training),
+        ("score", "cubes", CUBES, all_of_it, _scoring),
     ):
-        stage, _, of_what = of.partition(": ")
-        device = CPU if stage in ("prepare", "cut") else device_of()
-        threads = 1 if device == CPU and stage in ("prepare", "cut") else None
         for size in sizes:
-            settings: Settings = {"of": of_what, "size": size}
+            settings: Settings = {"of": of, "size": size}
             yield row(f"growth: {stage}", seconds_of(size, quick), settings, device, threads=threads)
 
 

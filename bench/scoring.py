@@ -109,11 +109,12 @@ def score_arrays(
     """S_f and S_p of cubes in memory, as `score`, on the network's device.
 
     Args:
+        network: as `folded` gives it, so that this can be called often.
         frames: uint8 (n, T, C, H, W).
         flows: float16 (n, T-1, 2, H, W), native pixels per frame.
     """
     device = next(network.parameters()).device
-    return _score(folded(network), _batches(frames, flows, config, device), train, device)
+    return _score(network, _batches(frames, flows, config, device), train, device)
 
 
 def score_held_out(

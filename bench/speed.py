@@ -22,7 +22,7 @@ from typing import Any
 
 from amsrc.files import write_file, write_json
 from bench import growth, provenance, speed_harness, speed_network, speed_prepare
-from bench.cost import Row, read_speed
+from bench.cost import Row, read_file
 
 HEAD = ("stage", "settings", "on", "median", "spread", "repeats", "straightforward", "times as fast", "limit", "of it")
 ABOUT = """Made by `amsrc-bench speed`. Spread: largest minus smallest of the repeats. Straightforward: the same work as
@@ -81,23 +81,21 @@ def table(folder: Path) -> str:
     """
     from tabulate import tabulate
 
-    read_speed(folder)  # complains of what is no such file
     parts = ["# Measured speeds\n\n" + ABOUT]
     for path in sorted(folder.glob("*.json")):
-        about = json.loads(path.read_text(encoding="utf-8"))
+        rows, about = read_file(path), json.loads(path.read_text(encoding="utf-8"))
         hardware, git = about["hardware"], about["git"]
         has = [*hardware["gpus"], f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB"]
         commit = f"commit {git['sha'][:12]}{' with changes' if git['dirty'] else ''}" if git["sha"] else "no commit"
         quick = ", quick" if about["quick"] else ""
         lines = tabulate(
-            [_line(Row(**row)) for row in about["rows"]],
+            list(map(_line, rows)),
             headers=HEAD,
             tablefmt="github",
             disable_numparse=True,
             colalign=("left", "left", "left", "right", "right", "right", "right", "right", "left", "right"),
         )
-        growths = growth.read([Row(**row) for row in about["rows"]])
-        grows = "; ".join(f"{g.stage} with {g.of}^{g.exponent:.2f}" for g in growths)
+        grows = "; ".join(f"{g.stage} with {g.of}^{g.exponent:.2f}" for g in growth.read(rows))
         when = f"{about['measured'][:10]}, {commit}{quick}; load before {about['load_before']:.1f}"
         said = f"{'; '.join(has)}; torch {about['versions']['torch']}; {when}"
         drawn = f"\nCosts grow: {grows}.\n\n![cost over size]({path.stem}.svg)\n" if grows else ""

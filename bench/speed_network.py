@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from amsrc import losses
 from amsrc.config import CubeConfig, LossConfig, ModelConfig, TrainConfig
 from amsrc.model import AMSRC
 from amsrc.store import Cubes, CubeStore, Shard
@@ -27,12 +26,12 @@ from bench.made_up import cubes_of_noise, store_of_noise
 from bench.recipes import build
 from bench.scoring import SCORING_BATCH, Feed, arithmetic, device_of, score
 from bench.timing import Settings, in_turns, repeats, row
-from bench.train import batches, fit
+from bench.train import batches, fit, losses_of, optimiser_of
 
 WIDTHS = (16, 64)
 CUBES = 512  # made-up ones, 32 KB each
 CELL_CUBES, CELL_EPOCHS = (256, 384), 3  # of a whole cell: training and test cubes in about the ratio of Ped2
-PACKED = {"cpu": (1, 2, 4, 8), "cuda": (1, 2, 4, 8)}
+PACKED = (1, 2, 4, 8)  # cells at the same time; on a CPU no more than it has cores
 PACKED_STEPS = 10
 PEER_S = 300.0
 """That cells of a packing wait for each other before a repeat."""
@@ -105,7 +104,7 @@ class Stepping:
         torch.manual_seed(0)
         self.cast = arithmetic(train.precision, device)[1]
         self.network = AMSRC(config, CubeConfig()).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=train.learning_rate, fused=True)
+        self.optimiser = optimiser_of(self.network, train)
         self.feed, self.order, self.weights = (
             Feed(cubes, config, device),
             forever(len(cubes), train.batch),
@@ -115,10 +114,7 @@ class Stepping:
     def step(self) -> None:
         """One batch."""
         self.network.train()
-        appearance, motion, target = self.feed.batch(next(self.order))
-        with self.cast:
-            output = self.network(appearance, motion)
-        loss = losses.total(losses.terms(output, target, self.network, self.weights), self.weights)
+        _, loss = losses_of(self.network, self.network, self.feed.batch(next(self.order)), self.weights, self.cast)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
@@ -134,6 +130,7 @@ def _batches_of(cubes: Cubes, batch: int) -> Iterator[Any]:
 def cell(quick: bool) -> Iterator[Row]:
     """Seconds from a sealed store to a record, scored at the end alone (rule `paper`) or every epoch (`oracle`)."""
     device = device_of()
+    precision, _ = arithmetic("auto", device)
     for width in WIDTHS[:1] if quick else WIDTHS:
         with tempfile.TemporaryDirectory() as name:
             cells: dict[str, Experiment] = {}
@@ -145,15 +142,9 @@ def cell(quick: bool) -> Iterator[Row]:
             other = straightforward.Trainer(width, device)
             ways: list[Callable[[], object]] = [*calls, partial(other.fit, store, CELL_EPOCHS)]
             found = in_turns(ways, quick, device, at_least_s=0.0)
-        precision, _ = arithmetic("auto", device)
         for scored, seconds in zip(cells, found, strict=False):
-            settings: Settings = {"width": width, "scored": scored, "epochs": CELL_EPOCHS}
-            settings |= {
-                "held out": 0,
-                "training cubes": CELL_CUBES[0],
-                "test cubes": CELL_CUBES[1],
-                "precision": precision,
-            }
+            settings: Settings = {"width": width, "scored": scored, "epochs": CELL_EPOCHS, "held out": 0}
+            settings |= dict(zip(("training cubes", "test cubes"), CELL_CUBES, strict=True)) | {"precision": precision}
             yield row("store to record", seconds, settings, device, reference=found[-1])
 
 
@@ -172,28 +163,23 @@ class _Run:
 
 def packed(quick: bool) -> Iterator[Row]:
     """Cubes per second of all cells together that train on this device at the same time, sharing a CPU's cores."""
-    device = device_of()
-    cores = torch.get_num_threads()
+    device, cores = device_of(), torch.get_num_threads()
+    on_cpu, (precision, _) = device.type == "cpu", arithmetic("auto", device)
     with cubes_of_noise(CUBES, CubeConfig()) as cubes:
-        folder, shards = cubes.folder, cubes.shards
-        for width in WIDTHS[:1] if quick and device.type == "cpu" else WIDTHS:
-            for cells in PACKED[device.type]:
-                if device.type == "cpu" and cells > cores:
-                    break
-                seconds = _trained_at_once(folder, shards, width, cells, cores // cells, repeats(quick))
-                done = 128.0 * PACKED_STEPS * cells
-                precision, _ = arithmetic("auto", device)
+        for width in WIDTHS[:1] if quick and on_cpu else WIDTHS:
+            for cells in (n for n in PACKED if n <= cores or not on_cpu):
+                seconds = _trained_at_once(cubes, width, cells, max(1, cores // cells), repeats(quick))
                 settings: Settings = {"cells": cells, "width": width, "batch": 128, "precision": precision}
-                yield row("train packed", seconds, settings, device, handled=(done, "cubes"), threads=cores)
+                done = 128 * PACKED_STEPS * cells, "cubes"
+                yield row("train packed", seconds, settings, device, handled=done, threads=cores)
 
 
-def _trained_at_once(
-    folder: Path, shards: list[Shard], width: int, cells: int, threads: int, times: int
-) -> list[float]:
+def _trained_at_once(cubes: Cubes, width: int, cells: int, threads: int, times: int) -> list[float]:
     """Seconds of each repeat, from the first cell's start to the last one's end; every repeat starts together."""
+    work = cubes.folder, cubes.shards, width, threads, times
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(cells, context, _meet_at, (context.Barrier(cells),)) as pool:
-        trained = [pool.submit(_one_of_several, folder, shards, width, threads, times) for _ in range(cells)]
+        trained = [pool.submit(_one_of_several, *work) for _ in range(cells)]
         spans = [one.result() for one in trained]  # a process that died is an error here
     return [max(end for _, end in repeat) - min(start for start, _ in repeat) for repeat in zip(*spans, strict=True)]
 

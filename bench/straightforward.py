@@ -26,7 +26,6 @@ Floats = npt.NDArray[np.float64]
 Sample = tuple[Tensor, Tensor, Tensor]  # appearance (12, H, W), motion (8, H, W), target (3, H, W)
 
 BATCH = 128
-SCORING_BATCH = 128
 SKIP = 4  # first frames of a video that get no score
 
 
@@ -141,7 +140,7 @@ class Trainer:
         self.network.eval()
         s_f, s_p = [], []
         with torch.no_grad():
-            for sample in DataLoader(CubeDataset(cubes), SCORING_BATCH):
+            for sample in DataLoader(CubeDataset(cubes), BATCH):
                 appearance, motion, target = (part.to(self.device) for part in sample)
                 prediction, feature_a, feature_m = self.network(appearance, motion)
                 s_f.append(1 - F.cosine_similarity(feature_a.flatten(1), feature_m.flatten(1)).cpu().numpy())

@@ -12,6 +12,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from amsrc import losses
+from amsrc.config import LossConfig, TrainConfig
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.fuse import statistics
 from amsrc.model import AMSRC
@@ -40,7 +42,7 @@ from bench.runs import (
     write_epoch,
     write_held_out,
 )
-from bench.scoring import Feed, Rows, Scores, arithmetic, chunks, device_of, score, score_held_out
+from bench.scoring import Batch, Feed, Rows, Scores, arithmetic, chunks, device_of, score, score_held_out
 from bench.selection import Epoch, HeldOut
 from bench.storage import Place, locked, write_file
 from bench.workers import fit_on_ray
@@ -109,7 +111,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
     torch.manual_seed(e.seed)
     network = AMSRC(e.model, e.cube).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = _parallel(network, device) if world > 1 else network
-    optimiser = torch.optim.Adam(network.parameters(), lr=e.train.learning_rate, fused=True)
+    optimiser = optimiser_of(network, e.train)
     log, restarts = resume(job.folder, network, optimiser, device)
     _same_everywhere(len(log), world)
     if rank == 0 and not log:
@@ -125,11 +127,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
         sums: dict[str, Tensor] = {}
         model.train()
         for step, (rows, part) in enumerate(batches(len(kept), e.train.batch, e.seed, epoch, rank, world), 1):
-            appearance, motion, target = train.batch(kept[rows])
-            with cast:
-                output = model(appearance, motion)
-            found = losses.terms(output, target, network, e.loss)
-            loss = losses.total(found, e.loss)
+            found, loss = losses_of(model, network, train.batch(kept[rows]), e.loss, cast)
             for name, value in {**found, "loss": loss}.items():
                 sums[name] = sums.get(name, 0) + value.detach() * len(rows)
             seen += len(rows)
@@ -162,6 +160,27 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
         report(line)
     if rank == 0:
         finish(job.folder, network)
+
+
+def optimiser_of(network: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """What takes the steps."""
+    return torch.optim.Adam(network.parameters(), lr=train.learning_rate, fused=True)
+
+
+def losses_of(
+    model: nn.Module, network: nn.Module, batch: Batch, config: LossConfig, cast: AbstractContextManager[object]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The terms of the loss on a batch, unweighted, and their weighted sum.
+
+    Args:
+        model: what is called: the network, or what averages its gradients over workers.
+        cast: the arithmetic that it is called in.
+    """
+    appearance, motion, target = batch
+    with cast:
+        output = model(appearance, motion)
+    found = losses.terms(output, target, network, config)
+    return found, losses.total(found, config)
 
 
 def batches(

@@ -281,9 +281,9 @@ def find(
     clip: Clip, network: nn.Module, experiment: Experiment, boxes_of: BoxesOf, flow_of: FlowOf, show: Progress
 ) -> Found:
     """The cubes of a video and their scores, many frames' at a time."""
-    from bench.scoring import score_arrays
+    from bench.scoring import folded, score_arrays
 
-    count = 0
+    count, network = 0, folded(network)
 
     def counted() -> Iterator[Frame]:
         nonlocal count
