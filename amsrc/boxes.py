@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amsrc.config import BoxConfig
-from amsrc.cubes import Boxes, BoxesOf, Frame, Moment
+from amsrc.cubes import Boxes, BoxesOf, Frame, Moment, once_a_frame
 from amsrc.errors import ConfigError, DataError, RunError
 
 Detect = Callable[[Frame], Boxes]  # a frame's boxes above the confidence, not yet filtered
@@ -62,16 +62,18 @@ def provider(config: BoxConfig, *, source: Path | None, first_frames: Mapping[st
 
 def moving(config: BoxConfig) -> BoxesOf:
     """Moving regions alone."""
-    return lambda moment: _moving_regions(moment, NO_BOXES, config)
+    regions = _moving_regions(config)
+    return lambda moment: regions(moment, NO_BOXES)
 
 
 def detected(detect: Detect, config: BoxConfig) -> BoxesOf:
     """A detector's boxes, filtered, and the moving regions they miss."""
+    regions = _moving_regions(config)
 
     def boxes_of(moment: Moment) -> Boxes:
         boxes = _inside(detect(moment.frame), moment.frame)
         boxes = drop_covered(drop_small(boxes, config.min_side_px), config.overlap)
-        return np.concatenate([boxes, _moving_regions(moment, boxes, config)])
+        return np.concatenate([boxes, regions(moment, boxes)])
 
     return boxes_of
 
@@ -238,29 +240,34 @@ def drop_covered(boxes: Boxes, overlap: float) -> Boxes:
     return kept
 
 
-def _moving_regions(moment: Moment, known: Boxes, config: BoxConfig) -> Boxes:
-    """Regions where the frame differs from its neighbours, outside the boxes already known."""
-    mask = (_change(moment) > config.motion_threshold).astype(np.uint8)
-    for x0, y0, x1, y1 in _inside(_grown(known, config.grow_px), moment.frame).astype(int).tolist():
-        mask[y0:y1, x0:x1] = 0
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    regions = np.array([cv2.boundingRect(contour) for contour in contours], np.float32).reshape(-1, 4)
-    sides = regions[:, 2:]
-    wanted = (sides.prod(1) > config.min_side_px**2) & (sides.max(1) < config.max_aspect * sides.min(1))
-    boxes = np.hstack([regions[:, :2], regions[:, :2] + sides])[wanted]
-    return _inside(_grown(boxes, config.grow_px), moment.frame)
+def _moving_regions(config: BoxConfig) -> Callable[[Moment, Boxes], Boxes]:
+    """Regions where a frame differs from its neighbours, outside the boxes already known."""
+    blurred = once_a_frame(_blurred)
+
+    def regions_of(moment: Moment, known: Boxes) -> Boxes:
+        mask = (_change(moment, blurred) > config.motion_threshold).astype(np.uint8)
+        for x0, y0, x1, y1 in _inside(_grown(known, config.grow_px), moment.frame).astype(int).tolist():
+            mask[y0:y1, x0:x1] = 0
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        regions = np.array([cv2.boundingRect(contour) for contour in contours], np.float32).reshape(-1, 4)
+        sides = regions[:, 2:]
+        wanted = (sides.prod(1) > config.min_side_px**2) & (sides.max(1) < config.max_aspect * sides.min(1))
+        boxes = np.hstack([regions[:, :2], regions[:, :2] + sides])[wanted]
+        return _inside(_grown(boxes, config.grow_px), moment.frame)
+
+    return regions_of
 
 
-def _change(moment: Moment) -> npt.NDArray[np.uint8]:
+def _change(moment: Moment, blurred: Callable[[Frame], npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
     """Sum of the absolute differences to the neighbouring frames, (H, W); the largest over the channels.
 
     Both operations saturate at 255 instead of wrapping (Deviation: released wraps).
     """
-    frame = _blurred(moment.frame)
+    frame = blurred(moment.frame)
     change = np.zeros_like(frame)
     for neighbour in (moment.before, moment.after):
         if neighbour is not None:
-            change = cv2.add(change, cv2.absdiff(frame, _blurred(neighbour)))  # type: ignore[assignment]
+            change = cv2.add(change, cv2.absdiff(frame, blurred(neighbour)))  # type: ignore[assignment]
     # Channel by channel: NumPy's maximum over a last axis of three costs half as much as the optical flow.
     largest: npt.NDArray[np.uint8] = reduce(cv2.max, cv2.split(change))  # type: ignore[arg-type]
     return largest

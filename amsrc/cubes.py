@@ -67,6 +67,21 @@ def moments(video: str, frames: Iterable[Frame]) -> Iterator[Moment]:
         yield Moment(video, index, frame, before, None)
 
 
+def once_a_frame(of: Callable[[Frame], Frame]) -> Callable[[Frame], Frame]:
+    """The same function, which does not compute again what it was asked of the three frames of a moment before."""
+    known: deque[tuple[Frame, Frame]] = deque(maxlen=3)
+
+    def remembering(frame: Frame) -> Frame:
+        for seen, value in known:
+            if seen is frame:
+                return value
+        value = of(frame)
+        known.append((frame, value))
+        return value
+
+    return remembering
+
+
 def cut(
     video: str, frames: Iterable[Frame], boxes_of: BoxesOf, flow_of: FlowOf, config: CubeConfig
 ) -> Iterator[FrameCubes]:
@@ -111,17 +126,17 @@ def cut(
 
 def _corners(boxes: Boxes, shape: tuple[int, ...], where: str) -> npt.NDArray[np.int64]:
     """Pixel corners of boxes: rounded up (released), then checked against the frame."""
-    corners = np.ceil(np.nan_to_num(boxes)).clip(-(2**31), 2**31).astype(np.int64)
+    corners = np.ceil(boxes)
     height, width = shape[:2]
     x0, y0, x1, y1 = corners.T
-    bad = ~np.isfinite(boxes).all(1) | (x0 < 0) | (y0 < 0) | (x1 > width) | (y1 > height) | (x1 <= x0) | (y1 <= y0)
-    if bad.any():
-        box = boxes[bad][0].tolist()
+    inside = (x0 >= 0) & (y0 >= 0) & (x1 <= width) & (y1 <= height) & (x1 > x0) & (y1 > y0)  # no number is not
+    if not inside.all():
+        box = boxes[~inside][0].tolist()
         raise DataError(
             f"{where}: box {box} (x0 y0 x1 y1) lies outside the {width}x{height} frame or has no area. "
             "Boxes must be in native pixels of this data set's frames; check the boxes file or detector."
         )
-    return corners
+    return corners.astype(np.int64)
 
 
 def _crop(

@@ -64,7 +64,8 @@ def consistency(appearance_BCHW: Tensor, motion_BCHW: Tensor) -> Tensor:
 
 def inconsistency(appearance_BCHW: Tensor, motion_BCHW: Tensor) -> Tensor:
     """1 - cosine of the flattened features of each cube, (B,); higher = less alike."""
-    return 1 - F.cosine_similarity(appearance_BCHW.flatten(1), motion_BCHW.flatten(1), dim=1)
+    appearance, motion = (x.movedim(1, -1).flatten(1) for x in (appearance_BCHW, motion_BCHW))  # as they lie in memory
+    return 1 - F.cosine_similarity(appearance, motion, dim=1)
 
 
 def weight_penalty(model: nn.Module) -> Tensor:

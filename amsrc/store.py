@@ -20,15 +20,17 @@ import json
 import mmap
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, Self
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
 from amsrc.errors import DataError, RunError
 from amsrc.files import digest, write_json
@@ -61,6 +63,8 @@ def write_shard(
 ) -> Shard:
     """Write one video's cubes; all of them or nothing that could be taken for them.
 
+    Each frame's cubes are written as they come: a long video never lies in memory.
+
     Args:
         cubes: in order of frames.
         video_frames: frames the video is known to have.
@@ -69,38 +73,59 @@ def write_shard(
     Raises:
         RunError: the disk is full or not writable.
     """
-    found = list(cubes)
-    t, _, h, w = shape
-    arrays = {
-        "frames": _join([c.frames_MTCHW for c in found], tuple(shape), np.uint8),
-        "flows": _join([c.flows_MTCHW for c in found], (t - 1, 2, h, w), np.float16),
-        "boxes": _join([c.boxes for c in found], (4,), np.float32),
-        "frame": np.repeat([c.index for c in found], [len(c.boxes) for c in found]).astype(np.int32),
+    folder, (t, _, h, w), number = store / split / video, shape, 0
+    kinds: dict[str, tuple[tuple[int, ...], type]] = {
+        "frames": (tuple(shape), np.uint8),
+        "flows": ((t - 1, 2, h, w), np.float16),
+        "boxes": ((4,), np.float32),
+        "frame": ((), np.int32),
     }
-    folder = store / split / video
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # leftovers of an interrupted attempt
-        folder.mkdir(parents=True)
-        digests = {name: _save(folder / f"{name}.npy", array) for name, array in arrays.items()}
-        shard = Shard(video, video_frames, len(arrays["frame"]), digests)
-        write_json(folder / "shard.json", asdict(shard))
+        with ExitStack() as stack:
+            with _explained(folder):
+                shutil.rmtree(folder, ignore_errors=True)  # leftovers of an interrupted attempt
+                folder.mkdir(parents=True)
+                files = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in kinds}
+                _write_headers(files, kinds, number)
+            for c in cubes:
+                number += len(c.boxes)
+                parts = c.frames_MTCHW, c.flows_MTCHW, c.boxes, np.full(len(c.boxes), c.index)
+                with _explained(folder):
+                    for (name, (_, dtype)), part in zip(kinds.items(), parts, strict=True):
+                        files[name].write(np.ascontiguousarray(part, dtype).data)
+            with _explained(folder):
+                _write_headers(files, kinds, number)
+                for file in files.values():
+                    file.flush()
+                    os.fsync(file.fileno())
+        with _explained(folder):
+            shard = Shard(video, video_frames, number, {name: digest(folder / f"{name}.npy") for name in kinds})
+            write_json(folder / "shard.json", asdict(shard))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return shard
+
+
+def _write_headers(
+    files: Mapping[str, BinaryIO], kinds: Mapping[str, tuple[tuple[int, ...], type]], number: int
+) -> None:
+    """NumPy's own, for as many cubes; NumPy leaves room for any number, so that it can be written again."""
+    for name, (shape, dtype) in kinds.items():
+        files[name].seek(0)
+        about = {"descr": dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (number, *shape)}
+        write_array_header_1_0(files[name], about)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """What the system says against writing there, as the user's error."""
+    try:
+        yield
     except OSError as error:
         raise RunError(
             f"cannot write cubes to {folder}: {error.strerror}. Free space or choose another --home."
         ) from None
-    return shard
-
-
-def _join(parts: list[npt.NDArray[Any]], shape: tuple[int, ...], dtype: type) -> npt.NDArray[Any]:
-    return np.concatenate(parts) if parts else np.empty((0, *shape), dtype)
-
-
-def _save(path: Path, array: npt.NDArray[Any]) -> str:
-    with path.open("wb") as file:
-        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    return digest(path)
 
 
 def finished_shard(store: Path, split: Split, video: str) -> Shard | None:

@@ -189,8 +189,10 @@ def score_cubes(experiment: Experiment, store: CubeStore, folder: Place) -> tupl
 
 def _model_scores(experiment: Experiment, store: CubeStore, folder: Place) -> dict[Split, tuple[Floats, Floats]]:
     from bench import train
+    from bench.memory import keep_freed_memory
     from bench.scoring import Feed, device_of, score
 
+    keep_freed_memory()
     device = device_of()
     network = train.load_model(experiment, folder, device)
     found: dict[Split, tuple[Floats, Floats]] = {}

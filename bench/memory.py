@@ -1,11 +1,28 @@
-"""The largest memory of a training, also where one process trains several cells after another."""
+"""A process's memory: the largest of a training, where one process trains several cells too, and what is kept of it."""
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+LARGEST_BYTES = 2**30
+"""Above this a piece of memory is the system's at once when it is freed."""
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what this process frees.
+
+    Else every large tensor of a CPU's training step is given back and comes anew, page by page: a tenth of the step.
+    Only glibc is told so; others decide themselves.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, LARGEST_BYTES)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def watch_memory(device: torch.device) -> None:

@@ -23,6 +23,7 @@ from bench.config import Experiment, derive
 from bench.cost import Row
 from bench.evaluate import evaluate
 from bench.made_up import cubes_of_noise, store_of_noise
+from bench.memory import keep_freed_memory
 from bench.recipes import build
 from bench.scoring import SCORING_BATCH, Feed, arithmetic, device_of, score
 from bench.timing import Settings, in_turns, repeats, row
@@ -101,6 +102,7 @@ class Stepping:
     """The training step of `bench.train`, to be called alone."""
 
     def __init__(self, cubes: Cubes, config: ModelConfig, train: TrainConfig, device: torch.device) -> None:
+        keep_freed_memory()
         torch.manual_seed(0)
         self.cast = arithmetic(train.precision, device)[1]
         self.network = AMSRC(config, CubeConfig()).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -31,7 +31,7 @@ from bench import provenance, pseudo
 from bench.batchnorm import over_all_workers
 from bench.cache import open_store
 from bench.config import Experiment
-from bench.memory import peak_memory_gib, watch_memory
+from bench.memory import keep_freed_memory, peak_memory_gib, watch_memory
 from bench.plan import Machine, Workers
 from bench.runs import (
     claim,
@@ -105,6 +105,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
         return
     e = job.experiment
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    keep_freed_memory()
     watch_memory(device)
     precision, cast = arithmetic(e.train.precision, device)
     hardware = provenance.hardware()

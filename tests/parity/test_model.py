@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from amsrc.config import CubeConfig, Fusion, ModelConfig
-from amsrc.model import AMSRC, inputs
+from amsrc.model import AMSRC, Doubling, inputs
 from tests.parity import reference
 
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
@@ -186,3 +186,19 @@ def test_transposed_convolutions_keep_pytorchs_default() -> None:
         assert 0.99 * bound < weight.abs().max() <= bound
         assert abs(weight.std().item() / (bound / math.sqrt(3)) - 1) < 0.05
         assert up.bias is not None and 0 < up.bias.abs().max() <= bound
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_doubling_is_the_transposed_convolution_that_it_stands_for(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    ours, theirs = Doubling(6, 4, 2, stride=2), nn.ConvTranspose2d(6, 4, 2, stride=2)
+    theirs.load_state_dict(ours.state_dict())
+    found = []
+    for layer in (ours, theirs):
+        x = torch.rand(3, 6, 5, 7, generator=torch.Generator().manual_seed(1)).to(memory_format=layout).requires_grad_()
+        y = layer(x)
+        y.square().sum().backward()
+        found.append((y, x.grad, layer.weight.grad, layer.bias.grad))
+    assert found[0][0].shape == (3, 4, 10, 14)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)

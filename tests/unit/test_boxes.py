@@ -68,7 +68,7 @@ def test_differences_do_not_wrap() -> None:
     dark, bright = scene(), scene((30, 20, 50, 45, 170))
     (box,) = boxes.moving(CONFIG)(moment(bright, dark, dark))
     np.testing.assert_allclose(box, [30, 20, 50, 45], atol=4)
-    assert boxes._change(moment(bright, dark, dark))[30, 40] == 255
+    assert boxes._change(moment(bright, dark, dark), boxes._blurred)[30, 40] == 255
 
 
 def test_darkening_counts_as_much_as_brightening() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from amsrc.config import CubeConfig
-from amsrc.cubes import Boxes, Flow, Frame, FrameCubes, Moment, cut, moments
+from amsrc.cubes import Boxes, Flow, Frame, FrameCubes, Moment, cut, moments, once_a_frame
 from amsrc.errors import DataError
 
 HEIGHT, WIDTH = 24, 36
@@ -153,3 +153,18 @@ def test_what_was_cut_before_a_bad_frame_was_right() -> None:
     assert [next(frames).index, next(frames).index] == [0, 1]
     with pytest.raises(DataError, match="frame 2"):
         next(frames)
+
+
+def test_what_moments_share_is_computed_once_a_frame() -> None:
+    asked: list[int] = []
+
+    def doubled(frame: Frame) -> Frame:
+        asked.append(int(frame[0, 0, 0]))
+        return frame * 2
+
+    remembering = once_a_frame(doubled)
+    for shot in moments("01", [np.full((2, 2, 1), i, np.uint8) for i in range(6)]):
+        for frame in (shot.before, shot.frame, shot.after):
+            if frame is not None:
+                np.testing.assert_array_equal(remembering(frame), 2 * frame)
+    assert asked == [0, 1, 2, 3, 4, 5]

@@ -5,7 +5,8 @@ import json
 import mmap
 import os
 import shutil
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -355,7 +356,29 @@ def test_an_error_in_the_video_leaves_no_shard(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="frame 2 is damaged"):
         write_shard(tmp_path, "train", "01", broken(), 3, SHAPE)
-    assert not (tmp_path / "train").exists()
+    assert not (tmp_path / "train" / "01").exists()
+
+
+def test_files_are_numpys_own(tmp_path: Path) -> None:
+    made = video((3, 0, 2, 7))
+    write_shard(tmp_path, "train", "01", made, 4, SHAPE)
+    np.save(tmp_path / "whole.npy", np.concatenate([c.frames_MTCHW for c in made]))
+    assert (tmp_path / "train" / "01" / "frames.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_cubes_of_a_frame_are_let_go_before_the_next_come(tmp_path: Path) -> None:
+    """A long video must not lie in memory."""
+    seen: list[weakref.ref[FrameCubes]] = []
+
+    def one_by_one() -> Iterator[FrameCubes]:
+        for index in range(6):
+            assert sum(ref() is not None for ref in seen) <= 1
+            cubes = video((0,) * index + (2,), seed=index)[0]
+            seen.append(weakref.ref(cubes))
+            yield cubes
+            del cubes
+
+    assert write_shard(tmp_path, "train", "01", one_by_one(), 6, SHAPE).cubes == 12
 
 
 def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:

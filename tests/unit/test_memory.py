@@ -1,0 +1,32 @@
+"""What a process frees it keeps, where the C library is glibc."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+AGAIN = """
+import resource
+import numpy as np
+from bench.memory import keep_freed_memory
+
+def pages_that_came() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        np.ones(100 * 2**20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+np.ones(100 * 2**20, np.uint8)
+before = pages_that_came()
+keep_freed_memory()
+np.ones(100 * 2**20, np.uint8)
+print(before, pages_that_came())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep what is freed")
+def test_memory_that_was_freed_comes_again_without_new_pages() -> None:
+    done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after < before / 10
