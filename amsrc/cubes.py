@@ -68,7 +68,10 @@ def moments(video: str, frames: Iterable[Frame]) -> Iterator[Moment]:
 
 
 def once_a_frame(of: Callable[[Frame], Frame]) -> Callable[[Frame], Frame]:
-    """The same function, which does not compute again what it was asked of the three frames of a moment before."""
+    """The same function, which remembers its answers to the last three frames: as many as a moment has.
+
+    Frames are told apart as objects and must not be changed in place.
+    """
     known: deque[tuple[Frame, Frame]] = deque(maxlen=3)
 
     def remembering(frame: Frame) -> Frame:
@@ -129,7 +132,7 @@ def _corners(boxes: Boxes, shape: tuple[int, ...], where: str) -> npt.NDArray[np
     corners = np.ceil(boxes)
     height, width = shape[:2]
     x0, y0, x1, y1 = corners.T
-    inside = (x0 >= 0) & (y0 >= 0) & (x1 <= width) & (y1 <= height) & (x1 > x0) & (y1 > y0)  # no number is not
+    inside = (x0 >= 0) & (y0 >= 0) & (x1 <= width) & (y1 <= height) & (x1 > x0) & (y1 > y0)  # false for NaN
     if not inside.all():
         box = boxes[~inside][0].tolist()
         raise DataError(

@@ -89,7 +89,7 @@ class Decoder(nn.Module):
     def __init__(self, widths: list[int]) -> None:
         super().__init__()
         pairs = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.ups = nn.ModuleList(Doubling(wide, narrow, 2, stride=2) for wide, narrow in pairs)
+        self.ups = nn.ModuleList(Doubling(wide, narrow) for wide, narrow in pairs)
         self.levels = nn.ModuleList(double_conv(wide, narrow) for wide, narrow in pairs)
 
     def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
@@ -101,16 +101,20 @@ class Decoder(nn.Module):
 class Doubling(nn.ConvTranspose2d):
     """`nn.ConvTranspose2d` of kernel and stride 2, whose patches never overlap, as what that is: a 1x1 convolution.
 
-    Its four outputs a pixel are put side by side. The same parameters and values, twice as fast in bf16 on CPUs.
+    Its four outputs a pixel are put side by side. The same parameters and values, up to four times as fast in bf16 on
+    CPUs.
     """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 2, stride=2)
 
     def forward(self, x_BCHW: Tensor, output_size: list[int] | None = None) -> Tensor:
         assert output_size is None and self.bias is not None
         weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2)[..., None, None]  # (2 2 outputs, inputs, 1, 1)
         patches = nn.functional.conv2d(x_BCHW, weight, self.bias.repeat(4)).permute(0, 2, 3, 1)
         cubes, height, width, _ = patches.shape
-        rows = patches.reshape(cubes, height, width, 2, 2, -1).transpose(2, 3)
-        return rows.reshape(cubes, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
+        rows = patches.reshape(cubes, height, width, 2, 2, self.out_channels).transpose(2, 3)
+        return rows.reshape(cubes, 2 * height, 2 * width, self.out_channels).permute(0, 3, 1, 2)
 
 
 def conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:

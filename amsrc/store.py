@@ -21,11 +21,11 @@ import mmap
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol, Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -73,33 +73,40 @@ def write_shard(
     Raises:
         RunError: the disk is full or not writable.
     """
-    folder, (t, _, h, w), number = store / split / video, shape, 0
-    kinds: dict[str, tuple[tuple[int, ...], type]] = {
-        "frames": (tuple(shape), np.uint8),
-        "flows": ((t - 1, 2, h, w), np.float16),
-        "boxes": ((4,), np.float32),
-        "frame": ((), np.int32),
+    folder = store / split / video
+    t, _, h, w = shape
+    columns = {
+        "frames": _Column(tuple(shape), np.dtype(np.uint8)),
+        "flows": _Column((t - 1, 2, h, w), np.dtype(np.float16)),
+        "boxes": _Column((4,), np.dtype(np.float32)),
+        "frame": _Column((), np.dtype(np.int32)),
     }
+    number = 0
     try:
         with ExitStack() as stack:
-            with _explained(folder):
+            with _as_run_error(folder):
                 shutil.rmtree(folder, ignore_errors=True)  # leftovers of an interrupted attempt
                 folder.mkdir(parents=True)
-                files = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in kinds}
-                _write_headers(files, kinds, number)
+            files = {name: stack.enter_context(_created(folder / f"{name}.npy")) for name in columns}
+            with _as_run_error(folder):
+                for name, column in columns.items():
+                    column.write_header(files[name], number)
             for c in cubes:
+                index = np.full(len(c.boxes), c.index, np.int32)
+                parts: dict[str, npt.NDArray[Any]] = {"frames": c.frames_MTCHW, "flows": c.flows_MTCHW}
+                parts |= {"boxes": c.boxes, "frame": index}
                 number += len(c.boxes)
-                parts = c.frames_MTCHW, c.flows_MTCHW, c.boxes, np.full(len(c.boxes), c.index)
-                with _explained(folder):
-                    for (name, (_, dtype)), part in zip(kinds.items(), parts, strict=True):
-                        files[name].write(np.ascontiguousarray(part, dtype).data)
-            with _explained(folder):
-                _write_headers(files, kinds, number)
-                for file in files.values():
-                    file.flush()
-                    os.fsync(file.fileno())
-        with _explained(folder):
-            shard = Shard(video, video_frames, number, {name: digest(folder / f"{name}.npy") for name in kinds})
+                with _as_run_error(folder):
+                    for name, column in columns.items():
+                        column.write(files[name], parts[name], len(c.boxes))
+            with _as_run_error(folder):
+                for name, column in columns.items():
+                    column.write_header(files[name], number)
+                    files[name].flush()
+                    os.fsync(files[name].fileno())
+                digests = {name: _digest_of(file) for name, file in files.items()}
+        with _as_run_error(folder):
+            shard = Shard(video, video_frames, number, digests)
             write_json(folder / "shard.json", asdict(shard))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -107,19 +114,48 @@ def write_shard(
     return shard
 
 
-def _write_headers(
-    files: Mapping[str, BinaryIO], kinds: Mapping[str, tuple[tuple[int, ...], type]], number: int
-) -> None:
-    """NumPy's own, for as many cubes; NumPy leaves room for any number, so that it can be written again."""
-    for name, (shape, dtype) in kinds.items():
-        files[name].seek(0)
-        about = {"descr": dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (number, *shape)}
-        write_array_header_1_0(files[name], about)
+class _Column(NamedTuple):
+    """One of a shard's arrays: what a cube has in it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def write_header(self, file: BinaryIO, cubes: int) -> None:
+        """NumPy's own, for so many cubes; NumPy leaves room for any number, so that it can be written again."""
+        about = {"descr": dtype_to_descr(self.dtype), "fortran_order": False, "shape": (cubes, *self.shape)}
+        file.seek(0)
+        write_array_header_1_0(file, about)
+
+    def write(self, file: BinaryIO, values: npt.NDArray[Any], cubes: int) -> None:
+        """Append the values of some cubes."""
+        if values.shape != (cubes, *self.shape) or values.dtype != self.dtype:
+            raise ValueError(f"{values.dtype} {values.shape} among cubes, not {self.dtype} {(cubes, *self.shape)}")
+        file.write(np.ascontiguousarray(values).data)
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """What the system says against writing there, as the user's error."""
+def _created(path: Path) -> Iterator[BinaryIO]:
+    """A new file, closed in the end; after a failure without another error for what its buffer still holds."""
+    with _as_run_error(path.parent):
+        file = path.open("w+b")
+    try:
+        yield file
+    except BaseException:
+        with suppress(OSError):
+            file.close()
+        raise
+    with _as_run_error(path.parent):
+        file.close()
+
+
+def _digest_of(file: BinaryIO) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+@contextmanager
+def _as_run_error(folder: Path) -> Iterator[None]:
+    """What the system says against writing there."""
     try:
         yield
     except OSError as error:

@@ -9,28 +9,30 @@ from pathlib import Path
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-LARGEST_BYTES = 2**30
-"""Above this a piece of memory is the system's at once when it is freed."""
+KEPT_BYTES = (2**30, 2**25)
+"""Pieces of memory up to this size are kept when they are freed; the second where glibc refuses the first."""
 
 
 def keep_freed_memory() -> None:
     """Let the C library keep what this process frees.
 
-    Else every large tensor of a CPU's training step is given back and comes anew, page by page: a tenth of the step.
-    Only glibc is told so; others decide themselves.
+    Else every large tensor of a CPU's training step is given back and comes anew, page by page: up to a tenth of the
+    step. Only glibc is told so; others decide themselves. Threads that run already gain less than the main one.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, LARGEST_BYTES)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        if any(mallopt(M_MMAP_THRESHOLD, size) for size in KEPT_BYTES):
+            mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
 def watch_memory(device: torch.device) -> None:
-    """Start counting anew; on a GPU also make it this process's current one."""
+    """Start counting anew, without what is kept of cells before; on a GPU also make it this process's current one."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.cuda.reset_peak_memory_stats(device)
         return
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):  # not Linux, or not allowed: the peak is then the process's whole life
         Path("/proc/self/clear_refs").write_text("5")
 

@@ -37,7 +37,7 @@ from bench.speed_prepare import FRAMES, of_video, straight
 from bench.timing import CPU, Settings, in_turns, repeats, row, timed
 from bench.train import fit
 
-WORKERS = (1, 2)
+WORKERS = (1, 2, 4, 8)  # no more than there are CPUs, or GPUs
 VIDEOS = 2  # that a worker prepares one after the other
 TEST_CUBES = {"ped2": 34_715, "shanghaitech": 203_955}
 """Test cubes of a data set: ped2's as counted in `results/records`, shanghaitech's assumed to be five a frame."""
@@ -160,9 +160,9 @@ def tiny(seed: int) -> Experiment:
 
 
 def by_workers(quick: bool) -> Iterator[Row]:
-    """The whole preparing, training and scoring by one and by two workers, a CPU thread (or a GPU) each.
+    """The whole preparing, training and scoring by one worker and by several, a CPU thread (or a GPU) each.
 
-    Training is that of `bench.train.fit` with the same batch over all workers: one in this process, two through Ray
+    Training is that of `bench.train.fit` with the same batch over all workers: one in this process, several through Ray
     Train. Its first epoch warms up. Scoring is that between two epochs.
     """
     from bench.cluster import connect, resources
@@ -171,14 +171,12 @@ def by_workers(quick: bool) -> Iterator[Row]:
     have = resources()
     cores, devices = int(have["CPU"]), int(have["GPU"] or have["CPU"])
     for kind in SCENES:
-        for workers in WORKERS:
-            if workers <= cores:
-                yield _prepared_by(workers, kind, quick)
-    for workers in WORKERS:
-        if workers <= devices:
-            yield from _trained_by(workers, quick)
-    if devices < max(WORKERS):
-        print(f"{max(WORKERS)} workers: left out, they need as many GPUs or CPUs", flush=True)
+        for workers in (n for n in WORKERS if n <= cores):
+            yield _prepared_by(workers, kind, quick)
+    for workers in (n for n in WORKERS if n <= devices):
+        yield from _trained_by(workers, quick)
+    if left_out := [str(n) for n in WORKERS if n > devices]:
+        print(f"{', '.join(left_out)} workers: left out, they need as many GPUs or CPUs", flush=True)
 
 
 def _prepared_by(workers: int, kind: str, quick: bool) -> Row:
@@ -202,7 +200,7 @@ def _prepared_by(workers: int, kind: str, quick: bool) -> Row:
 
         # OpenCV has all cores here, as one process would have them.
         ways: list[Callable[[], object]] = [all_at_once, partial(straight, Path(name), video, cube)]
-        seconds, *other = in_turns(ways if workers == max(WORKERS) else ways[:1], quick, CPU)
+        seconds, *other = in_turns(ways if workers > 1 else ways[:1], quick, CPU)
     reference = [one * workers * VIDEOS for one in other[0]] if other else None
     settings, handled = of_video(shape, kind) | {"workers": workers}, (workers * VIDEOS * FRAMES, "frames")
     return row("prepare by workers", seconds, settings, CPU, handled=handled, threads=1, reference=reference)

@@ -366,7 +366,10 @@ def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
         network, gpus = nn.SyncBatchNorm.convert_sync_batchnorm(network), [device.index]  # type: ignore[no-untyped-call]
     else:
         over_all_workers(network)
-    return nn.parallel.DistributedDataParallel(network, device_ids=gpus)
+    # The buffers are BatchNorm's, which every worker computes alike: to send them in every step would be for nothing.
+    return nn.parallel.DistributedDataParallel(
+        network, device_ids=gpus, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def test_transposed_convolutions_keep_pytorchs_default() -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_doubling_is_the_transposed_convolution_that_it_stands_for(layout: torch.memory_format) -> None:
     torch.manual_seed(0)
-    ours, theirs = Doubling(6, 4, 2, stride=2), nn.ConvTranspose2d(6, 4, 2, stride=2)
+    ours, theirs = Doubling(6, 4), nn.ConvTranspose2d(6, 4, 2, stride=2)
     theirs.load_state_dict(ours.state_dict())
     found = []
     for layer in (ours, theirs):

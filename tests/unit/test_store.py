@@ -5,6 +5,8 @@ import json
 import mmap
 import os
 import shutil
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -330,6 +332,40 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(
     assert finished_shard(tmp_path, "train", "01") is None
     shard = put(tmp_path, "train", "01", (2, 1))
     assert finished_shard(tmp_path, "train", "01") == shard
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from amsrc.errors import RunError
+from tests.unit.test_store import put
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    put(Path(sys.argv[1]), "train", "01", [3] * 40)
+except RunError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("most", [0, 100, 5_000, 20_000])
+def test_a_file_that_cannot_grow_is_an_error_with_a_way_out(tmp_path: Path, most: int) -> None:
+    """The system refuses real writes, in the middle or as a buffer is flushed, and again as the file is closed."""
+    command = [sys.executable, "-c", FULL, str(tmp_path), str(most)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "cannot write cubes to" in done.stdout
+    assert "File too large. Free space or choose another --home." in done.stdout
+    assert not (tmp_path / "train" / "01").exists()
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((1, 3, 1, 8, 9), np.uint8), np.zeros((1, *SHAPE), np.float32)])
+def test_cubes_of_another_form_than_the_shards_are_refused(tmp_path: Path, wrong: Any) -> None:
+    good = video((1,))[0]
+    bad = FrameCubes(1, good.boxes, wrong, good.flows_MTCHW)
+    with pytest.raises(ValueError, match="among cubes, not uint8"):
+        write_shard(tmp_path, "train", "01", [good, bad], 2, SHAPE)
+    assert not (tmp_path / "train" / "01").exists()
 
 
 def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
