@@ -31,3 +31,13 @@ class RunError(BenchError):
 
 class AwayError(RunError):
     """What the work relies on is away: nodes that do not come, a store that does not answer. No result of a cell."""
+
+
+def why(error: Exception) -> str:
+    """Why a file cannot be read, in the system's words; where it has none, the file itself is at fault.
+
+    What NumPy and torch say then may be advice to load the file unsafely, so it is not passed on.
+    """
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    return getattr(error, "strerror", None) or "cut short, or of another kind"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -38,9 +39,9 @@ def placing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror}). Free some space or choose another folder."
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "Free some space or choose another folder." if full else "Choose another folder."
+        raise RunError(f"{path}: cannot be written ({error.strerror}). {advice}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
-from amsrc.errors import DataError, RunError
+from amsrc.errors import DataError, RunError, why
 from amsrc.files import digest, write_json
 
 if TYPE_CHECKING:
@@ -170,9 +170,9 @@ def finished_shard(store: Path, split: Split, video: str) -> Shard | None:
     try:
         shard = Shard(**json.loads((folder / "shard.json").read_text()))
         shapes = {name: np.load(folder / f"{name}.npy", "r", allow_pickle=False).shape for name in ARRAYS}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, EOFError):
         return None
-    return shard if all(shape[0] == shard.cubes for shape in shapes.values()) else None
+    return shard if all(shape[:1] == (shard.cubes,) for shape in shapes.values()) else None
 
 
 def manifest(shards: Mapping[Split, Sequence[Shard]], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,6 +202,7 @@ class Sealed:
         path: the store's folder, as it was given.
         text: its manifest as it was read.
         manifest: the same, parsed.
+        sha256: digest over all shards: two stores with the same digest hold the same cubes.
 
     Raises:
         DataError: not sealed, or of another version.
@@ -209,24 +210,25 @@ class Sealed:
 
     def __init__(self, path: Folder) -> None:
         self.path: Any = path
+        damaged = DataError(f"{path}/manifest.json is damaged. Delete it and run `amsrc-bench prepare` again.")
         try:
             self.text = (path / "manifest.json").read_text()
-            self.manifest: dict[str, Any] = json.loads(self.text)
+            self.manifest: dict[str, Any] = {**json.loads(self.text)}
         except FileNotFoundError:
             raise DataError(
                 f"{path} is not a finished cube store. Run `amsrc-bench prepare` again; it goes on."
             ) from None
-        except ValueError:
-            raise DataError(
-                f"{path}/manifest.json is damaged. Delete it and run `amsrc-bench prepare` again."
-            ) from None
+        except (ValueError, TypeError):
+            raise damaged from None
         if self.manifest.get("version") != VERSION:
             raise DataError(f"{path} has store version {self.manifest.get('version')}, this program reads {VERSION}.")
-
-    @property
-    def sha256(self) -> str:
-        """Digest over all shards: two stores with the same digest hold the same cubes."""
-        return str(self.manifest["sha256"])
+        try:
+            self.sha256 = str(self.manifest["sha256"])
+            self._shards: dict[Split, list[Shard]] = {
+                split: [Shard(**entry) for entry in self.manifest["splits"][split]] for split in SPLITS
+            }
+        except (KeyError, TypeError):
+            raise damaged from None
 
     def labels_sha256(self, label_set: str) -> str | None:
         """Digest of a label set's file; None where the store was prepared without it."""
@@ -253,7 +255,7 @@ class Sealed:
 
     def shards(self, split: Split) -> list[Shard]:
         """What is known of each video's cubes, in order."""
-        return [Shard(**entry) for entry in self.manifest["splits"][split]]
+        return self._shards[split]
 
 
 class CubeStore(Sealed):
@@ -309,9 +311,9 @@ class CubeStore(Sealed):
         try:
             with np.load(path, allow_pickle=False) as archive:
                 return {shard.video: archive[shard.video] for shard in self.test.shards}
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise DataError(
-                f"{path} cannot be read ({error}). Delete it and run `amsrc-bench prepare` again."
+                f"{path} cannot be read ({why(error)}). Delete it and run `amsrc-bench prepare` again."
             ) from None
 
     def verify(self) -> None:
@@ -401,9 +403,9 @@ def _announce(array: npt.NDArray[Any], rows: npt.NDArray[np.integer]) -> None:
 def _open(path: Path, shard: Shard) -> npt.NDArray[Any]:
     try:
         array: npt.NDArray[Any] = np.load(path, "r" if shard.cubes else None, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(
-            f"{path} cannot be read ({error}). Delete its folder and run `amsrc-bench prepare` again."
+            f"{path} cannot be read ({why(error)}). Delete its folder and run `amsrc-bench prepare` again."
         ) from None
     if len(array) != shard.cubes:
         raise DataError(f"{path} holds {len(array)} cubes, the manifest says {shard.cubes}. Prepare the store again.")

@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -94,16 +94,13 @@ def _copy(place: Place) -> Path:
         return copy
     copy.parent.mkdir(parents=True, exist_ok=True)
     lock = copy.with_suffix(".lock").open("a+b")
-    fcntl.flock(lock, fcntl.LOCK_SH)  # waits for one who fills it, not for those who read
-    while not (copy / "manifest.json").is_file():
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (copy / "manifest.json").is_file():
-            copy.mkdir(exist_ok=True)
-            with locked(copy.parent):  # one store at a time, or two would take the same room
+    fcntl.flock(lock, fcntl.LOCK_SH)  # kept as long as this process lives: nobody makes room of what is in use
+    if not (copy / "manifest.json").is_file():
+        with locked(copy.parent):  # one store at a time, or two would take the same room
+            if not (copy / "manifest.json").is_file():
+                copy.mkdir(exist_ok=True)
                 _fill(copy, sealed)
-            write_file(copy / "manifest.json", manifest)
-        fcntl.flock(lock, fcntl.LOCK_SH)  # between the two another process may have made room of it
+                write_file(copy / "manifest.json", manifest)
     os.utime(copy)  # when it was used last
     _held[copy] = lock
     return copy
@@ -116,8 +113,12 @@ def _fill(copy: Path, sealed: Sealed) -> None:
     _make_room(copy, sum(sizes.values()), place)
     print(f"copying {place}: {sum(sizes.values()) / 2**30:.2f} GiB to {copy}", flush=True)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for done in [pool.submit(_fetch, place, name, copy, wanted[name]) for name in missing]:
-            done.result()
+        try:
+            for done in as_completed([pool.submit(_fetch, place, name, copy, wanted[name]) for name in missing]):
+                done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # else all that wait are copied first
+            raise
 
 
 def _is(path: Path, sha: str) -> bool:

@@ -39,6 +39,7 @@ EXAMPLES = """examples:
   amsrc-bench report   --out report
 
 Any configuration field is an option by its dotted name; `amsrc-bench ls recipes` lists them with their values.
+`--debug` shows where in the program an error arose.
 Exit codes: 0 done, 1 something failed while running, 2 wrong usage or data before anything ran, 130 interrupted.
 """
 
@@ -196,14 +197,18 @@ def tables(args: argparse.Namespace, changes: dict[str, str]) -> int:
     return 0
 
 
+OF_ONE_RUN = ("recipe", "seed", "videos", "root", "boxes", "flow", "labels")
+"""Options of `figures` that say nothing of the records."""
+
+
 def figures(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Draw what the records suffice for; and of one evaluated run its predictions, features, frames and boxes."""
     if args.dataset:
         from bench import pictures
 
         written = pictures.run(args, changes)
-    elif args.recipe or args.videos:
-        raise ConfigError(f"--{'recipe' if args.recipe else 'videos'} needs --dataset: it is of one run.")
+    elif of_one := [name for name in OF_ONE_RUN if getattr(args, name) not in (None, "")]:
+        raise ConfigError(f"--{of_one[0]} needs --dataset: it is of one run.")
     else:
         _no_overrides(changes)
         from bench import gallery

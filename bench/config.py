@@ -105,7 +105,7 @@ def check(experiment: Experiment) -> None:
     """
     e = experiment
     rules = [
-        ("seed", e.seed, e.seed >= 0, "0 or more"),
+        ("seed", e.seed, 0 <= e.seed < 2**63, "0 or more, below 2^63"),
         ("label_set", e.label_set, e.label_set in ("official", "intervals"), "official or intervals"),
         ("cube.frames", e.cube.frames, 2 <= e.cube.frames <= 33, "2 to 33"),
         ("cube.size", e.cube.size, e.cube.size >= 8 and e.cube.size % 8 == 0, "a multiple of 8"),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from bench.logistics import Logistics
 
 UNITS = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15}
+ABOUT = {"measured", "quick", "load_before", "hardware", "versions", "git"}
+"""What a file of speeds says of its rows."""
 SPEED = Path(__file__).resolve().parents[1] / "results" / "speed"
 """Where the speeds measured so far lie."""
 
@@ -91,7 +93,10 @@ def read_speed(folder: Path = SPEED) -> list[Row]:
 def read_file(path: Path) -> list[Row]:
     """What was measured on one machine. Raises as `read_speed`."""
     try:
-        return [_adapter().validate_python(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if missing := ABOUT - set(data):
+            raise ValueError(f"without {', '.join(sorted(missing))}")
+        return [_adapter().validate_python(row) for row in data["rows"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a file of measured speeds ({error}). Restore or remove it.") from None
 

@@ -165,9 +165,8 @@ def score_cubes(experiment: Experiment, store: CubeStore, folder: Place) -> tupl
 
     path = folder / "cubes.parquet"
     rows = {split: rows_of(experiment.method, getattr(store, split)) for split in SPLITS}
-    if path.is_file():
-        table, seconds = pd.read_parquet(io.BytesIO(path.read_bytes())), None
-    else:
+    table, seconds = runs.read_cubes(folder), None
+    if table is None:
         started = time.perf_counter()
         by_split = (
             _null_scores(experiment, store)

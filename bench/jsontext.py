@@ -49,8 +49,7 @@ def validated(cls: type[Record], data: dict[str, Any], path: Place) -> Record:
         return _adapter(cls).validate_python(data)  # type: ignore[arg-type, no-any-return]
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        schema = data["schema_version"]
-        raise DataError(f"{path}: not a {cls.__name__} of schema {schema}: {wrong}. Restore or remove it.") from None
+        raise DataError(f"{path}: not a {cls.__name__}: {wrong}. Restore or remove it.") from None
 
 
 @cache

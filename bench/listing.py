@@ -8,7 +8,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from amsrc.errors import ConfigError
+from amsrc.errors import BenchError, ConfigError
 from amsrc.store import SPLITS, Sealed
 from bench import provenance
 from bench.config import Experiment, flatten
@@ -157,7 +157,11 @@ def _data_lines(root: str | None, lines: list[str]) -> bool:
     if root is None:
         lines.append("data     AMSRC_DATA is not set: the sweep runs on the embedded toy data")
         return True
-    found = datasets.present(Path(root).expanduser())
+    try:
+        found = datasets.present(Path(root).expanduser())
+    except BenchError as error:
+        lines.append(f"data     {error}")
+        return False
     lines.append(f"data     {root}: {', '.join(found) or 'none of ped2, avenue, shanghaitech'}")
     return bool(found)
 

@@ -89,7 +89,8 @@ def experiment_of(args: argparse.Namespace, changes: dict[str, str]) -> tuple[Ex
             changes[f"cube.{option}.provider"] = given.partition(":")[0]
     if labels := getattr(args, "labels", None):
         changes["label_set"] = labels
-    experiment = override(build(getattr(args, "recipe", "amsrc"), args.dataset, getattr(args, "seed", 0)), changes)
+    recipe, seed = getattr(args, "recipe", None) or "amsrc", getattr(args, "seed", None) or 0
+    experiment = override(build(recipe, args.dataset, seed), changes)
     return experiment, set(changes)
 
 
@@ -212,7 +213,7 @@ def add_tables(p: argparse.ArgumentParser) -> None:
 def add_figures(p: argparse.ArgumentParser) -> None:
     p.add_argument("--dataset", help="also what needs pixels and network, of the run on this data set")
     p.add_argument("--recipe", help="of that run (default: amsrc)")
-    p.add_argument("--seed", type=int, default=0, help="of that run")
+    p.add_argument("--seed", type=int, help="of that run (default: 0)")
     p.add_argument("--videos", default="", metavar="NAMES", help="for the anomaly curves (default: the paper's)")
     p.add_argument("--root", metavar="DIR", help="folder of the data set, or one that holds it (default: $AMSRC_DATA)")
     _home_option(p)

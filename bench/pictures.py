@@ -98,7 +98,6 @@ class Run:
 
 def run(args: argparse.Namespace, changes: dict[str, str]) -> list[Place]:
     """The command: all figures of the run that the options name, also in MLflow if it is there; errors as `draw`."""
-    args.recipe = args.recipe or "amsrc"
     experiment, fixed = experiment_of(args, changes)
     home, toy = home_of(args), args.dataset.startswith(TOY)
     rendered = beside(home) / "toy"

@@ -23,7 +23,7 @@ import numpy as np
 from amsrc import boxes, flow
 from amsrc.config import CubeConfig
 from amsrc.cubes import BoxesOf, FlowOf, cut
-from amsrc.errors import BenchError, ConfigError, DataError, RunError
+from amsrc.errors import BenchError, ConfigError, DataError, RunError, why
 from amsrc.files import digest
 from amsrc.store import ARRAYS, SPLITS, CubeStore, Sealed, Shard, Split, finished_shard, manifest, write_shard
 from bench import datasets
@@ -211,7 +211,11 @@ def _begin(store: Place, about: dict[str, Any]) -> None:
     """
     path = store / "about.json"
     if path.is_file():
-        before = json.loads(path.read_text())
+        try:
+            before = json.loads(path.read_text())
+            known = {split: dict(before["videos"].get(split, {})) for split in SPLITS}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} is damaged ({why(error)}). Delete {store} to prepare it anew.") from None
         differs = [name for name in about if name != "videos" and about[name] != before.get(name)]
         if differs and files_below(store, "*/*/shard.json"):
             raise ConfigError(
@@ -220,7 +224,7 @@ def _begin(store: Place, about: dict[str, Any]) -> None:
             )
         for split, videos in about["videos"].items():
             for name, video in videos.items():
-                if before["videos"].get(split, {}).get(name, video) != video:
+                if known[split].get(name, video) != video:
                     (store / split / name / "shard.json").unlink(missing_ok=True)
     write_json(path, about)
 

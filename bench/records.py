@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from zipfile import BadZipFile
 
-from amsrc.errors import DataError, RunError
+from amsrc.errors import DataError, RunError, why
 from bench.jsontext import as_json, check_fractions, loaded, validated
 from bench.storage import Place, files_below, write_file
 
@@ -31,6 +31,9 @@ FRACTIONS = (
     *("auroc", "auroc_interval", "auroc_f", "auroc_p", "macro_auroc", "average_precision"),
     *("eer", "f1_at_eer", "rbdc", "tbdc"),
 )
+NEEDED = {"model": ("width",), "train": ("epochs", "held_out")}
+"""Parts of an experiment and what the tables read of them."""
+TRIAL = {"number", "state", "params", "values", "fingerprints"}
 OF_SCHEMA_1 = ("auroc", "auroc_f", "auroc_p", "macro_auroc", "macro_videos", "average_precision")
 
 
@@ -302,6 +305,8 @@ def _check_search(search: SearchRecord, path: Place) -> None:
     """Refuse a search that would put a wrong number into a table."""
     check_fractions(search.chosen, "chosen", path)
     for trial in search.trials:
+        if missing := TRIAL - set(trial):
+            raise DataError(f"{path}: a trial lacks {', '.join(sorted(missing))}. Restore or remove it.")
         if trial.get("state") not in ("done", "failed", "pruned"):
             raise DataError(f"{path}: trial {trial.get('number')} is {trial.get('state')!r}; done, failed or pruned.")
 
@@ -342,6 +347,12 @@ def _check(record: RunRecord, path: Place) -> None:
     check_fractions({name: record.metrics.get(name) for name in FRACTIONS}, "", path)
     check_fractions(record.rules, "rules", path)
     check_fractions(record.fusion, "fusion", path)
+    for part, names in NEEDED.items():
+        if not set(names) <= set(found if isinstance(found := record.experiment.get(part), dict) else ()):
+            raise DataError(f"{path}: its experiment has no {part} with {', '.join(names)}. Restore or remove it.")
+    ends = record.metrics.get("auroc_interval")
+    if ends is not None and not (isinstance(ends, list) and len(ends) == 2):
+        raise DataError(f"{path}: auroc_interval is {ends!r}, not two ends. Restore or remove it.")
     for name in ("recipe", "dataset", "seed"):
         inner, outer = record.experiment.get(name), getattr(record, name)
         if inner != outer:
@@ -433,4 +444,4 @@ def _read_by_video(path: Place, *kinds: str) -> list[dict[str, Any]]:
             videos = file["videos"].tolist()
             return [dict(zip(videos, np.split(file[kind], ends), strict=True)) for kind in kinds]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise DataError(f"{path}: no readable frame scores ({error}). Run the evaluation again.") from None
+        raise DataError(f"{path}: no readable frame scores ({why(error)}). Run the evaluation again.") from None

@@ -19,18 +19,21 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from amsrc.errors import ConfigError, DataError, RunError
+from amsrc.errors import ConfigError, DataError, RunError, why
 from amsrc.fuse import Statistics
 from amsrc.store import CubeStore
 from bench.config import Experiment, dump, run_key
 from bench.selection import Epoch, HeldOut
 from bench.storage import Place, files_below, remove_tree, writable, write_file, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -94,9 +97,40 @@ def is_trained(folder: Place) -> bool:
 
 
 def history(folder: Place) -> list[dict[str, Any]]:
-    """The log: one dict an epoch, from the first."""
+    """The log: one dict an epoch, from the first.
+
+    Raises:
+        RunError: it is damaged.
+    """
     path = folder / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        return [dict(json.loads(line)) for line in path.read_text().splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(
+            f"{path} is damaged ({why(error)}). Delete it; where training is not done, the next epoch writes it again."
+        ) from None
+
+
+def read_cubes(folder: Place, columns: list[str] | None = None) -> pd.DataFrame | None:
+    """The scores of all cubes, one row each; None where they are not there yet.
+
+    Args:
+        columns: those wanted, where not all are.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    import pandas as pd
+
+    path = folder / "cubes.parquet"
+    if not path.is_file():
+        return None
+    try:
+        return pd.read_parquet(io.BytesIO(path.read_bytes()), columns=columns)
+    except (ValueError, OSError, KeyError) as error:
+        raise DataError(f"{path} is damaged ({why(error)}). Delete it and run `amsrc-bench evaluate` again.") from None
 
 
 def write_epoch(folder: Place, epoch: Epoch) -> None:
@@ -172,4 +206,4 @@ def _reading(path: Place, remedy: str) -> Iterator[Arrays]:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             yield {name: archive[name] for name in archive.files}
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        raise RunError(f"{path} is damaged ({error}). {remedy}") from None
+        raise RunError(f"{path} is damaged ({why(error)}). {remedy}") from None

@@ -23,6 +23,7 @@ from typing import Any
 from amsrc.files import write_file, write_json
 from bench import growth, provenance, speed_harness, speed_network, speed_prepare
 from bench.cost import Row, read_file
+from bench.storage import writable
 
 HEAD = ("stage", "settings", "on", "median", "spread", "repeats", "straightforward", "times as fast", "limit", "of it")
 ABOUT = """Made by `amsrc-bench speed`. Spread: largest minus smallest of the repeats. Straightforward: the same work as
@@ -38,6 +39,7 @@ def run(out: Path, quick: bool) -> list[Row]:
     Args:
         quick: fewer and shorter repeats.
     """
+    writable(out, "--out")
     rows: list[Row] = []
     busy = os.getloadavg()[0]
     for name, needs, stage in STAGES:

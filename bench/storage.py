@@ -349,13 +349,20 @@ def locked(folder: Place) -> Iterator[None]:
     """Be the only process at work in a folder; waits for another one, whose death frees it too.
 
     An object store has no locks: there it is the only process of this node.
+
+    Raises:
+        ConfigError: the folder cannot be written.
     """
     if isinstance(folder, Path):
         lock = folder / ".lock"
     else:
         lock = node_folder() / "locks" / _digest(folder)
         lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    try:
+        file = lock.open("w")
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder}: {error.strerror}. Choose another --home.") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -143,7 +144,11 @@ def locate(args: argparse.Namespace) -> tuple[list[str], Places]:
     given = args.root or os.environ.get("AMSRC_DATA")
     root = Path(given).expanduser().absolute() if given else embedded(home)
     named = args.datasets.split(",") if args.datasets else []
+    if args.name and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", args.name):
+        raise ConfigError(f"--name {args.name!r}: letters, digits, '_', '-' and, but at its start, '.'.")
     if args.toy:
+        if real := [name for name in named if not name.startswith(TOY)]:
+            raise ConfigError(f"--toy: {', '.join(real)} is no embedded data set; leave out --toy or --datasets.")
         names, root = named or [name for name in DATASETS if name.startswith(TOY)], embedded(home)
     elif named and not given and not all(name.startswith(TOY) for name in named):
         raise ConfigError("where the data lies is not known: pass --root DIR or set AMSRC_DATA.")

@@ -232,20 +232,25 @@ def _holds(path: Place, text: str) -> bool:
 
 
 def _files(results: Place, readme: Path | None) -> dict[Place, str]:
+    if isinstance(results, Path) and not results.is_dir():
+        raise DataError(f"--results: {results} is no folder. Tables are made of the records in it.")
     tables = build(results)
     files: dict[Place, str] = {results / "tables" / name: text for name, text in tables.items()}
     if readme is not None:
         if not readme.is_file():
             raise DataError(f"{readme}: no such file; Table 1 goes into an existing README.")
-        files[readme] = insert(readme.read_text(encoding="utf-8"), "table1", tables["table1.md"])
+        files[readme] = insert(_text(readme), "table1", tables["table1.md"])
         about = results / "README.md"
-        if (
-            isinstance(results, Path)
-            and about.is_file()
-            and "<!-- scale -->" in (text := about.read_text(encoding="utf-8"))
-        ):
+        if isinstance(results, Path) and about.is_file() and "<!-- scale -->" in (text := _text(about)):
             files[about] = insert(text, "scale", section(results))
     return files
+
+
+def _text(path: Place) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 ({error}).") from None
 
 
 def insert(text: str, name: str, part: str) -> str:
@@ -270,9 +275,13 @@ def _quotes(results: Place) -> Quotes:
     path = own if own.exists() else PAPER_CSV
     try:
         lines = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
-        return {(line["table"], line["method"], line["dataset"]): _quote(line) for line in lines}
+        found = {(line["table"], line["method"], line["dataset"]): _quote(line) for line in lines}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: no readable table of published figures ({error!r}). Restore it.") from None
+    if strange := {dataset for _, _, dataset in found} - set(recipes.PAPER):
+        known = ", ".join(recipes.PAPER)
+        raise DataError(f"{path}: {', '.join(sorted(strange))}: not among the data sets of the tables ({known}).")
+    return found
 
 
 def _quote(line: Mapping[str, str]) -> Quote:

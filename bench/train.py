@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from amsrc import losses
 from amsrc.config import LossConfig, TrainConfig
-from amsrc.errors import ConfigError, DataError, RunError
+from amsrc.errors import ConfigError, DataError, RunError, why
 from amsrc.fuse import statistics
 from amsrc.model import AMSRC
 from amsrc.store import CubeStore
@@ -90,6 +90,8 @@ def fit(
     _check(experiment, store, workers.most)
     folder = claim(experiment, store, home)
     job = Job(experiment, store.origin, folder, provenance.code())
+    if is_trained(folder):
+        return folder
     with locked(folder):
         if not is_trained(folder):
             if workers.most == 1:
@@ -213,11 +215,11 @@ def resume(
         return [], 0
     try:
         state = torch.load(io.BytesIO(path.read_bytes()), map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise RunError(f"{path} is damaged ({error}). Delete it to train from the first epoch again.") from None
-    network.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    return state["log"], state["log"][-1]["restarts"] + 1
+        network.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        return state["log"], state["log"][-1]["restarts"] + 1
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, OSError) as error:
+        raise RunError(f"{path} is damaged ({why(error)}). Delete it to train from the first epoch again.") from None
 
 
 def save(folder: Place, network: nn.Module, optimiser: torch.optim.Optimizer, log: list[dict[str, Any]]) -> None:
@@ -256,8 +258,8 @@ def load_model(experiment: Experiment, folder: Place, device: torch.device) -> A
     network = AMSRC(experiment.model, experiment.cube)
     try:
         network.load_state_dict(from_bytes(weights(folder).read_bytes()))
-    except SafetensorError as error:
-        raise DataError(f"{weights(folder)} is damaged ({error}). Delete it and train again.") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise DataError(f"{weights(folder)} is damaged ({why(error)}). Delete it and train again.") from None
     return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
 
 

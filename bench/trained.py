@@ -6,7 +6,6 @@ No torch.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -120,13 +119,9 @@ def training_scores(run: Run, config: ScoreConfig) -> tuple[Statistics, npt.NDAr
         raise ConfigError(f"--run {run.title} is a score without a network; choose a run that was trained.")
     if not runs.is_trained(run.folder):
         raise ConfigError(f"--run {run.title} is not trained. Run `amsrc-bench train` with its options; it goes on.")
-    path = run.folder / "cubes.parquet"
-    if not path.is_file():
+    table = runs.read_cubes(run.folder, ["split", "video", "frame", "s_f", "s_p"])
+    if table is None:
         raise ConfigError(f"--run {run.title} has no scores of its training cubes yet. Run `amsrc-bench evaluate`.")
-    try:
-        table = pd.read_parquet(io.BytesIO(path.read_bytes()), columns=["split", "video", "frame", "s_f", "s_p"])
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is damaged ({error}). Delete it and run `amsrc-bench evaluate` again.") from None
     table = table[table["split"] == "train"]
     s_f, s_p, frame = (table[name].to_numpy() for name in ("s_f", "s_p", "frame"))
     video, names = pd.factorize(table["video"])

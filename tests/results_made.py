@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -87,21 +88,16 @@ def put_pictures(results: Path, record: RunRecord) -> None:
             cv2.imwrite(str(path), picture)
 
 
+def a_trial(number: int, state: str = "done", **changes: Any) -> dict[str, Any]:
+    """A trial of a search as its record has it."""
+    trial = {"number": number, "state": state, "params": {"loss.gradient": 2.0}, "values": [0.9], "fingerprints": []}
+    return {**trial, **changes}
+
+
 def a_search() -> SearchRecord:
     """Four trials, one of them failed."""
-    trials = [
-        {
-            "number": n,
-            "state": "done",
-            "params": {"loss.consistency": 10.0**n},
-            "values": [0.7 + n / 50],
-            "fingerprints": [],
-        }
-        for n in range(3)
-    ]
-    trials.append(
-        {"number": 3, "state": "failed", "params": {"loss.consistency": 5.0}, "values": None, "fingerprints": []}
-    )
+    trials = [a_trial(n, params={"loss.consistency": 10.0**n}, values=[0.7 + n / 50]) for n in range(3)]
+    trials.append(a_trial(3, "failed", params={"loss.consistency": 5.0}, values=None))
     return SearchRecord(
         study="amsrc-ped2-crossfit-12345678",
         recipe="amsrc",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -131,10 +132,29 @@ def ended(process: "subprocess.Popen[str]") -> str:
     return output
 
 
-def test_of_several_processes_one_fills_and_the_others_wait(far: Remote, node: Path, tmp_path: Path) -> None:
-    outputs = [ended(process) for process in processes(4, far, tmp_path)]
-    assert sum("copying s3://" in output for output in outputs) == 1
-    assert len({line for output in outputs for line in output.splitlines() if line.startswith("/")}) == 1
+def opened(process: "subprocess.Popen[str]") -> list[str]:
+    """What it prints until it has the store open."""
+    assert process.stdout is not None
+    giving_up = Timer(60, process.kill)
+    giving_up.start()
+    lines = [""]
+    while not lines[-1].startswith("/"):
+        lines.append(process.stdout.readline())
+        assert lines[-1], "killed, or ended by itself"
+    giving_up.cancel()
+    return lines
+
+
+def test_of_several_processes_one_fills_and_the_others_wait_for_that_alone(
+    far: Remote, node: Path, tmp_path: Path
+) -> None:
+    """All have it open at the same time: none waits until another has done its work on the copy and ends."""
+    at_work = processes(4, far, tmp_path)
+    lines = [opened(process) for process in at_work]
+    for process in at_work:
+        ended(process)
+    assert sum("copying s3://" in line for printed in lines for line in printed) == 1
+    assert len({printed[-1] for printed in lines}) == 1
 
 
 def test_a_copy_that_was_interrupted_is_gone_on_with(far: Remote, store: CubeStore, node: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from amsrc.errors import DataError
 from bench import cost, outlook
 from bench.config import Experiment, derive, dump, fingerprint
-from bench.cost import Cubes, Estimate, Row, bytes_text, cubes_of, estimate, read_speed, render
+from bench.cost import ABOUT, Cubes, Estimate, Row, bytes_text, cubes_of, estimate, read_speed, render
 from bench.logistics import Logistics
 from bench.plan import Cell, Machine, Packing, Workers, packing
 from bench.recipes import build
@@ -267,7 +267,7 @@ def test_cubes_of_a_store_to_come_are_those_of_the_latest_record_with_the_same_c
 def test_speeds_are_read_from_all_files(tmp_path: Path) -> None:
     rows = [row("train", 1.0), overhead(2.0)]
     for name, one in zip(("b", "a"), rows, strict=True):
-        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": [asdict(one)]}))
+        (tmp_path / f"{name}.json").write_text(json.dumps({**dict.fromkeys(ABOUT), "rows": [asdict(one)]}))
     assert read_speed(tmp_path) == rows[::-1]
     assert read_speed(tmp_path / "absent") == []
 

@@ -597,3 +597,11 @@ def test_videos_one_by_one(cell: Cell) -> None:
 def test_labels_lose_the_frames_without_a_score() -> None:
     found = scored_labels({"a": np.array([1, 1, 0, 1], np.uint8), "b": np.array([1], np.uint8)}, 2)
     assert {video: label.tolist() for video, label in found.items()} == {"a": [0, 1], "b": []}
+
+
+@pytest.mark.parametrize("content", [b"", b"no table"])
+def test_a_damaged_table_of_cube_scores_is_named(tmp_path: Path, content: bytes) -> None:
+    cell = Cell(tmp_path, an_experiment(train={"epochs": 1}))
+    (cell.folder / "cubes.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"cubes\.parquet is damaged .* run `amsrc-bench evaluate` again"):
+        cell.evaluate()

@@ -65,6 +65,7 @@ def write_speeds(
     ]
     about: dict[str, Any] = {"measured": "2026-01-02T03:04:05", "quick": False, "load_before": load}
     about |= {"hardware": {"cpu": "AMD EPYC", "cores": 2, "memory_gib": 64.0, "gpus": []}}
+    about |= {"versions": {"torch": "2.13.0"}}
     about |= {"git": {"sha": "0123456789abcdef", "dirty": False}}
     (results / "speed").mkdir(parents=True, exist_ok=True)
     (results / "speed" / f"{name}.json").write_text(json.dumps({**about, "rows": [asdict(row) for row in rows]}))

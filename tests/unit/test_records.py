@@ -28,6 +28,7 @@ from bench.records import (
     write_frame_scores,
     write_search,
 )
+from tests.results_made import a_trial
 
 EXAMPLES = Path(__file__).parents[1] / "data" / "records"
 
@@ -306,7 +307,7 @@ def test_the_ranks_of_crossfit_lie_beside_the_scores(tmp_path):
 
 def test_scores_without_ranks_say_so(tmp_path):
     path = write_frame_scores(tmp_path, a_record(), SCORES, LABELS)
-    with pytest.raises(DataError, match=f"{path.name}.*crossfit is not a file in the archive"):
+    with pytest.raises(DataError, match=f"{path.name}.*it lacks .crossfit is not a file"):
         read_crossfit(tmp_path, a_record())
 
 
@@ -339,11 +340,30 @@ def test_damaged_or_hostile_frame_scores_are_named(tmp_path):
         read_frame_scores(tmp_path, record)
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        ("experiment", {"recipe": "amsrc", "dataset": "ped2", "seed": 0}, "its experiment has no model with width"),
+        ("metrics", {"auroc": 0.5, "auroc_interval": []}, r"auroc_interval is \[\], not two ends"),
+    ],
+)
+def test_a_record_whose_parts_lack_something_is_named(tmp_path, part, value, said):
+    path = write(a_record(), tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), part: value}))
+    with pytest.raises(DataError, match=f"{path.name}: {said}"):
+        read(path)
+
+
 # Searches
 
 
-def a_trial(number, state="done"):
-    return {"number": number, "state": state, "params": {"loss.gradient": 2.0}, "values": [0.9], "fingerprints": ["ab"]}
+def test_a_trial_that_lacks_something_is_named(tmp_path):
+    path = write_search(a_search(), tmp_path)
+    data = json.loads(path.read_text())
+    del data["trials"][0]["params"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(DataError, match=r"search\.json: a trial lacks params"):
+        read_searches(tmp_path)
 
 
 def a_search(done=2, **changes):

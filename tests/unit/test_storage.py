@@ -30,6 +30,15 @@ def empty(request: pytest.FixtureRequest, server: int, tmp_path: Path) -> Place:
 # -- the same questions --------------------------------------------------------------------------------------
 
 
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with (
+        pytest.raises(ConfigError, match=r"cannot write to .*: Is a directory\. Choose another --home"),
+        locked(tmp_path),
+    ):
+        pass
+
+
 def test_what_was_written_is_there_and_comes_back(empty: Place) -> None:
     path = empty / "records" / "amsrc" / "seed0.json"
     assert not path.exists()

@@ -213,7 +213,15 @@ def test_all_damaged_files_are_named_at_once(store: CubeStore) -> None:
     assert all(str(path) in str(caught.value) for path in paths)
 
 
-@pytest.mark.parametrize("damage", [cut_short, Path.unlink])
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def a_number(path: Path) -> None:
+    np.save(path, np.array(3))
+
+
+@pytest.mark.parametrize("damage", [cut_short, emptied, Path.unlink])
 def test_a_truncated_shard_is_neither_opened_nor_finished(store: CubeStore, damage: Any) -> None:
     path = store.path / "train/01/frames.npy"
     damage(path)
@@ -232,6 +240,18 @@ def test_a_shard_of_another_number_of_cubes_is_refused(store: CubeStore) -> None
 def test_a_damaged_shard_json_is_not_a_finished_shard(store: CubeStore, text: str) -> None:
     (store.path / "train/01/shard.json").write_text(text)
     assert finished_shard(store.path, "train", "01") is None
+
+
+def test_a_shard_with_a_single_number_is_not_finished(store: CubeStore) -> None:
+    a_number(store.path / "train/01/boxes.npy")
+    assert finished_shard(store.path, "train", "01") is None
+
+
+def test_nobody_is_advised_to_load_a_file_unsafely(store: CubeStore) -> None:
+    np.save(store.path / "train/01/boxes.npy", np.array([{}] * 5, object), allow_pickle=True)
+    with pytest.raises(DataError, match=r"cut short, or of another kind") as caught:
+        _ = store.train
+    assert "pickle" not in str(caught.value) and "unsafe" not in str(caught.value)
 
 
 def test_nothing_is_ever_unpickled(store: CubeStore, tmp_path: Path) -> None:
@@ -258,6 +278,15 @@ def test_an_unsealed_store_is_refused(store: CubeStore) -> None:
 def test_a_damaged_manifest_is_refused(store: CubeStore, kept: int) -> None:
     path = store.path / "manifest.json"
     path.write_text(path.read_text()[:kept])
+    with pytest.raises(DataError, match=r"manifest.json is damaged. Delete it and run `amsrc-bench prepare` again"):
+        CubeStore(store.path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", '{"version": 2}', '{"version": 2, "sha256": "a", "splits": {"train": [1]}}']
+)
+def test_a_manifest_of_another_form_is_refused(store: CubeStore, text: str) -> None:
+    (store.path / "manifest.json").write_text(text)
     with pytest.raises(DataError, match=r"manifest.json is damaged. Delete it and run `amsrc-bench prepare` again"):
         CubeStore(store.path)
 

@@ -18,6 +18,7 @@ from bench.bootstrap import auroc_interval, difference
 from bench.config import Experiment, derive, dump, fingerprint
 from bench.metrics import equal_error, pooled
 from bench.records import RunRecord, SearchRecord, write, write_frame_scores, write_search
+from tests.results_made import a_trial
 
 TABLES = ("table1", "table2", "table3", "rules")
 GOLDEN = Path(__file__).parents[1] / "data" / "tables"
@@ -107,7 +108,7 @@ def search(results, recipe, datasets, found, reference, **changes):
         "sampler": "QMCSampler(seed=0)",
         "proposals": "The sampler never saw a score.",
         "reference": reference,
-        "trials": [{"number": number, "state": state} for number, state in enumerate(states)],
+        "trials": [a_trial(number, state) for number, state in enumerate(states)],
         "chosen": found,
         "started": "2025-01-01T00:00:00+00:00",
         "finished": "2025-01-01T01:00:00+00:00",
@@ -360,6 +361,20 @@ def test_a_readme_gets_table_1_between_its_markers(tmp_path):
     assert tables.check(tmp_path, readme) == []
     readme.write_text(text.replace("99.3", "99.4"))
     assert tables.check(tmp_path, readme) == [str(readme)]
+
+
+def test_a_readme_of_another_encoding_is_refused(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_bytes("before ä".encode("latin-1"))
+    with pytest.raises(DataError, match=r"README\.md cannot be read as UTF-8"):
+        tables.check(tmp_path, readme)
+
+
+def test_a_published_figure_of_an_unknown_data_set_is_refused(tmp_path):
+    text = tables.PAPER_CSV.read_text().replace(",ped2,", ",ubnormal,", 1)
+    (tmp_path / "paper.csv").write_text(text)
+    with pytest.raises(DataError, match=r"paper\.csv: ubnormal: not among the data sets of the tables \(ped2, avenue"):
+        tables.build(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["no markers", "<!-- table1 -->", "<!-- /table1 --> <!-- table1 -->"])

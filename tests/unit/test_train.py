@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from amsrc.errors import BenchError, ConfigError, DataError, RunError
 from amsrc.files import write_file
 from amsrc.fuse import Statistics
+from amsrc.model import AMSRC
 from amsrc.store import CubeStore
 from bench import train
 from bench.config import Experiment, derive, load
@@ -451,8 +452,39 @@ def test_a_damaged_file_of_scores_is_named(tmp_path: Path) -> None:
             with pytest.raises(RunError, match=rf"{path.name} is damaged \(.*\)\. Delete it and evaluate again"):
                 read()
     np.savez(folder / "epochs" / "001.npz", s_f=np.zeros(3), s_p=np.zeros(3), allow_pickle=False)
-    with pytest.raises(RunError, match=r"001\.npz is damaged \('statistics'\)"):
+    with pytest.raises(RunError, match=r"001\.npz is damaged \(it lacks 'statistics'\)"):
         read_epochs(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "3\n", '{"epoch": 1}\n{"epo'])
+def test_a_damaged_log_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "log.jsonl").write_text(text)
+    with pytest.raises(RunError, match=r"log\.jsonl is damaged .* Delete it"):
+        history(tmp_path)
+
+
+def test_a_checkpoint_of_something_else_is_named_without_advice_to_load_it(tmp_path: Path) -> None:
+    e = an_experiment(train={"epochs": 2})
+    network = AMSRC(e.model, e.cube)
+    optimiser = train.optimiser_of(network, e.train)
+    path = tmp_path / "checkpoint.pt"
+    for content in ({"something": torch.zeros(1)}, {"model": {}, "optimiser": {}, "log": []}, [1]):
+        torch.save(content, path)
+        with pytest.raises(RunError, match=r"checkpoint\.pt is damaged .*\. Delete it to train from the first epoch"):
+            train.resume(tmp_path, network, optimiser, torch.device("cpu"))
+    path.write_bytes(b"x")
+    with pytest.raises(RunError, match="cut short, or of another kind") as caught:
+        train.resume(tmp_path, network, optimiser, torch.device("cpu"))
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_trained_run_is_found_trained_where_nothing_may_be_written(tmp_path: Path) -> None:
+    e = an_experiment(train={"epochs": 1})
+    store = write_store(tmp_path, e)
+    folder = fit(e, store, tmp_path)
+    (folder / ".lock").unlink()
+    (folder / ".lock").mkdir()  # nobody can open it for writing
+    assert fit(e, store, tmp_path) == folder
 
 
 # -- settings ------------------------------------------------------------------------------------------------
