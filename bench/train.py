@@ -370,7 +370,7 @@ def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
         over_all_workers(network)
     # The buffers are BatchNorm's, which every worker computes alike: to send them in every step would be for nothing.
     return nn.parallel.DistributedDataParallel(
-        network, device_ids=gpus, broadcast_buffers=False, gradient_as_bucket_view=True
+        network, device_ids=gpus, forward_sync_buffers=False, gradient_as_bucket_view=True
     )
 
 
