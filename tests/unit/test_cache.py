@@ -157,6 +157,22 @@ def test_of_several_processes_one_fills_and_the_others_wait_for_that_alone(
     assert len({printed[-1] for printed in lines}) == 1
 
 
+def test_after_a_failure_what_waits_is_not_copied_first(
+    far: Remote, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def failing(place: Remote, name: str, copy: Path, sha: str) -> None:
+        asked.append(name)
+        raise DataError(f"{name} is damaged")
+
+    monkeypatch.setattr(cache, "_fetch", failing)
+    monkeypatch.setattr(cache, "AT_ONCE", 1)
+    with pytest.raises(DataError, match="is damaged"):
+        open_store(far)
+    assert len(asked) < 5, "of more than twenty files"
+
+
 def test_a_copy_that_was_interrupted_is_gone_on_with(far: Remote, store: CubeStore, node: Path) -> None:
     copy = open_store(far)
     whole, kept = copy.path, copy.path / "train" / "01" / "flows.npy"
