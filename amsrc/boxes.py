@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from amsrc.config import BoxConfig
 from amsrc.cubes import Boxes, BoxesOf, Frame, Moment, once_a_frame
-from amsrc.errors import ConfigError, DataError, RunError
+from amsrc.errors import ConfigError, DataError, RunError, why
 
 Detect = Callable[[Frame], Boxes]  # a frame's boxes above the confidence, not yet filtered
 
@@ -334,7 +334,7 @@ def _read(path: Path) -> tuple[Boxes, npt.NDArray[np.int64]]:
     except KeyError:
         raise DataError(f"{path}: needs two arrays, boxes and offsets") from None
     except (OSError, ValueError, EOFError, IndexError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not an .npz file of plain arrays ({error})") from error
+        raise DataError(f"{path}: not an .npz file of plain arrays ({why(error)})") from error
     form = "boxes must be float (M, 4), offsets int (frames + 1,) rising from 0 to M"
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind != "f":
         raise DataError(f"{path}: boxes are {boxes.dtype} {boxes.shape}; {form}")

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from amsrc.errors import RunError
 
@@ -60,4 +61,9 @@ def write_json(path: Path, data: object) -> None:
 def digest(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of(file)
+
+
+def digest_of(file: BinaryIO) -> str:
+    """The same of an open file, from where it stands."""
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # a file is readable

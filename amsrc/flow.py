@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from amsrc.config import FlowConfig
 from amsrc.cubes import Flow, FlowOf, Frame, Moment
-from amsrc.errors import ConfigError, DataError, RunError
+from amsrc.errors import ConfigError, DataError, RunError, why
 
 DIS_PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
@@ -146,7 +146,7 @@ def _open(path: Path) -> npt.NDArray[Any]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Every video of the split needs one.") from None
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a plain .npy array ({error})") from error
+        raise DataError(f"{path}: not a plain .npy array ({why(error)})") from error
     if not isinstance(flows, np.ndarray) or flows.dtype not in (np.float16, np.float32) or flows.shape[3:] != (2,):
         kind = f"{flows.dtype} {flows.shape}" if isinstance(flows, np.ndarray) else "an archive"
         raise DataError(f"{path}: is {kind}; expected float16 or float32 (frames, height, width, 2)")

@@ -33,7 +33,7 @@ import numpy.typing as npt
 from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
 from amsrc.errors import DataError, RunError, why
-from amsrc.files import digest, write_json
+from amsrc.files import digest, digest_of, write_json
 
 if TYPE_CHECKING:
     from amsrc.cubes import FrameCubes
@@ -104,7 +104,8 @@ def write_shard(
                     column.write_header(files[name], number)
                     files[name].flush()
                     os.fsync(files[name].fileno())
-                digests = {name: _digest_of(file) for name, file in files.items()}
+                    files[name].seek(0)
+                digests = {name: digest_of(file) for name, file in files.items()}
         with _as_run_error(folder):
             shard = Shard(video, video_frames, number, digests)
             write_json(folder / "shard.json", asdict(shard))
@@ -146,11 +147,6 @@ def _created(path: Path) -> Iterator[BinaryIO]:
         raise
     with _as_run_error(path.parent):
         file.close()
-
-
-def _digest_of(file: BinaryIO) -> str:
-    file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 @contextmanager

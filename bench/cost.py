@@ -87,16 +87,16 @@ def read_speed(folder: Path = SPEED) -> list[Row]:
     Raises:
         DataError: a file is not one of speeds; names it.
     """
-    return [row for path in sorted(folder.glob("*.json")) for row in read_file(path)]
+    return [row for path in sorted(folder.glob("*.json")) for row in read_file(path)[1]]
 
 
-def read_file(path: Path) -> list[Row]:
-    """What was measured on one machine. Raises as `read_speed`."""
+def read_file(path: Path) -> tuple[dict[str, Any], list[Row]]:
+    """What the file of one machine says of its rows, and the rows. Raises as `read_speed`."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if missing := ABOUT - set(data):
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if missing := ABOUT - set(about):
             raise ValueError(f"without {', '.join(sorted(missing))}")
-        return [_adapter().validate_python(row) for row in data["rows"]]
+        return about, [_adapter().validate_python(row) for row in about.pop("rows")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a file of measured speeds ({error}). Restore or remove it.") from None
 

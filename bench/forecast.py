@@ -6,7 +6,6 @@ Speeds of GPUs were never measured: they follow from ASSUMED, which the section 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -115,9 +114,10 @@ def measured(folder: Path) -> Measured | None:
         DataError: a file is not one of speeds.
     """
     for path in sorted(folder.glob("*.json")):
-        rows = [row for row in read_file(path) if row.threads is not None]
+        about, found = read_file(path)
+        rows = [row for row in found if row.threads is not None]
         if {row.stage for row in rows} >= NEEDED:
-            return Measured(path.stem, json.loads(path.read_text(encoding="utf-8")), rows)
+            return Measured(path.stem, about, rows)
     return None
 
 

@@ -23,7 +23,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from amsrc.errors import ConfigError, DataError
+from amsrc.errors import ConfigError, DataError, why
 from bench import curves, figures
 from bench.config import dump, leaves, unknown
 from bench.curves import Floats, Picture, Scored
@@ -193,7 +193,7 @@ def read_parts(folder: Place) -> dict[str, dict[str, Floats]]:
                 video, _, part = name.rpartition("/")
                 found.setdefault(video, {})[part] = archive[name]
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise DataError(f"{path} is damaged ({error}). Delete it; `amsrc-bench figures` makes it again.") from None
+        raise DataError(f"{path} is damaged ({why(error)}). Delete it; `amsrc-bench figures` makes it again.") from None
     return found
 
 

@@ -214,7 +214,7 @@ def _begin(store: Place, about: dict[str, Any]) -> None:
         try:
             before = json.loads(path.read_text())
             known = {split: dict(before["videos"].get(split, {})) for split in SPLITS}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is damaged ({why(error)}). Delete {store} to prepare it anew.") from None
         differs = [name for name in about if name != "videos" and about[name] != before.get(name)]
         if differs and files_below(store, "*/*/shard.json"):

@@ -348,7 +348,8 @@ def _check(record: RunRecord, path: Place) -> None:
     check_fractions(record.rules, "rules", path)
     check_fractions(record.fusion, "fusion", path)
     for part, names in NEEDED.items():
-        if not set(names) <= set(found if isinstance(found := record.experiment.get(part), dict) else ()):
+        found = record.experiment.get(part)
+        if not (isinstance(found, dict) and found.keys() >= set(names)):
             raise DataError(f"{path}: its experiment has no {part} with {', '.join(names)}. Restore or remove it.")
     ends = record.metrics.get("auroc_interval")
     if ends is not None and not (isinstance(ends, list) and len(ends) == 2):

@@ -107,7 +107,7 @@ def history(folder: Place) -> list[dict[str, Any]]:
         return []
     try:
         return [dict(json.loads(line)) for line in path.read_text().splitlines()]
-    except (OSError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise RunError(
             f"{path} is damaged ({why(error)}). Delete it; where training is not done, the next epoch writes it again."
         ) from None

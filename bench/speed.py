@@ -11,7 +11,6 @@ measured in turns with it, and what the machine allows. The plan of a sweep take
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -85,7 +84,7 @@ def table(folder: Path) -> str:
 
     parts = ["# Measured speeds\n\n" + ABOUT]
     for path in sorted(folder.glob("*.json")):
-        rows, about = read_file(path), json.loads(path.read_text(encoding="utf-8"))
+        about, rows = read_file(path)
         hardware, git = about["hardware"], about["git"]
         has = [*hardware["gpus"], f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB"]
         commit = f"commit {git['sha'][:12]}{' with changes' if git['dirty'] else ''}" if git["sha"] else "no commit"

@@ -218,7 +218,7 @@ def resume(
         network.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         return state["log"], state["log"][-1]["restarts"] + 1
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, OSError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
         raise RunError(f"{path} is damaged ({why(error)}). Delete it to train from the first epoch again.") from None
 
 

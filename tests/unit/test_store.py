@@ -217,10 +217,6 @@ def emptied(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def a_number(path: Path) -> None:
-    np.save(path, np.array(3))
-
-
 @pytest.mark.parametrize("damage", [cut_short, emptied, Path.unlink])
 def test_a_truncated_shard_is_neither_opened_nor_finished(store: CubeStore, damage: Any) -> None:
     path = store.path / "train/01/frames.npy"
@@ -243,7 +239,7 @@ def test_a_damaged_shard_json_is_not_a_finished_shard(store: CubeStore, text: st
 
 
 def test_a_shard_with_a_single_number_is_not_finished(store: CubeStore) -> None:
-    a_number(store.path / "train/01/boxes.npy")
+    np.save(store.path / "train/01/boxes.npy", np.array(3))
     assert finished_shard(store.path, "train", "01") is None
 
 
