@@ -13,7 +13,6 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from amsrc.errors import BenchError, ConfigError
 from bench import options
@@ -62,11 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `amsrc-bench ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def run_stage(command: str) -> NoReturn:
-    """What `python bench/<command>.py ...` does: the command of that name, then exit."""
-    raise SystemExit(main([command, *sys.argv[1:]]))
 
 
 def _no_shadowing() -> None:

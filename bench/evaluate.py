@@ -394,9 +394,3 @@ def per_video(frames: Mapping[str, Floats], labels: Labels) -> pd.DataFrame:
 def now() -> str:
     """The time, ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-if __name__ == "__main__":
-    from bench.cli import run_stage
-
-    run_stage("evaluate")

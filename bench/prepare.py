@@ -390,9 +390,3 @@ def summary(store: Sealed) -> dict[str, int]:
             ("cubes", sum(s.cubes for s in shards)),
         )
     }
-
-
-if __name__ == "__main__":
-    from bench.cli import run_stage
-
-    run_stage("prepare")

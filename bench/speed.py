@@ -145,9 +145,3 @@ STAGES: tuple[tuple[str, tuple[str, ...], Callable[[bool], Iterator[Row]]], ...]
     ("memory", (), growth.remembering),
 )
 """What is measured: its name, the packages that it needs besides torch, and the function."""
-
-
-if __name__ == "__main__":
-    from bench.cli import run_stage
-
-    run_stage("speed")

@@ -393,9 +393,3 @@ def _rule_notes(rows: list[Row], toy: bool) -> list[str]:
         (SEARCHES_NOTE, any(row.group == BLOCKS[-1] for row in rows)),
     ]
     return [text for text, wanted in lines if wanted]
-
-
-if __name__ == "__main__":
-    from bench.cli import run_stage
-
-    run_stage("tables")

@@ -372,9 +372,3 @@ def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(
         network, device_ids=gpus, forward_sync_buffers=False, gradient_as_bucket_view=True
     )
-
-
-if __name__ == "__main__":
-    from bench.cli import run_stage
-
-    run_stage("train")

@@ -398,9 +398,3 @@ def report(watched: Watched, request: Request) -> str:
     if clip.announced not in (0, found.frames):
         lines.insert(0, f"{clip.path}: {found.frames} frames can be read, {clip.announced} are announced.")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    from bench.cli import run_stage
-
-    run_stage("watch")

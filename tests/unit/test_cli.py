@@ -102,22 +102,11 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert f"usage: amsrc-bench {command}" in capsys.readouterr().out
 
 
-def test_stage_modules_run_as_scripts_from_anywhere(tmp_path: Path) -> None:
-    stages = ["prepare", "train", "evaluate", "tables", "sweep"]
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(ROOT / "bench" / f"{stage}.py"), "--help"],
-            cwd=tmp_path,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for stage in stages
-    ]
-    for stage, process in zip(stages, running, strict=True):
-        out, err = process.communicate()
-        assert (process.returncode, err) == (0, "")
-        assert f"usage: amsrc-bench {stage}" in out
+def test_the_sweep_runs_as_a_script_from_anywhere(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "bench" / "sweep.py"), "--help"]
+    done = subprocess.run(script, cwd=tmp_path, text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage: amsrc-bench sweep" in done.stdout
 
 
 # What is documented
