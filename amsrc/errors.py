@@ -4,6 +4,9 @@ They live in `amsrc` because the store and the cubes raise them too and `amsrc` 
 All are built from one string, so they survive the pickling between Ray processes.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class BenchError(Exception):
     """Root of every error shown to the user without a traceback. `exit_code` is the process's."""
@@ -41,3 +44,11 @@ def why(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"it lacks {error}"
     return getattr(error, "strerror", None) or "cut short, or of another kind"
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that is not known, with the nearest ones or else all of them."""
+    names = list(known)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean: {', '.join(near)}?" if near else f"known: {', '.join(names)}."
+    return f"unknown {kind} {name!r}; {hint}"

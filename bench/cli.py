@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from amsrc.errors import BenchError, ConfigError
+from amsrc.errors import BenchError, ConfigError, unknown
 from bench import options
-from bench.config import TOY, unknown
+from bench.config import TOY
 from bench.options import Parser, experiment_of, home_of, overrides, results_of, root_of
 from bench.progress import epoch_line, progress
 from bench.storage import place

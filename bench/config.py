@@ -10,12 +10,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
 from amsrc.config import CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
-from amsrc.errors import ConfigError
+from amsrc.errors import ConfigError, unknown
 
 TOY = "toy-"
 """What the names of the rendered data sets begin with."""
@@ -178,13 +177,6 @@ def cube_key(experiment: Experiment) -> str:
 
 def _digest(data: object) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def unknown(kind: str, name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """The message for a name that is not known, with the nearest ones or else all of them."""
-    near = get_close_matches(name, list(known), n=3, cutoff=0.5)
-    hint = f"did you mean: {', '.join(near)}?" if near else f"known: {', '.join(known)}."
-    return f"unknown {kind} {name!r}; {hint}"
 
 
 def derive(experiment: Experiment, **parts: Mapping[str, Any]) -> Experiment:

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from amsrc.errors import ConfigError, DataError
+from amsrc.errors import ConfigError, DataError, unknown
 from bench import readers
-from bench.config import TOY, unknown
+from bench.config import TOY
 from bench.layouts import SPECS as SPECS
 from bench.layouts import SPLITS, Spec, Split
 from bench.readers import Video as Video

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from amsrc.config import ScoreConfig
-from amsrc.errors import ConfigError, RunError
+from amsrc.errors import ConfigError, RunError, unknown
 from amsrc.fuse import Fuser, Statistics, cube_scores, frame_scores, statistics
 from amsrc.store import SPLITS, Cubes, CubeStore, Sealed, Split
 from bench import bootstrap, metrics, provenance, runs, smoothing
-from bench.config import Experiment, dump, fingerprint, run_key, unknown
+from bench.config import Experiment, dump, fingerprint, run_key
 from bench.nulls import NULLS, Rows, rows_of
 from bench.prepare import summary
 from bench.records import RunRecord, write, write_frame_scores

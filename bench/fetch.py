@@ -18,10 +18,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from amsrc.errors import ConfigError, DataError, RunError
+from amsrc.errors import ConfigError, DataError, RunError, unknown
 from amsrc.files import digest
 from bench import datasets
-from bench.config import unknown
 from bench.layouts import SPECS, Archive
 
 CHUNK_BYTES = 1 << 20

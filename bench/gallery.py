@@ -23,9 +23,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from amsrc.errors import ConfigError, DataError, why
+from amsrc.errors import ConfigError, DataError, unknown, why
 from bench import curves, figures
-from bench.config import dump, leaves, unknown
+from bench.config import dump, leaves
 from bench.curves import Floats, Picture, Scored
 from bench.recipes import DATASETS, RECIPES, build
 from bench.records import RunRecord, frame_scores_path, read_all, read_frame_scores

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.config import LossConfig, ModelConfig, TrainConfig
-from amsrc.errors import ConfigError
-from bench.config import Experiment, derive, flatten, override, run_key, unknown
+from amsrc.errors import ConfigError, unknown
+from bench.config import Experiment, derive, flatten, override, run_key
 from bench.recipes import build
 from bench.storage import Place
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from amsrc.config import BoxConfig, CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
-from amsrc.errors import ConfigError
-from bench.config import TOY, Experiment, derive, unknown
+from amsrc.errors import ConfigError, unknown
+from bench.config import TOY, Experiment, derive
 
 
 @dataclass(frozen=True)

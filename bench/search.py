@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from amsrc.errors import ConfigError
+from amsrc.errors import ConfigError, unknown
 from bench.cells import Trial
-from bench.config import Experiment, dump, flatten, override, unknown
+from bench.config import Experiment, dump, flatten, override
 from bench.plan import Cell
 from bench.records import RunRecord
 from bench.selection import RULES, objective

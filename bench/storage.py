@@ -23,8 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
 from amsrc import files
-from amsrc.errors import AwayError, ConfigError, RunError
-from bench.config import unknown
+from amsrc.errors import AwayError, ConfigError, RunError, unknown
 
 if TYPE_CHECKING:
     from pyarrow import fs

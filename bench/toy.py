@@ -21,8 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from amsrc.errors import ConfigError, DataError, RunError
-from bench.config import unknown
+from amsrc.errors import ConfigError, DataError, RunError, unknown
 from bench.toy_scene import BLACK, Actor, Colour, Image, Point, Scene, background, shoot
 
 VERSION = 2

@@ -6,19 +6,8 @@ from typing import Any
 
 import pytest
 
-from amsrc.errors import ConfigError
-from bench.config import (
-    check,
-    cube_key,
-    derive,
-    dump,
-    fingerprint,
-    flatten,
-    load,
-    override,
-    run_key,
-    unknown,
-)
+from amsrc.errors import ConfigError, unknown
+from bench.config import check, cube_key, derive, dump, fingerprint, flatten, load, override, run_key
 from bench.recipes import DATASETS, RECIPES, build
 
 AMSRC = override(build("amsrc", "ped2"), {})
