@@ -21,6 +21,7 @@ from bench.cache import open_store
 from bench.cluster import WAIT_S, Patience, connect, same_code
 from bench.config import fingerprint
 from bench.evaluate import evaluate, now, regions_sha256, unfinished, worth_of_epoch
+from bench.names import title
 from bench.plan import ONE_WORKER, Cell, Machine, Packing, Workers
 from bench.records import RunRecord, frame_scores_path, read, record_path, write
 from bench.storage import Place
@@ -44,7 +45,7 @@ class Trial:
     def title(self) -> str:
         e = self.cells[0].experiment
         if not self.params:
-            return f"{e.recipe} on {e.dataset}, seed {e.seed}"
+            return title(e)
         where = ", ".join(dict.fromkeys(cell.experiment.dataset for cell in self.cells))
         return f"trial {self.number} on {where}"
 

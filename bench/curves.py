@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bench import bootstrap, metrics
 from bench.figures import BEST, Look, drawn, wrapped
-from bench.rows import label as label_of
+from bench.names import label as label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

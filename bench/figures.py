@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from bench.rows import label as label_of
+from bench.names import label as label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -27,9 +27,9 @@ from amsrc.errors import ConfigError, DataError, unknown, why
 from bench import curves, figures
 from bench.config import dump, leaves
 from bench.curves import Floats, Picture, Scored
+from bench.names import all_but_seed, label, latest
 from bench.recipes import DATASETS, RECIPES, build
 from bench.records import RunRecord, frame_scores_path, read_all, read_frame_scores
-from bench.rows import all_but_seed, label, latest
 from bench.storage import Place, files_below, write_file
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import warnings
 from copy import deepcopy
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from amsrc.errors import RunError
 from bench.config import load
+from bench.names import title
 
 if TYPE_CHECKING:
     import torch
@@ -38,14 +40,14 @@ def log_network(
     costs a warning and is left out; the run is logged without it.
 
     Args:
-        title: of the cell; also the model's name, with dashes.
+        title: of the cell; also the model's name, with dashes for all but letters and digits.
         example: one input each, at least 2 cubes.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
 
     run_id = run.info.run_id
-    logged = client.create_logged_model(run.info.experiment_id, title.replace(" ", "-"), run_id)
+    logged = client.create_logged_model(run.info.experiment_id, re.sub(r"[^\w-]+", "-", title), run_id)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         about = Model(logged.artifact_location, run_id, model_uuid=logged.model_id, model_id=logged.model_id)
@@ -165,7 +167,7 @@ def _version_tags(record: RunRecord) -> dict[str, object]:
 
 def _about_version(record: RunRecord) -> str:
     last = load(record.experiment).train.epochs
-    head = f"{record.recipe} on {record.dataset}, seed {record.seed}: the weights after the last epoch, {last}."
+    head = f"{title(record)}: the weights after the last epoch, {last}."
     if not record.rules:
         return head
     return (

@@ -20,9 +20,9 @@ from amsrc.errors import DataError
 from bench import browse, figures, framewise, gallery, hypertext, tables
 from bench.config import TOY, leaves
 from bench.layouts import SPECS
+from bench.names import changes, label, latest
 from bench.recipes import DATASETS
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
-from bench.rows import changes, label, latest
 from bench.selection import RULES
 from bench.storage import Place, write_file
 from bench.typeset import NAMES

@@ -6,16 +6,14 @@ reader must know of them.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, groupby, product, zip_longest
+from itertools import chain, product, zip_longest
 from statistics import fmean, stdev
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from bench import recipes
-from bench.config import dump
+from bench.names import alike, by_seed, changes, done_alike
 from bench.records import RunRecord, SearchRecord
 from bench.selection import RULES
 from bench.typeset import Cell, Row
@@ -54,19 +52,8 @@ METRICS = {
 }
 # Differences between two rules: what choosing on test labels adds.
 GAPS = {f"oracle - {rule}": ("oracle", rule) for rule in ("crossfit", "label-free")}
-# Settings that a row's name leaves out: they stand in its footnote, or they cannot change its number.
-UNNAMED = {
-    "cube.boxes.provider",
-    "cube.flow.provider",
-    "label_set",
-    "partial",
-    "train.held_out",
-    "train.score_every",
-}
 CONTENT_FREE = ("null-constant", "null-noise", "null-frame-index", "null-clip-centre")
 """Null rows that do not even look at a picture."""
-IN_NO_LABEL = {"partial", "train.score_every"}
-UNTRAINED = ("model.", "loss.", "train.")  # settings that mean nothing to a row that learns nothing
 
 
 def by_dataset(
@@ -101,33 +88,6 @@ def by_dataset(
             )
 
 
-def all_but_seed(record: RunRecord) -> str:
-    """Equal for the runs that a mean may join, and only for them."""
-    experiment = {name: value for name, value in record.experiment.items() if name != "seed"}
-    return json.dumps([experiment, record.rule, record.boxes, record.flow, record.videos], sort_keys=True)
-
-
-def alike(records: Iterable[RunRecord]) -> Iterator[list[RunRecord]]:
-    """The records in groups that differ in their seed alone."""
-    return (list(same) for _, same in groupby(sorted(records, key=all_but_seed), key=all_but_seed))
-
-
-def _done(records: Iterable[RunRecord]) -> Iterator[list[RunRecord]]:
-    """The done ones of `alike`, each group in the order of its seeds and without those that were made again."""
-    return map(by_seed, alike(record for record in records if record.status == "done"))
-
-
-def latest(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """The done records without those that were made again: of equal settings and seed the latest."""
-    return list(chain.from_iterable(_done(records)))
-
-
-def by_seed(runs: list[RunRecord]) -> list[RunRecord]:
-    """In the order of their seeds, the latest of each: a new schema gives the same experiment a new fingerprint."""
-    latest = {run.seed: run for run in sorted(runs, key=lambda run: run.finished)}
-    return [run for _, run in sorted(latest.items())]
-
-
 def _place(record: RunRecord) -> Place:
     """Where the row of a run stands, and its name."""
     recipe, order = record.recipe.removesuffix("-small"), list(METHODS)
@@ -135,31 +95,6 @@ def _place(record: RunRecord) -> Place:
     place = order.index(recipe) if recipe in order else len(order)
     name, _ = METHODS.get(recipe, (record.recipe, None))
     return block, place, record.recipe, ", ".join([name, *changes(record)])
-
-
-def label(record: RunRecord) -> str:
-    """What a run is called where no footnote stands beside it: its recipe, all that differs from it, missing data."""
-    return ", ".join([record.recipe, *changes(record, IN_NO_LABEL), *["partial data"] * record.partial])
-
-
-def changes(record: RunRecord, unnamed: Container[str] = frozenset(UNNAMED)) -> list[str]:
-    """Settings in which a run differs from its recipe as it stands today: `train.epochs=2`."""
-    if record.recipe not in recipes.RECIPES or record.dataset not in recipes.DATASETS:
-        return []
-    recipe = dump(recipes.build(record.recipe, record.dataset, record.seed))
-    idle = () if record.learns else UNTRAINED
-    differ = _differences(record.experiment, recipe)
-    named = [(name, value) for name, value in differ if name not in unnamed and not name.startswith(idle)]
-    return [f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in named]
-
-
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and our values of the settings that both have and that differ."""
-    for name in sorted(ours.keys() & theirs.keys()):
-        if isinstance(ours[name], dict):
-            yield from _differences(ours[name], theirs[name], f"{prefix}{name}.")
-        elif ours[name] != theirs[name]:
-            yield prefix + name, ours[name]
 
 
 def _cell(runs: list[RunRecord], paper: float | None, interval: Interval) -> Cell | None:
@@ -232,7 +167,7 @@ def by_metric(
         datasets: in the order in which they are printed; rows of others are left out.
     """
     placed = []
-    for runs in _done(record for record in records if record.dataset in datasets):
+    for runs in done_alike(record for record in records if record.dataset in datasets):
         setting = _sentence(_facts(runs, rule=True))
         cells = {name: _mean([run.metric(name) for run in runs], setting) for name in METRICS}
         cells["auroc"] = _cell(runs, paper(runs[0]), interval)
@@ -247,7 +182,7 @@ def against_amsrc(records: list[RunRecord]) -> Iterator[tuple[str, list[RunRecor
     Yields:
         What is compared, AMSRC's runs, the others'.
     """
-    groups = sorted(_done(records), key=lambda group: _place(group[0]))
+    groups = sorted(done_alike(records), key=lambda group: _place(group[0]))
     for ours, theirs in product(groups, groups):
         first, other = ours[0], theirs[0]
         if first.recipe in ("amsrc", "amsrc-small") and _data(first) == _data(other) and _answers(other, first):
@@ -295,7 +230,7 @@ def by_rule(records: list[RunRecord], searches: list[SearchRecord], datasets: li
 
 def _ruled(records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
     """Rows of cells, and where each stands."""
-    for runs in _done(record for record in records if record.rules):
+    for runs in done_alike(record for record in records if record.rules):
         values = {rule: [run.rules.get(rule, {}).get("auroc") for run in runs] for rule in RULES}
         cells = _under_rules(values, _sentence(_facts(runs)))
         yield _dataset_row(_place(runs[0]), runs[0].dataset, cells, _fingerprints(runs))

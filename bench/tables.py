@@ -18,6 +18,7 @@ from amsrc.errors import DataError
 from bench import framewise, recipes, smoothing
 from bench.config import TOY
 from bench.forecast import section
+from bench.names import title
 from bench.records import RunRecord, read_all, read_searches
 from bench.rows import (
     BLOCKS,
@@ -371,12 +372,11 @@ def _gaps(records: list[RunRecord]) -> list[str]:
     """A line for each run that gave no number, with the reason."""
     lines = []
     for record in records:
-        where = f"{record.recipe} on {record.dataset}, seed {record.seed}"
         if record.status != "done":
             reason = " ".join((record.error or "no reason recorded").split())[:200]
-            lines.append(f"{record.status.capitalize()}: {where}: {reason}")
+            lines.append(f"{record.status.capitalize()}: {title(record)}: {reason}")
         elif record.metric("auroc") is None:
-            lines.append(f"Undefined: {where}: the scored frames are of one class.")
+            lines.append(f"Undefined: {title(record)}: the scored frames are of one class.")
     return lines
 
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from bench import models
 from bench.config import flatten, load
-from bench.rows import changes
+from bench.names import changes, title
 from bench.storage import Place
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Tracker:
             parent: the sweep's run; None leaves the cell where it is.
             evidence: called at most once, and not at all for a cell that is there with its network.
         """
-        return self._attempt(_title(record), lambda store: _log_cell(store, parent, record, evidence))
+        return self._attempt(title(record), lambda store: _log_cell(store, parent, record, evidence))
 
     def add_figures(self, fingerprint: str, figures: Mapping[str, bytes]) -> str | None:
         """Keep further figures in the run of a cell, if there is one; the store is not made for that.
@@ -152,7 +152,7 @@ class Tracker:
         Returns:
             The version; None as well for a cell that has no network in the store.
         """
-        return self._attempt(f"{_title(record)} as {rule}", lambda store: _register(store, rule, record))
+        return self._attempt(f"{title(record)} as {rule}", lambda store: _register(store, rule, record))
 
     def finish_sweep(
         self,
@@ -184,7 +184,7 @@ class Tracker:
         """How to look at a run, or else at the list of all, in one or two lines for the user."""
         experiment = None if self.off else self._attempt("anything", lambda store: store.experiment)
         if experiment is None:
-            return f"MLflow: not logged: {', '.join(self.missed)}. Run the same command again to log it."
+            return f"MLflow: not logged: {'; '.join(self.missed)}. Run the same command again to log it."
         # Without the last part the page opens in its mode for language models, which hides half of a run.
         page = f"/#/experiments/{experiment}/runs{f'/{run_id}' if run_id else ''}?workflowType=machine_learning"
         if self.uri.startswith("http"):
@@ -312,7 +312,7 @@ def _log_cell(store: Store, parent: str | None, record: RunRecord, evidence_of: 
     client.update_run(run_id, status="RUNNING")
     model_id = None
     if evidence.model is not None and evidence.example is not None:
-        model_id = models.log_network(client, run, _title(record), evidence.model, evidence.example)
+        model_id = models.log_network(client, run, title(record), evidence.model, evidence.example)
     params = [Param(name, str(value)) for name, value in flatten(load(record.experiment)).items()]
     tags = [RunTag(name, value) for name, value in _tags(record).items()]
     client.log_batch(run_id, list(_metrics(record, run_id, model_id)), params, tags)
@@ -371,11 +371,7 @@ def _find(store: Store, tag: str, value: str) -> Run | None:
 
 def _name(record: RunRecord) -> str:
     """What a cell's run is called: its title, and what it changes of its recipe, which tells trials apart."""
-    return ", ".join([_title(record), *changes(record)])
-
-
-def _title(record: RunRecord) -> str:
-    return f"{record.recipe} {record.dataset} seed {record.seed}"
+    return ", ".join([title(record), *changes(record)])
 
 
 def _tags(record: RunRecord) -> dict[str, str]:

@@ -32,6 +32,7 @@ from bench.batchnorm import over_all_workers
 from bench.cache import open_store
 from bench.config import Experiment
 from bench.memory import keep_freed_memory, peak_memory_gib, watch_memory
+from bench.names import title
 from bench.plan import Machine, Workers
 from bench.runs import (
     claim,
@@ -252,8 +253,8 @@ def load_model(experiment: Experiment, folder: Place, device: torch.device) -> A
 
     if not is_trained(folder):
         raise RunError(
-            f"{experiment.recipe} on {experiment.dataset}, seed {experiment.seed} is not trained "
-            f"({folder} has no weights). Run `amsrc-bench train` with the same options; it goes on where it stopped."
+            f"{title(experiment)} is not trained ({folder} has no weights). Run "
+            "`amsrc-bench train` with the same options; it goes on where it stopped."
         )
     network = AMSRC(experiment.model, experiment.cube)
     try:
@@ -340,9 +341,9 @@ def _check_finite(sums: Mapping[str, Tensor], epoch: int, e: Experiment) -> None
         return
     bad = [name for name, value in sums.items() if name != "loss" and not math.isfinite(value.item())]
     raise RunError(
-        f"{e.recipe} on {e.dataset}, seed {e.seed}: {', '.join(bad or ['the weighted sum'])} became non-finite in "
-        f"epoch {epoch}, which is given up. Lower train.learning_rate (now {e.train.learning_rate}) or the term's "
-        "weight, or try train.precision=fp32. The last checkpoint is kept."
+        f"{title(e)}: {', '.join(bad or ['the weighted sum'])} became non-finite in epoch {epoch}, which is given up. "
+        f"Lower train.learning_rate (now {e.train.learning_rate}) or the term's weight, or try train.precision=fp32. "
+        "The last checkpoint is kept."
     )
 
 

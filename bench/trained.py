@@ -18,6 +18,7 @@ from amsrc.errors import ConfigError, DataError
 from amsrc.fuse import Statistics, frame_scores, statistics
 from bench import records, runs
 from bench.config import Experiment, load, run_key
+from bench.names import title
 from bench.readers import shorten
 from bench.storage import Place, files_below
 
@@ -35,7 +36,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        return f"{self.name} ({self.experiment.recipe} on {self.experiment.dataset}, seed {self.experiment.seed})"
+        return f"{self.name} ({title(self.experiment)})"
 
 
 def find_run(wanted: str, home: Place, results: Sequence[Place]) -> Run:

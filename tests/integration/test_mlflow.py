@@ -148,7 +148,7 @@ def test_a_sweep_is_logged_to_a_server_and_survives_its_death(
     assert tracker.register("paper", a_record(0)) is None
     tracker.finish_sweep(parent, "FINISHED", {"table1.md": "x"})
     assert time.monotonic() - before < 30
-    assert tracker.missed == ["amsrc toy-ped2 seed 1", "amsrc toy-ped2 seed 0 as paper", "the sweep's tables"]
+    assert tracker.missed == ["amsrc on toy-ped2, seed 1", "amsrc on toy-ped2, seed 0 as paper", "the sweep's tables"]
 
 
 def a_whole_sweep(tracker: Tracker, records: list[RunRecord], networks: list[AMSRC]) -> tuple[object, ...]:

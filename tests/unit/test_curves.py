@@ -6,8 +6,8 @@ import pytest
 from bench import curves, figures, metrics
 from bench.config import dump, override
 from bench.curves import Scored
+from bench.names import label
 from bench.recipes import build
-from bench.rows import label
 from tests.results_made import FRAMES, SKIP, a_record, scores_of
 
 

@@ -100,7 +100,7 @@ def test_a_cell_is_a_child_of_its_sweep_with_parameters_metrics_and_tags(tracker
     run = run_of(tracker, tracker.log_cell(parent, record))
 
     assert run_of(tracker, parent).data.tags["seeds"] == "0 1"
-    assert run.info.run_name == "amsrc ped2 seed 0"
+    assert run.info.run_name == "amsrc on ped2, seed 0"
     assert (run.info.status, run.info.end_time - run.info.start_time) == ("FINISHED", 3_600_000)
     expected = {"mlflow.parentRunId": parent, "recipe": "amsrc", "dataset": "ped2", "seed": "0", "status": "done"}
     expected |= {"fingerprint": record.fingerprint, "git_sha": "07fe496", "git_dirty": "False"}
@@ -414,7 +414,7 @@ def test_a_store_that_fails_costs_one_warning_and_nothing_else(
     assert "Run the same command again" in warning
     assert "secret" not in warning
     assert tracker.where() == (
-        "MLflow: not logged: sweep lost, amsrc ped2 seed 0, amsrc ped2 seed 0 as paper. "
+        "MLflow: not logged: sweep lost; amsrc on ped2, seed 0; amsrc on ped2, seed 0 as paper. "
         "Run the same command again to log it."
     )
 
@@ -432,7 +432,7 @@ def test_a_store_that_dies_in_between_loses_only_the_rest_and_a_second_run_logs_
     assert tracker.log_cell(parent, records[2]) is None
     tracker.finish_sweep(parent, "FINISHED", {})
     assert len([r for r in caplog.records if r.name == "bench.tracking"]) == 1
-    assert tracker.missed == ["null-flow ped2 seed 1", "null-flow ped2 seed 2", "the sweep's tables"]
+    assert tracker.missed == ["null-flow on ped2, seed 1", "null-flow on ped2, seed 2", "the sweep's tables"]
 
     again = open_tracker(home)
     assert again.start_sweep("interrupted", {}) == parent
@@ -454,7 +454,7 @@ def test_a_model_that_cannot_be_exported_is_named_and_the_rest_is_logged(
             return (appearance[: int(appearance.sum() * 0 + 2)], motion.new_tensor(motion.sum().item()))
 
     run = run_of(tracker, tracker.log_cell(None, a_record(seed=5), lambda: Evidence(Untraceable(), EXAMPLE)))
-    assert "amsrc ped2 seed 5 is logged without its network" in caplog.text
+    assert "amsrc on ped2, seed 5 is logged without its network" in caplog.text
     assert "the model could not be exported" in caplog.text
     assert (run.info.status, run.data.metrics["auroc"]) == ("FINISHED", 0.9)
     assert not run.outputs.model_outputs

@@ -1,0 +1,89 @@
+"""How a run is called and which runs belong together: titles, labels, settings that differ from the recipe, seeds.
+
+Values in, values out; reads and writes nothing. For whatever shows runs: tables, figures, the page, MLflow, messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import chain, groupby
+from typing import Any
+
+from bench import recipes
+from bench.config import Experiment, dump
+from bench.records import RunRecord
+
+# Settings that a row's name leaves out: they stand in its footnote, or they cannot change its number.
+UNNAMED = {
+    "cube.boxes.provider",
+    "cube.flow.provider",
+    "label_set",
+    "partial",
+    "train.held_out",
+    "train.score_every",
+}
+IN_NO_LABEL = {"partial", "train.score_every"}
+UNTRAINED = ("model.", "loss.", "train.")  # settings that mean nothing to a row that learns nothing
+
+
+def title(run: Experiment | RunRecord) -> str:
+    """`amsrc on ped2, seed 0`."""
+    return f"{run.recipe} on {run.dataset}, seed {run.seed}"
+
+
+def label(record: RunRecord) -> str:
+    """What a run is called where no footnote stands beside it: its recipe, all that differs from it, missing data."""
+    return ", ".join([record.recipe, *changes(record, IN_NO_LABEL), *["partial data"] * record.partial])
+
+
+def changes(record: RunRecord, unnamed: Container[str] = frozenset(UNNAMED)) -> list[str]:
+    """Settings in which a run differs from its recipe as it stands today: `train.epochs=2`."""
+    if record.recipe not in recipes.RECIPES or record.dataset not in recipes.DATASETS:
+        return []
+    recipe = dump(recipes.build(record.recipe, record.dataset, record.seed))
+    idle = () if record.learns else UNTRAINED
+    differ = _differences(record.experiment, recipe)
+    named = [(name, value) for name, value in differ if name not in unnamed and not name.startswith(idle)]
+    return [f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in named]
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and our values of the settings that both have and that differ."""
+    for name in sorted(ours.keys() & theirs.keys()):
+        if isinstance(ours[name], dict):
+            yield from _differences(ours[name], theirs[name], f"{prefix}{name}.")
+        elif ours[name] != theirs[name]:
+            yield prefix + name, ours[name]
+
+
+def all_but_seed(record: RunRecord) -> str:
+    """Equal for the runs that a mean may join, and only for them."""
+    experiment = {name: value for name, value in record.experiment.items() if name != "seed"}
+    return json.dumps([experiment, record.rule, record.boxes, record.flow, record.videos], sort_keys=True)
+
+
+def alike(records: Iterable[RunRecord]) -> Iterator[list[RunRecord]]:
+    """The records in groups that differ in their seed alone."""
+    return (list(same) for _, same in groupby(sorted(records, key=all_but_seed), key=all_but_seed))
+
+
+def done_alike(records: Iterable[RunRecord]) -> Iterator[list[RunRecord]]:
+    """The done ones of `alike`, each group in the order of its seeds and without those that were made again."""
+    return map(by_seed, alike(record for record in records if record.status == "done"))
+
+
+def latest(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """The done records without those that were made again: of equal settings and seed the latest."""
+    return list(chain.from_iterable(done_alike(records)))
+
+
+def by_seed(runs: list[RunRecord]) -> list[RunRecord]:
+    """In the order of their seeds, the latest of each: a new schema gives the same experiment a new fingerprint."""
+    latest = {run.seed: run for run in sorted(runs, key=lambda run: run.finished)}
+    return [run for _, run in sorted(latest.items())]
+
+
+def percent(fraction: float | None) -> str:
+    """`98.76` of 0.9876; "-" where there is none."""
+    return "-" if fraction is None else f"{100 * fraction:.2f}"
