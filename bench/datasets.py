@@ -1,6 +1,6 @@
 """Finds copies of the data sets, reads their labels and masks, and verifies that they are whole.
 
-Reads a data set's folder (layouts and counts: `bench.layouts`; files: `bench.readers`) and writes nothing. `find`
+Reads a data set's folder (layouts and counts: `bench.specs`; files: `bench.readers`) and writes nothing. `find`
 looks at the structure alone and is fast; `verify` opens pictures, decodes videos and compares labels. The rendered
 `toy-...` sets go through the same code; their expected counts come from the `toy.json` in their folder.
 """
@@ -21,9 +21,9 @@ import numpy.typing as npt
 from amsrc.errors import ConfigError, DataError, unknown
 from bench import readers
 from bench.config import TOY
-from bench.layouts import SPECS as SPECS
-from bench.layouts import SPLITS, Spec, Split
 from bench.readers import Video as Video
+from bench.specs import SPECS as SPECS
+from bench.specs import SPLITS, Spec, Split
 
 SHORTEST = 5
 """Frames of the shortest video that yields a cube without repeated frames (paper: 4 frames and the next)."""

@@ -15,7 +15,6 @@ from typing import Any
 from amsrc.errors import DataError
 from bench.config import Experiment, derive
 from bench.cost import Row, bytes_text, efficiency, hours_text, read_file
-from bench.layouts import SPECS
 from bench.logistics import PARTS, preparing
 from bench.plan import Machine
 from bench.recipes import build
@@ -33,6 +32,7 @@ from bench.scale import (
     work,
 )
 from bench.selection import SHARES
+from bench.specs import SPECS
 
 CUBES = (1_200_000, 230_000)
 """About, of ShanghaiTech's two splits, as publications with a COCO detector and moving regions have them."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from amsrc.config import CubeConfig
 from bench.config import TOY, Experiment
 from bench.cost import Cubes, Row, efficiency
-from bench.layouts import SPECS, Spec
 from bench.plan import Cell, Machine, Packing
 from bench.scale import Preparing, checkpoint_bytes, cube_bytes, gradient_bytes, network, work
+from bench.specs import SPECS, Spec
 from bench.storage import Place
 
 PARTS = ("decode", "flow", "boxes", "cut", "write")

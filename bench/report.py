@@ -19,11 +19,11 @@ from typing import Any
 from amsrc.errors import DataError
 from bench import browse, figures, framewise, gallery, hypertext, tables
 from bench.config import TOY, leaves
-from bench.layouts import SPECS
 from bench.names import changes, label, latest
 from bench.recipes import DATASETS
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.selection import RULES
+from bench.specs import SPECS
 from bench.storage import Place, write_file
 from bench.typeset import NAMES
 

@@ -23,7 +23,6 @@ from amsrc.store import CubeStore
 from bench import tables
 from bench.config import Experiment, derive
 from bench.cost import Row
-from bench.layouts import SPECS
 from bench.made_up import SCENES, cubes_of_noise, store_of_noise, video_of_walkers
 from bench.nulls import flow_magnitude
 from bench.prepare import prepare_video
@@ -32,6 +31,7 @@ from bench.readers import Video
 from bench.recipes import build
 from bench.scoring import SCORING_BATCH, device_of
 from bench.selection import SHARES, Epoch, aurocs, fusion_curve
+from bench.specs import SPECS
 from bench.speed_network import CUBES, WIDTHS
 from bench.speed_prepare import FRAMES, of_video, straight
 from bench.timing import CPU, Settings, in_turns, repeats, row, timed

@@ -40,9 +40,9 @@ from amsrc.files import placing, write_file
 from amsrc.fuse import cube_scores, frame_scores
 from bench import readers
 from bench.config import TOY, Experiment, override
-from bench.layouts import SPECS
 from bench.overlay import Overlay, Scale, check_encoder, mp4, spans
 from bench.prepare import Progress, Sources, with_providers
+from bench.specs import SPECS
 from bench.storage import writable
 from bench.trained import Run, training_scores
 
