@@ -16,9 +16,9 @@ from pathlib import Path
 
 from amsrc.errors import BenchError, ConfigError, unknown
 from bench import options
-from bench.config import TOY
 from bench.options import Parser, experiment_of, home_of, overrides, results_of, root_of
 from bench.progress import epoch_line, progress
+from bench.specs import is_toy
 from bench.storage import place
 
 ABOUT = """AMSRC, video anomaly detection by appearance-motion consistency, measured on UCSD Ped2, CUHK Avenue
@@ -155,7 +155,7 @@ def evaluate(args: argparse.Namespace, changes: dict[str, str]) -> int:
     from bench.records import path_of
 
     store, experiment = find_store(home_of(args), experiment, fixed)
-    results = results_of(args, toy=args.dataset.startswith(TOY))
+    results = results_of(args, toy=is_toy(args.dataset))
     record = stage.evaluate(experiment, store, home_of(args), results)
     for name, value in record.metrics.items():
         print(f"{name:>18}  {_figure(value)}")

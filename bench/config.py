@@ -15,9 +15,7 @@ from typing import Any
 
 from amsrc.config import CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
 from amsrc.errors import ConfigError, unknown
-
-TOY = "toy-"
-"""What the names of the rendered data sets begin with."""
+from bench.specs import LABEL_SETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +103,7 @@ def check(experiment: Experiment) -> None:
     e = experiment
     rules = [
         ("seed", e.seed, 0 <= e.seed < 2**63, "0 or more, below 2^63"),
-        ("label_set", e.label_set, e.label_set in ("official", "intervals"), "official or intervals"),
+        ("label_set", e.label_set, e.label_set in LABEL_SETS, " or ".join(LABEL_SETS)),
         ("cube.frames", e.cube.frames, 2 <= e.cube.frames <= 33, "2 to 33"),
         ("cube.size", e.cube.size, e.cube.size >= 8 and e.cube.size % 8 == 0, "a multiple of 8"),
         ("cube.boxes.confidence", e.cube.boxes.confidence, 0 <= e.cube.boxes.confidence < 1, "0 to below 1"),

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from amsrc.errors import ConfigError, DataError, unknown
+from amsrc.store import SPLITS, Split
 from bench import readers
-from bench.config import TOY
 from bench.readers import Video as Video
+from bench.specs import DATASETS, Spec, is_toy, spec_of
 from bench.specs import SPECS as SPECS
-from bench.specs import SPLITS, Spec, Split
 
 SHORTEST = 5
 """Frames of the shortest video that yields a cube without repeated frames (paper: 4 frames and the next)."""
@@ -159,7 +159,7 @@ def present(root: Path) -> list[str]:
     Raises:
         DataError: `root` does not exist.
     """
-    return [name for name in (*SPECS, *(TOY + name for name in SPECS)) if _home(name, root, named=True)]
+    return [name for name in DATASETS if _home(name, root, named=True)]
 
 
 def find(name: str, root: Path, partial: bool = False) -> Dataset:
@@ -212,14 +212,10 @@ def table(checks: list[Check]) -> str:
 def _survey(name: str, root: Path) -> Dataset:
     """What stands there, unchecked."""
     home = _home(name, root)
-    base = _spec_of(name)
+    base = spec_of(name)
     if home is None:
         looked = ", ".join(place for split in SPLITS for place in base.places[split])
-        advice = (
-            "`make demo` renders it."
-            if name.startswith(TOY)
-            else f"See {base.page}; `amsrc-bench data fetch` may help."
-        )
+        advice = "`make demo` renders it." if is_toy(name) else f"See {base.page}; `amsrc-bench data fetch` may help."
         raise DataError(
             f"{name}: no videos under {root}; looked for {looked} there and in folders named "
             f"{', '.join(_folders(name))}. {advice}"
@@ -231,28 +227,21 @@ def _survey(name: str, root: Path) -> Dataset:
     return Dataset(name, home, missing, tuple(videos["train"]), tuple(videos["test"]), spec)
 
 
-def _spec_of(name: str) -> Spec:
-    spec = SPECS.get(name.removeprefix(TOY))
-    if spec is None:
-        raise ConfigError(unknown("data set", name, [*SPECS, *(TOY + known for known in SPECS)]))
-    return spec
-
-
 def _folders(name: str) -> tuple[str, ...]:
-    return (name,) if name.startswith(TOY) else _spec_of(name).folders
+    return (name,) if is_toy(name) else spec_of(name).folders
 
 
 def _home(name: str, root: Path, named: bool = False) -> Path | None:
     """The data set's own folder: the first with a video of it among those that bear its name, two deep, and `root`."""
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Pass --root, or set AMSRC_DATA, to where the data sets are.")
-    spec = _spec_of(name)
+    spec = spec_of(name)
     bears_name = {path for path in (root, *_children(root)) if path.name.lower() in _folders(name)}
     inner = [path for outer in sorted(bears_name) for path in _children(outer) if path.name.lower() in spec.folders]
     for folder in (*sorted(bears_name), *inner, *([] if named else [root])):
-        is_toy = _toy_file(folder) is not None
+        rendered = _toy_file(folder) is not None
         places = [folder / place for split in SPLITS for place in spec.places[split]]
-        if is_toy == name.startswith(TOY) and any(readers.video_paths(place, spec.names) for place in places):
+        if rendered == is_toy(name) and any(readers.video_paths(place, spec.names) for place in places):
             return folder
     return None
 

@@ -30,11 +30,7 @@ MOST_BYTES = 16 << 30
 
 BY_HAND = """{name} has no direct link to download. Ask for it on its page,
     {page}
-and unpack it so that {root}/{name} looks like this:
-    training/videos/01_001.avi ...            (330 videos; or training/frames/01_001/000.jpg ...)
-    testing/frames/01_0014/000.jpg ...        (107 folders)
-    testing/test_frame_mask/01_0014.npy ...   (107 files)
-    testing/test_pixel_mask/01_0014.npy ...   (optional)
+and unpack it so that {root}/{name} looks like this:{layout}
 Then check it: amsrc-bench data verify --dataset {name} --root {root}"""
 
 
@@ -55,7 +51,7 @@ def fetch(name: str, root: Path, archives: Sequence[Archive] | None = None) -> P
         raise ConfigError(unknown("data set", name, SPECS))
     archives = spec.archives if archives is None else archives
     if not (spec.archives or archives):
-        raise ConfigError(BY_HAND.format(name=name, page=spec.page, root=root))
+        raise ConfigError(BY_HAND.format(name=name, page=spec.page, root=root, layout=spec.by_hand))
     target, work = root / name, root / f".fetch-{name}"
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -28,8 +28,9 @@ from bench import curves, figures
 from bench.config import dump, leaves
 from bench.curves import Floats, Picture, Scored
 from bench.names import all_but_seed, label, latest
-from bench.recipes import DATASETS, RECIPES, build
+from bench.recipes import RECIPES, build
 from bench.records import RunRecord, frame_scores_path, read_all, read_frame_scores
+from bench.specs import DATASETS, SPECS
 from bench.storage import Place, files_below, write_file
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 SETTINGS = ("model.", "loss.", "train.", "score.")  # fields that a command must repeat; the others are the store's
 KINDS: tuple[Literal["svg", "png"], ...] = ("svg", "png")
 FROM_PIXELS = ("errors", "features", "frame")
-NUMBERED = {"ped2": (2, 6), "avenue": (4, 9), "shanghaitech": (25, 97)}
-"""Test videos of the paper's figure 5, counted from 1 in the order of their names."""
 Boxes = dict[str, dict[int, list[list[float]]]]
 """Video -> number of a frame -> rows of x0, y0, x1, y1 (parts of width and height) and fused score."""
 
@@ -96,7 +95,8 @@ def chosen_videos(run: Scored, names: Sequence[str] = ()) -> list[str]:
             raise ConfigError(f"--videos: {run.record.dataset}: {unknown('video', name, every)}")
     if names:
         return list(names)
-    paper = NUMBERED.get(run.record.dataset, ())
+    spec = SPECS.get(run.record.dataset)
+    paper = spec.plotted if spec else ()
     if paper and len(every) >= max(paper) and not run.record.partial:
         return [every[number - 1] for number in paper]
     mixed = [name for name in every if 0 < run.labels[name].sum() < len(run.labels[name])]

@@ -16,6 +16,7 @@ from bench.names import percent
 from bench.recipes import RECIPES
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.selection import RULES
+from bench.specs import SPECS
 from bench.storage import Place, beside, files_below, writable
 
 NEEDED = ("torch", "ray", "optuna", "mlflow", "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "matplotlib")
@@ -159,7 +160,7 @@ def _data_lines(root: str | None, lines: list[str]) -> bool:
     except BenchError as error:
         lines.append(f"data     {error}")
         return False
-    lines.append(f"data     {root}: {', '.join(found) or 'none of ped2, avenue, shanghaitech'}")
+    lines.append(f"data     {root}: {', '.join(found) or 'none of ' + ', '.join(SPECS)}")
     return bool(found)
 
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from amsrc.config import CubeConfig
-from bench.config import TOY, Experiment
+from bench.config import Experiment
 from bench.cost import Cubes, Row, efficiency
 from bench.plan import Cell, Machine, Packing
 from bench.scale import Preparing, checkpoint_bytes, cube_bytes, gradient_bytes, network, work
-from bench.specs import SPECS, Spec
+from bench.specs import SPECS, Spec, spec_of
 from bench.storage import Place
 
 PARTS = ("decode", "flow", "boxes", "cut", "write")
@@ -54,7 +54,7 @@ def logistics(
         counted = cubes.get(path)
         if counted is None:
             return None
-        channels = 1 if SPECS[e.dataset.removeprefix(TOY)].grey else 3
+        channels = 1 if spec_of(e.dataset).grey else 3
         return (counted.train + counted.test) * cube_bytes(e.cube, channels)
 
     def gradients(cell: Cell) -> float | None:

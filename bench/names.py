@@ -13,6 +13,7 @@ from typing import Any
 from bench import recipes
 from bench.config import Experiment, dump
 from bench.records import RunRecord
+from bench.specs import DATASETS
 
 # Settings that a row's name leaves out: they stand in its footnote, or they cannot change its number.
 UNNAMED = {
@@ -39,7 +40,7 @@ def label(record: RunRecord) -> str:
 
 def changes(record: RunRecord, unnamed: Container[str] = frozenset(UNNAMED)) -> list[str]:
     """Settings in which a run differs from its recipe as it stands today: `train.epochs=2`."""
-    if record.recipe not in recipes.RECIPES or record.dataset not in recipes.DATASETS:
+    if record.recipe not in recipes.RECIPES or record.dataset not in DATASETS:
         return []
     recipe = dump(recipes.build(record.recipe, record.dataset, record.seed))
     idle = () if record.learns else UNTRAINED

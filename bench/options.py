@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from amsrc.errors import ConfigError
 from bench.config import Experiment, override
+from bench.specs import LABEL_SETS, SPECS, TOYS
 from bench.storage import Place, answering, place
 
 if TYPE_CHECKING:
     from bench.plan import Workers
+
+DATASET_HELP = f"{', '.join(SPECS)}, or {TOYS[0]} and so on"
 
 
 class Parser(argparse.ArgumentParser):
@@ -133,7 +136,7 @@ def fraction(text: str) -> float:
 
 
 def _dataset_options(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--dataset", required=True, help="ped2, avenue, shanghaitech, or toy-ped2 and so on")
+    p.add_argument("--dataset", required=True, help=DATASET_HELP)
     p.add_argument("--root", metavar="DIR", help="folder of the data set, or one that holds it (default: $AMSRC_DATA)")
 
 
@@ -159,12 +162,12 @@ def _results_option(p: argparse.ArgumentParser) -> None:
 
 
 def _labels_option(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--labels", metavar="SET", help="label set: official (default) or intervals (avenue)")
+    p.add_argument("--labels", metavar="SET", help=f"label set: {', '.join(LABEL_SETS)} (default: official)")
 
 
 def _cell_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--recipe", default="amsrc", help="row of the tables (default: amsrc; `amsrc-bench ls recipes`)")
-    p.add_argument("--dataset", required=True, help="ped2, avenue, shanghaitech, or toy-ped2 and so on")
+    p.add_argument("--dataset", required=True, help=DATASET_HELP)
     p.add_argument("--seed", type=int, default=0)
     _home_option(p)
     _provider_options(p)

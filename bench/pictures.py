@@ -22,7 +22,7 @@ from amsrc.errors import DataError, RunError
 from amsrc.fuse import Statistics, cube_scores
 from amsrc.store import Cubes, CubeStore
 from bench import datasets, gallery, panels, runs
-from bench.config import TOY, Experiment, derive, fingerprint
+from bench.config import Experiment, derive, fingerprint
 from bench.curves import Floats, Picture, Scored
 from bench.datasets import Dataset, Video
 from bench.evaluate import CubeScores, fuse, score_cubes, standard
@@ -31,6 +31,7 @@ from bench.nulls import OF_FRAMES, rows_of
 from bench.options import experiment_of, home_of, results_of, root_of
 from bench.prepare import find_store
 from bench.records import read, read_frame_scores, record_path
+from bench.specs import is_toy
 from bench.storage import Place, beside, files_below, locked, write_file
 from bench.tracking import open_tracker
 
@@ -99,7 +100,7 @@ class Run:
 def run(args: argparse.Namespace, changes: dict[str, str]) -> list[Place]:
     """The command: all figures of the run that the options name, also in MLflow if it is there; errors as `draw`."""
     experiment, fixed = experiment_of(args, changes)
-    home, toy = home_of(args), args.dataset.startswith(TOY)
+    home, toy = home_of(args), is_toy(args.dataset)
     rendered = beside(home) / "toy"
     root = rendered if toy and not args.root and rendered.is_dir() else root_of(args)
     store, experiment = find_store(home, experiment, fixed)

@@ -28,9 +28,10 @@ from amsrc.files import digest
 from amsrc.store import ARRAYS, SPLITS, CubeStore, Sealed, Shard, Split, finished_shard, manifest, write_shard
 from bench import datasets
 from bench.cache import open_store
-from bench.config import TOY, Experiment, cube_key, derive, dump, flatten, load
+from bench.config import Experiment, cube_key, derive, dump, flatten, load
 from bench.datasets import Dataset, Video
 from bench.regions import Regions, regions_of
+from bench.specs import is_toy
 from bench.storage import Place, Remote, files_below, locked, upload, writable, write_file, write_json
 
 LOOK_EVERY_S = 10.0
@@ -52,7 +53,7 @@ class Sources:
 
     def files(self, dataset: str) -> list[Path]:
         """What every node that cuts cubes must find; rendered data it makes itself."""
-        own = [] if dataset.startswith(TOY) else [self.root]
+        own = [] if is_toy(dataset) else [self.root]
         boxes = [path for split in SPLITS if (path := self.boxes_file(split))]
         return [*own, *boxes, *([self.flow] if self.flow else [])]
 
@@ -288,7 +289,7 @@ def _cut_all(
 
     @ray.remote(num_cpus=1, num_gpus=min(1.0, resources()["GPU"]) if on_gpu else 0, max_retries=2)
     def task(split: Split, video: Video) -> str:
-        if dataset.name.startswith(TOY) and not (sources.root / dataset.name).exists():
+        if is_toy(dataset.name) and not (sources.root / dataset.name).exists():
             render_one(dataset.name, sources.root)  # this node has not, and its pixels are the same everywhere
         prepare_video(store, split, video, cube, *providers(dataset, split, cube, sources))
         return f"{split}/{video.name}"

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from amsrc.config import BoxConfig, CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
 from amsrc.errors import ConfigError, unknown
-from bench.config import TOY, Experiment, derive
+from bench.config import Experiment, derive
+from bench.specs import DATASETS, is_toy, original
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,11 @@ PAPER = {
     "avenue": Values(0.25, 40.0, 0.6, 18, (512 / 640, 384 / 360), 1.0, 128, 40, (0.2, 0.8)),
     "shanghaitech": Values(0.5, 40.0, 0.65, 15, (1024 / 856, 640 / 480), 10.0, 256, 40, (0.4, 0.6)),
 }
-DATASETS = [*PAPER, *(TOY + name for name in PAPER)]
 
 
 def amsrc(dataset: str, seed: int = 0) -> Experiment:
     """AMSRC as released: Table 1's last row and Table 2's third."""
-    v = PAPER[dataset.removeprefix(TOY)]
+    v = PAPER[original(dataset)]
     boxes = BoxConfig(
         confidence=v.confidence,
         min_side_px=v.min_side_px,
@@ -55,7 +55,7 @@ def amsrc(dataset: str, seed: int = 0) -> Experiment:
         train=TrainConfig(batch=v.batch, epochs=v.epochs),
         score=ScoreConfig(weight_f=v.weights[0], weight_p=v.weights[1]),
     )
-    return _toy(experiment) if dataset.startswith(TOY) else experiment
+    return _toy(experiment) if is_toy(dataset) else experiment
 
 
 def _toy(experiment: Experiment) -> Experiment:
@@ -71,7 +71,7 @@ def _toy(experiment: Experiment) -> Experiment:
 
 def amsrc_paper_loss(dataset: str, seed: int = 0) -> Experiment:
     """AMSRC with the losses as the paper prints them: sums, and the weight penalty applied."""
-    v = PAPER[dataset.removeprefix(TOY)]
+    v = PAPER[original(dataset)]
     loss = LossConfig(form="paper", consistency=v.paper_consistency, weight_penalty=1.0)
     return replace(amsrc(dataset, seed), recipe="amsrc-paper-loss", loss=loss)
 

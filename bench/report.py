@@ -18,14 +18,13 @@ from typing import Any
 
 from amsrc.errors import DataError
 from bench import browse, figures, framewise, gallery, hypertext, tables
-from bench.config import TOY, leaves
+from bench.config import leaves
 from bench.names import changes, label, latest
-from bench.recipes import DATASETS
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.selection import RULES
-from bench.specs import SPECS
+from bench.specs import DATASETS, SPECS, TOY
+from bench.specs import title_of as named
 from bench.storage import Place, write_file
-from bench.typeset import NAMES
 
 PAGE = Path(__file__).resolve().parent / "page"
 OWN_README = Path(__file__).resolve().parent.parent / "results" / "README.md"
@@ -128,7 +127,7 @@ def about(records: Sequence[RunRecord], searches: Sequence[SearchRecord]) -> dic
     """What was run, in a few lines: name of the line and text."""
     states = Counter(record.status for record in records)
     sets = Counter(record.dataset for record in records)
-    missing = [NAMES[name] for name in SPECS if name not in sets and TOY + name not in sets]
+    missing = [spec.title for name, spec in SPECS.items() if not sets.keys() & {name, TOY + name}]
     days = sorted(record.finished[:10] for record in records)
     commits = sorted({_commit(record) for record in records})
     trials = sum(len(search.trials) for search in searches)
@@ -146,13 +145,7 @@ def about(records: Sequence[RunRecord], searches: Sequence[SearchRecord]) -> dic
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Data sets as the tables have them: those of the paper in its order, then all others."""
-    known = list(DATASETS)
-    return sorted(set(names), key=lambda name: (known.index(name) if name in known else len(known), name))
-
-
-def named(dataset: str) -> str:
-    """A data set's name for people."""
-    return NAMES.get(dataset, dataset)
+    return sorted(set(names), key=lambda name: (DATASETS.index(name) if name in DATASETS else len(DATASETS), name))
 
 
 def _commit(record: RunRecord) -> str:

@@ -15,11 +15,11 @@ from itertools import product
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from amsrc.fuse import PADDINGS
-from bench.config import TOY
 from bench.jsontext import as_json, check_fractions, loaded, validated
 from bench.records import Labels, RunRecord, Scores
+from bench.specs import is_toy, title_of
 from bench.storage import Place, files_below, write_file
-from bench.typeset import NAMES, Cell, Column, Row, markdown, raw
+from bench.typeset import Cell, Column, Row, markdown, raw
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,7 +176,7 @@ def table(results: Place, toy: bool) -> dict[str, str]:
     Raises:
         DataError: as for `read_all`.
     """
-    rows = [row for study in read_all(results) if study.dataset.startswith(TOY) == toy for row in _rows(study)]
+    rows = [row for study in read_all(results) if is_toy(study.dataset) == toy for row in _rows(study)]
     if not rows:
         return {}
     title = f"Smoothing. {CAPTION}"
@@ -218,6 +218,6 @@ def _columns() -> list[Column]:
     kinds = [f"{kind}{after}" for after in ("", ", min-max") for kind in ("constant", "noise", "run")]
     return [
         ("Smoothing", "method", str),
-        ("Data set", "dataset", lambda name: str(NAMES.get(name, name))),
+        ("Data set", "dataset", title_of),
         *((kind.capitalize(), kind, figure) for kind in kinds),
     ]

@@ -1,7 +1,7 @@
-"""The three data sets: what a whole copy holds, and where the copies that people have keep it.
+"""The three data sets: their names, what a whole copy holds, and where the copies that people have keep it.
 
 Facts only; reads and writes nothing. `bench.datasets` finds and checks copies against them. The rendered `toy-...`
-sets have the same layouts and counts of their own.
+sets have the same layouts and counts of their own. Imports nothing heavy.
 
 UCSD Ped2 (grey, 360x240; Mahadevan et al., CVPR 2010; http://www.svcl.ucsd.edu/projects/anomaly/):
 
@@ -35,9 +35,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from amsrc.store import SPLITS as SPLITS
-from amsrc.store import Split as Split
+from amsrc.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from amsrc.store import Split
+
+TOY = "toy-"
+"""What the names of the rendered data sets begin with."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Spec:
     Paths may use `{name}`, a test video's name, and `{number}`, the same as a number.
     """
 
+    title: str
+    """Its name for people."""
     folders: tuple[str, ...]
     """What people call its folder, in lower case."""
     places: Mapping[Split, tuple[str, ...]]
@@ -77,8 +85,16 @@ class Spec:
     frame_labels: str = ""
     masks: tuple[str, ...]
     """Pixel masks of a test video."""
+    note: str = ""
+    """What a reader of figures measured on it must know; a line under the tables."""
+    plotted: tuple[int, ...] = ()
+    """Test videos of the paper's figure 5, counted from 1 in the order of their names."""
+    toy: bool = False
+    """Whether `bench.toy` renders a small set of this layout."""
     page: str
     archives: tuple[Archive, ...] = ()
+    by_hand: str = ""
+    """Of a set without archives: what its unpacked folder must hold, for the message that says so."""
     citation: str
     terms: str = "Research use; the terms on the data set's page apply. Cite its paper."
 
@@ -106,6 +122,7 @@ SHANGHAITECH_TEST = """
 
 SPECS = {
     "ped2": Spec(
+        title="Ped2",
         folders=("ped2", "ucsdped2", "ucsd_anomaly_dataset.v1p2"),
         places={"train": ("Train", "training/frames"), "test": ("Test", "testing/frames")},
         names=r"(?:Train|Test)?(\d+)",
@@ -120,6 +137,8 @@ SPECS = {
         abnormal={"official": 1648},
         spans={"official": ("Test/UCSDped2.m", "ped2.mat")},
         masks=("Test/Test{number:03d}_gt", "testing/pixel_masks/{name}"),
+        plotted=(2, 6),
+        toy=True,
         page=f"{UCSD}/dataset.htm",
         archives=(
             Archive(
@@ -130,6 +149,7 @@ SPECS = {
         citation="V. Mahadevan, W. Li, V. Bhalodia, N. Vasconcelos. Anomaly Detection in Crowded Scenes. CVPR 2010.",
     ),
     "avenue": Spec(
+        title="Avenue",
         folders=("avenue", "avenue_dataset", "avenue dataset"),
         places={"train": ("training_videos", "training/frames"), "test": ("testing_videos", "testing/frames")},
         videos={"train": 16, "test": 21},
@@ -145,6 +165,11 @@ SPECS = {
         abnormal={"official": 3712, "intervals": 3867},
         spans={"intervals": ("avenue.mat",)},
         masks=("ground_truth_demo/testing_label_mask/{number}_label.mat",),
+        note="Avenue has two label sets in circulation, 441 frames apart: the official pixel masks and the intervals. "
+        "A perfect detector of one reaches 95.5 to 96.8 on the other; each setting names the one it was measured "
+        "against.",
+        plotted=(4, 9),
+        toy=True,
         page=f"{CUHK}/dataset.html",
         archives=(
             Archive(
@@ -159,6 +184,7 @@ SPECS = {
         citation="C. Lu, J. Shi, J. Jia. Abnormal Event Detection at 150 FPS in MATLAB. ICCV 2013.",
     ),
     "shanghaitech": Spec(
+        title="ShanghaiTech",
         folders=("shanghaitech",),
         places={"train": ("training/videos", "training/frames"), "test": ("testing/frames",)},
         names=r"(\d\d_\d{3,4})",
@@ -173,8 +199,47 @@ SPECS = {
         abnormal={"official": 17326},
         frame_labels="testing/test_frame_mask/{name}.npy",
         masks=("testing/test_pixel_mask/{name}.npy",),
+        plotted=(25, 97),
+        toy=True,
         page="https://svip-lab.github.io/dataset/campus_dataset.html",
+        by_hand="""
+    training/videos/01_001.avi ...            (330 videos; or training/frames/01_001/000.jpg ...)
+    testing/frames/01_0014/000.jpg ...        (107 folders)
+    testing/test_frame_mask/01_0014.npy ...   (107 files)
+    testing/test_pixel_mask/01_0014.npy ...   (optional)""",
         citation="W. Luo, W. Liu, S. Gao. A Revisit of Sparse Coding Based Anomaly Detection in Stacked RNN Framework. "
         "ICCV 2017.",
     ),
 }
+
+TOYS = [TOY + name for name, spec in SPECS.items() if spec.toy]
+DATASETS = [*SPECS, *TOYS]
+"""The names of all data sets, in the order of the tables' columns."""
+LABEL_SETS = tuple(dict.fromkeys(label_set for spec in SPECS.values() for label_set in spec.abnormal))
+"""Every label set that some data set has; `official` comes first."""
+
+
+def is_toy(name: str) -> bool:
+    """Whether a data set is one of the rendered ones."""
+    return name.startswith(TOY)
+
+
+def original(name: str) -> str:
+    """The data set whose layout a toy set has; a real one's own name."""
+    return name.removeprefix(TOY)
+
+
+def spec_of(name: str) -> Spec:
+    """The specification of a data set; of a toy set that of its original.
+
+    Raises:
+        ConfigError: there is no data set of that name.
+    """
+    if name not in DATASETS:
+        raise ConfigError(unknown("data set", name, DATASETS))
+    return SPECS[original(name)]
+
+
+def title_of(name: str) -> str:
+    """A data set's name for people; of one that is not known, and of a toy set, the name itself."""
+    return SPECS[name].title if name in SPECS else name

@@ -37,17 +37,18 @@ from bench import curves, datasets, figures, gallery, outlook, plan, runs, searc
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
 from bench.cluster import check_nodes, connect, shared
-from bench.config import TOY, Experiment, fingerprint, override
+from bench.config import Experiment, fingerprint, override
 from bench.evaluate import per_video
 from bench.names import percent, title
 from bench.options import home_of, results_of
 from bench.plan import Cell
 from bench.prepare import Sources, on_cubes_of, prepare, with_providers
 from bench.progress import progress
-from bench.recipes import DATASETS, build
+from bench.recipes import build
 from bench.records import RunRecord, read_all, read_frame_scores, search_path, write_search
 from bench.search import Search
 from bench.selection import RULES, objective
+from bench.specs import TOYS, is_toy
 from bench.storage import Place, Remote, beside, locked, writable
 from bench.toy import render
 from bench.tracking import Evidence, open_tracker
@@ -148,19 +149,19 @@ def locate(args: argparse.Namespace) -> tuple[list[str], Places]:
     if args.name and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", args.name):
         raise ConfigError(f"--name {args.name!r}: letters, digits, '_', '-' and, but at its start, '.'.")
     if args.toy:
-        if real := [name for name in named if not name.startswith(TOY)]:
+        if real := [name for name in named if not is_toy(name)]:
             raise ConfigError(f"--toy: {', '.join(real)} is no embedded data set; leave out --toy or --datasets.")
-        names, root = named or [name for name in DATASETS if name.startswith(TOY)], embedded(home)
-    elif named and not given and not all(name.startswith(TOY) for name in named):
+        names, root = named or TOYS, embedded(home)
+    elif named and not given and not all(is_toy(name) for name in named):
         raise ConfigError("where the data lies is not known: pass --root DIR or set AMSRC_DATA.")
     else:
-        names = named or ([name for name in datasets.present(root) if not name.startswith(TOY)] if given else [])
+        names = named or ([name for name in datasets.present(root) if not is_toy(name)] if given else [])
         if not names:
             where = f"under {root}" if given else "(AMSRC_DATA is not set, no --root given)"
             say(f"*** NO REAL DATA SET FOUND {where}: RUNNING ON THE EMBEDDED TOY DATA. ***")
-            names, root = [name for name in DATASETS if name.startswith(TOY)], embedded(home)
-    toy = all(name.startswith(TOY) for name in names)
-    if not toy and any(name.startswith(TOY) for name in names):
+            names, root = TOYS, embedded(home)
+    toy = all(is_toy(name) for name in names)
+    if not toy and any(is_toy(name) for name in names):
         raise ConfigError("--datasets: toy and real data sets do not go into one sweep; run one for each kind.")
     return names, Places(root, home, results_of(args, toy), args.name or args.mode)
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from amsrc.errors import DataError
-from bench import framewise, recipes, smoothing
-from bench.config import TOY
+from bench import framewise, smoothing
 from bench.forecast import section
 from bench.names import title
 from bench.records import RunRecord, read_all, read_searches
@@ -32,9 +31,9 @@ from bench.rows import (
     by_rule,
 )
 from bench.selection import RULES
+from bench.specs import DATASETS, SPECS, is_toy, title_of
 from bench.storage import Place, write_file
 from bench.typeset import (
-    NAMES,
     Cell,
     Column,
     Row,
@@ -68,10 +67,6 @@ QUOTED_NOTE = "Quoted: as printed in the AMSRC paper (arXiv 2204.04151)."
 MEASURED_NOTE = (
     "Measured: mean ± sample standard deviation over seeds, [95 % interval over the test videos: bootstrap, drawn with "
     "replacement], (number of seeds), [setting]. Δ paper: measured minus the paper's figure, one for each data set."
-)
-AVENUE_NOTE = (
-    "Avenue has two label sets in circulation, 441 frames apart: the official pixel masks and the intervals. A perfect "
-    "detector of one reaches 95.5 to 96.8 on the other; each setting names the one it was measured against."
 )
 FLAG_ABOVE = 60.0  # percent that a row without a look at any picture may reach
 FLAGGED = {"auroc": "", "paper": "", "macro_auroc": "a macro AUROC of "}
@@ -148,7 +143,7 @@ def printed(results: Place, records: list[RunRecord], made: Sequence[Table]) -> 
 
 
 def _is_toy(records: list[RunRecord]) -> bool:
-    return bool(records) and all(record.dataset.startswith(TOY) for record in records)
+    return bool(records) and all(is_toy(record.dataset) for record in records)
 
 
 def gathered(results: Place, records: list[RunRecord]) -> list[Table]:
@@ -163,8 +158,8 @@ def gathered(results: Place, records: list[RunRecord]) -> list[Table]:
         DataError: a search, frame scores or `paper.csv` cannot be read.
     """
     quotes, toy = _quotes(results), _is_toy(records)
-    records = [record for record in records if record.dataset.startswith(TOY) == toy]
-    paper = [name for name in recipes.DATASETS if name.startswith(TOY) == toy]
+    records = [record for record in records if is_toy(record.dataset) == toy]
+    paper = [name for name in DATASETS if is_toy(name) == toy]
     datasets = [*paper, *sorted({record.dataset for record in records}.difference(paper))]
     records = [framewise.completed(results, record) for record in records]
     interval = partial(framewise.interval, results)
@@ -279,8 +274,8 @@ def _quotes(results: Place) -> Quotes:
         found = {(line["table"], line["method"], line["dataset"]): _quote(line) for line in lines}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: no readable table of published figures ({error!r}). Restore it.") from None
-    if strange := {dataset for _, _, dataset in found} - set(recipes.PAPER):
-        known = ", ".join(recipes.PAPER)
+    if strange := {dataset for _, _, dataset in found} - set(SPECS):
+        known = ", ".join(SPECS)
         raise DataError(f"{path}: {', '.join(sorted(strange))}: not among the data sets of the tables ({known}).")
     return found
 
@@ -330,9 +325,12 @@ def _notes(rows: list[Row], toy: bool, measured: str = MEASURED_NOTE) -> list[st
         (GATE_NOTE, any(row.recipe.startswith("no-gate-") for row in rows)),
         (QUOTED_NOTE, "quoted" in sources),
         (measured, "measured" in sources),
-        (AVENUE_NOTE, any(row.source == "measured" and _is_on(row, "avenue") for row in rows)),
+        *(
+            (spec.note, any(row.source == "measured" and _is_on(row, name) for row in rows))
+            for name, spec in SPECS.items()
+        ),
     ]
-    return [text for text, wanted in lines if wanted]
+    return [text for text, wanted in lines if wanted and text]
 
 
 def _is_on(row: Row, dataset: str) -> bool:
@@ -342,7 +340,7 @@ def _is_on(row: Row, dataset: str) -> bool:
 def _flags(rows: list[Row]) -> list[str]:
     """A line for each figure that shows a protocol to reward what knows nothing of the pictures."""
     return [
-        f"Flagged: {row.method} reaches {FLAGGED.get(key, '')}{cell.mean:.1f} on {_named(row.dataset or key)}, above "
+        f"Flagged: {row.method} reaches {FLAGGED.get(key, '')}{cell.mean:.1f} on {title_of(row.dataset or key)}, above "
         f"{FLAG_ABOVE:.0f} without a look at any picture [{footnotes(rows)[cell.setting]}]: under this protocol a "
         "frame's place in its video tells much of its label."
         for row in rows
@@ -352,16 +350,12 @@ def _flags(rows: list[Row]) -> list[str]:
     ]
 
 
-def _named(dataset: str) -> str:
-    return NAMES.get(dataset, dataset)
-
-
 def _differences(results: Place, records: list[RunRecord]) -> list[str]:
     """A line for each comparison that the paper's claims rest on: is the difference more than the choice of videos?"""
     lines = []
     for what, ours, theirs in against_amsrc(records):
         if found := framewise.difference(results, ours, theirs):
-            where = _named(ours[0].dataset)
+            where = title_of(ours[0].dataset)
             ends = f"{100 * found.mean:+.2f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
             verdict = "the interval leaves out 0" if found.is_real else "not told apart from 0"
             lines.append(f"{where}: {what}: {ends}, {verdict}.")

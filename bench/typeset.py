@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any, TypeAlias
 
-NAMES = {"ped2": "Ped2", "avenue": "Avenue", "shanghaitech": "ShanghaiTech"}
+from bench.specs import title_of
+
 MISSING = "-"
 TEX = str.maketrans(
     {
@@ -106,7 +107,7 @@ def columns(datasets: list[str], numbers: Mapping[str, int]) -> list[Column]:
     return [
         ("Method", "method", str),
         ("Source", "source", str),
-        *((NAMES.get(name, name), name, figure) for name in datasets),
+        *((title_of(name), name, figure) for name in datasets),
         ("Δ paper", "deltas", _deltas),
     ]
 
@@ -121,7 +122,7 @@ def rule_columns(rules: list[str], gaps: list[str], numbers: Mapping[str, int]) 
     """
     return [
         ("Method", "method", str),
-        ("Data set", "dataset", lambda name: str(NAMES.get(name, name))),
+        ("Data set", "dataset", title_of),
         ("Seeds", "first", lambda cell: f"{cell.seeds} [{numbers[cell.setting]}]"),
         *((rule.capitalize(), rule, _spread) for rule in rules),
         *((name.capitalize(), name, _signed) for name in gaps),
@@ -137,7 +138,7 @@ def metric_columns(metrics: Mapping[str, str], numbers: Mapping[str, int]) -> li
     """
     return [
         ("Method", "method", str),
-        ("Data set", "dataset", lambda name: str(NAMES.get(name, name))),
+        ("Data set", "dataset", title_of),
         ("Seeds", "first", lambda cell: MISSING if cell is None else f"{cell.seeds} [{numbers[cell.setting]}]"),
         *((header, name, _within) for name, header in metrics.items()),
         ("Δ paper", "auroc", lambda cell: _deltas([cell.delta if cell else None])),

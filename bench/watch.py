@@ -39,10 +39,10 @@ from amsrc.errors import ConfigError, DataError
 from amsrc.files import placing, write_file
 from amsrc.fuse import cube_scores, frame_scores
 from bench import readers
-from bench.config import TOY, Experiment, override
+from bench.config import Experiment, override
 from bench.overlay import Overlay, Scale, check_encoder, mp4, spans
 from bench.prepare import Progress, Sources, with_providers
-from bench.specs import SPECS
+from bench.specs import SPECS, is_toy, original
 from bench.storage import writable
 from bench.trained import Run, training_scores
 
@@ -255,7 +255,7 @@ def open_clip(request: Request, experiment: Experiment) -> Clip:
     if first is None:
         raise DataError(f"--video {path}: not a frame can be read; it must be a video file or a folder of images.")
     height, width = first.shape[:2]
-    spec = SPECS.get(experiment.dataset.removeprefix(TOY))
+    spec = SPECS.get(original(experiment.dataset))
     native = native_height(experiment.dataset)
     factor = request.scale or (native / height if native else 1.0)
     if round(min(width, height) * factor) < experiment.cube.size // 2:
@@ -269,7 +269,7 @@ def open_clip(request: Request, experiment: Experiment) -> Clip:
 
 def native_height(dataset: str) -> int | None:
     """Height in pixels of a data set's frames; None for one that is not known."""
-    if dataset.startswith(TOY):
+    if is_toy(dataset):
         from bench.toy import TRAIN
 
         return TRAIN[dataset][0].scene.size[1] if dataset in TRAIN else None

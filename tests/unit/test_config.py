@@ -8,7 +8,8 @@ import pytest
 
 from amsrc.errors import ConfigError, unknown
 from bench.config import check, cube_key, derive, dump, fingerprint, flatten, load, override, run_key
-from bench.recipes import DATASETS, RECIPES, build
+from bench.recipes import RECIPES, build
+from bench.specs import DATASETS
 
 AMSRC = override(build("amsrc", "ped2"), {})
 
