@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from amsrc.errors import AwayError
 from amsrc.store import Sealed
-from bench import provenance, runs
+from bench import provenance, run_folder
 from bench.cache import open_store
 from bench.cluster import WAIT_S, Patience, connect, same_code
 from bench.config import fingerprint
@@ -176,7 +176,7 @@ def _work(config: dict[str, Trial], job: Job) -> None:
             e = cell.experiment
             known = {name: line[name] for name in ("epoch", "loss", "cubes_per_s")} | {"cell": fingerprint(e)}
             if job.judged:
-                worth = worth_of_epoch(e, runs.folder_of(e, job.home), line["epoch"])
+                worth = worth_of_epoch(e, run_folder.folder_of(e, job.home), line["epoch"])
                 known |= {} if worth is None else {"worth": worth}
             if line["epoch"] < e.train.epochs:  # the last one comes with the end
                 tune.report(known)
@@ -229,7 +229,7 @@ def _record_end(
         store: Sealed | None = Sealed(cell.store)
     except Exception:  # noqa: BLE001  a store that cannot be opened may be the very reason
         store = None
-    folder = runs.folder_of(cell.experiment, job.home)
+    folder = run_folder.folder_of(cell.experiment, job.home)
     record = unfinished(cell.experiment, store, folder, status, reason, started or now())
     write(record, job.results)
     return record

@@ -20,13 +20,14 @@ from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, RunError, unknown
 from amsrc.fuse import Fuser, Statistics, cube_scores, frame_scores, statistics
 from amsrc.store import SPLITS, Cubes, CubeStore, Sealed, Split
-from bench import bootstrap, metrics, provenance, runs, smoothing
+from bench import bootstrap, metrics, provenance, run_folder, smoothing
 from bench.config import Experiment, dump, fingerprint, run_key
 from bench.nulls import NULLS, Rows, rows_of
 from bench.prepare import summary
 from bench.records import RunRecord, write, write_frame_scores
 from bench.regions import Boxes, Regions, detection_areas
-from bench.selection import Decision, Epoch, decide, fusion_curve, pseudo_worth
+from bench.run_folder import Epoch
+from bench.selection import Decision, decide, fusion_curve, pseudo_worth
 from bench.storage import Place, locked, write_file
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def evaluate(
         RunError: there are no trained weights, or a score is not finite.
     """
     started = started or now()
-    folder = runs.claim(experiment, store, home)
+    folder = run_folder.claim(experiment, store, home)
     with locked(folder):
         scores, score_s = score_cubes(experiment, store, folder)
         epochs = scored_epochs(experiment, store, folder, scores)
@@ -110,7 +111,7 @@ def evaluate(
 
 def study_smoothing(experiment: Experiment, store: CubeStore, home: Place, results: Place, record: RunRecord) -> Place:
     """Measure and write what each smoothing alone is worth on the scores of an evaluated cell. Returns the file."""
-    folder = runs.folder_of(experiment, home)
+    folder = run_folder.folder_of(experiment, home)
     scores, _ = score_cubes(experiment, store, folder)
     last = scored_epochs(experiment, store, folder, scores)[-1]
     raw = replace(experiment.score, median_frames=1)
@@ -128,7 +129,7 @@ def scored_epochs(experiment: Experiment, store: CubeStore, folder: Place, last:
 
     held_out = held_out_scores(experiment, store, folder)
     trained = Epoch(experiment.train.epochs, last.test_f, last.test_p, known, held_out)
-    return [*runs.read_epochs(folder), trained]
+    return [*run_folder.read_epochs(folder), trained]
 
 
 def standard(experiment: Experiment, scores: CubeScores) -> Statistics:
@@ -152,7 +153,7 @@ def worth_of_epoch(experiment: Experiment, folder: Place, number: int) -> float 
 
     Whatever the rule of a search, no test label stops a trial. None for an epoch that was not scored.
     """
-    epoch = next((epoch for epoch in runs.read_epochs(folder) if epoch.number == number), None)
+    epoch = next((epoch for epoch in run_folder.read_epochs(folder) if epoch.number == number), None)
     return None if epoch is None else pseudo_worth(epoch, experiment.score)
 
 
@@ -165,7 +166,7 @@ def score_cubes(experiment: Experiment, store: CubeStore, folder: Place) -> tupl
 
     path = folder / "cubes.parquet"
     rows = {split: rows_of(experiment.method, getattr(store, split)) for split in SPLITS}
-    table, seconds = runs.read_cubes(folder), None
+    table, seconds = run_folder.read_cubes(folder), None
     if table is None:
         started = time.perf_counter()
         by_split = (
@@ -304,7 +305,7 @@ def epoch_log(
 
     Between, the statistics come from a sample of training cubes (`bench.pseudo.STATISTICS_CUBES`).
     """
-    log, scored = runs.history(folder), {epoch.number: epoch for epoch in epochs}
+    log, scored = run_folder.history(folder), {epoch.number: epoch for epoch in epochs}
     for line in log:
         if line is log[-1]:
             line |= {name: last[name] for name in ("auroc", "auroc_f", "auroc_p")}
@@ -328,7 +329,7 @@ def unfinished(
     started: str,
 ) -> RunRecord:
     """The record of a cell that gave no number: why, and the epochs it had."""
-    log = runs.history(folder)
+    log = run_folder.history(folder)
     return RunRecord(
         recipe=experiment.recipe,
         dataset=experiment.dataset,

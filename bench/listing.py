@@ -15,7 +15,7 @@ from bench.config import Experiment, flatten
 from bench.names import percent
 from bench.recipes import RECIPES
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
-from bench.selection import RULES
+from bench.rules import RULES
 from bench.specs import SPECS
 from bench.storage import Place, beside, files_below, writable
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from amsrc.errors import DataError, RunError
 from amsrc.fuse import Statistics, cube_scores
 from amsrc.store import Cubes, CubeStore
-from bench import datasets, gallery, panels, runs
+from bench import datasets, gallery, panels, run_folder
 from bench.config import Experiment, derive, fingerprint
 from bench.curves import Floats, Picture, Scored
 from bench.datasets import Dataset, Video
@@ -163,7 +163,7 @@ def _open(experiment: Experiment, store: CubeStore, dataset: Dataset, home: Plac
         raise DataError(
             f"{dataset.root} lacks test videos of {path}: {', '.join(missing)}. Pass --root to a whole copy."
         )
-    folder = runs.claim(experiment, store, home)
+    folder = run_folder.claim(experiment, store, home)
     with locked(folder):
         scores, _ = score_cubes(experiment, store, folder)
     known = standard(experiment, scores)
@@ -264,12 +264,12 @@ def _of_network(run: Run) -> dict[str, Figure | None]:
     from bench.train import load_model
 
     device = run.feed.device
-    own = load_model(run.experiment, runs.folder_of(run.experiment, run.home), device)
+    own = load_model(run.experiment, run_folder.folder_of(run.experiment, run.home), device)
     rows = chosen_cubes(run)
     networks = {_named(run.experiment): own}
     ungated = derive(run.experiment, model={"fusion": "add"})
-    folder = runs.folder_of(ungated, run.home)
-    if run.experiment.model.fusion == "gate" and runs.is_trained(folder):
+    folder = run_folder.folder_of(ungated, run.home)
+    if run.experiment.model.fusion == "gate" and run_folder.is_trained(folder):
         networks[_named(ungated)] = load_model(ungated, folder, device)
     sample = _sample(run, rows)
     predicted = {name: _predicted(run, network, rows) for name, network in networks.items()}

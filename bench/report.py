@@ -21,7 +21,7 @@ from bench import browse, figures, framewise, gallery, hypertext, tables
 from bench.config import leaves
 from bench.names import changes, label, latest
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
-from bench.selection import RULES
+from bench.rules import RULES
 from bench.specs import DATASETS, SPECS, TOY
 from bench.specs import title_of as named
 from bench.storage import Place, write_file

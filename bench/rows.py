@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from bench.names import alike, by_seed, changes, done_alike
 from bench.records import RunRecord, SearchRecord
-from bench.selection import RULES
+from bench.rules import RULES
 from bench.typeset import Cell, Row
 
 Interval: TypeAlias = Callable[[list[RunRecord]], tuple[float, float] | None]

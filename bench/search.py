@@ -15,7 +15,8 @@ from bench.cells import Trial
 from bench.config import Experiment, dump, flatten, override
 from bench.plan import Cell
 from bench.records import RunRecord
-from bench.selection import RULES, objective
+from bench.rules import RULES
+from bench.selection import objective
 from bench.storage import Place
 
 Space = dict[str, tuple[float, float]]  # field -> (lowest, highest), searched on a logarithmic scale

@@ -16,39 +16,18 @@ import numpy.typing as npt
 
 from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, DataError
-from amsrc.fuse import Floats, Fuser, Statistics, cube_scores
+from amsrc.fuse import Floats, Fuser, cube_scores
+from bench.rules import RULES
+from bench.run_folder import Epoch
 
 Values = npt.NDArray[np.float64]
 Labels = Mapping[str, npt.NDArray[np.integer]]  # by video; 1 = abnormal
 
-RULES = ("paper", "oracle", "crossfit", "label-free")
 FOLDS = 5
 SHARES = np.arange(1001) / 1000
 """Shares w_f / (w_f + w_p) of the fusion curve."""
 CHOICES = SHARES[::10]
 """Shares that are tried where epoch and share are chosen together."""
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Scores of held-out training cubes, as they are and, by kind, as pseudo-anomalies; (m,) each."""
-
-    normal_f: Floats
-    normal_p: Floats
-    pseudo_f: dict[str, Floats]
-    pseudo_p: dict[str, Floats]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What a scored epoch leaves: (n,) scores of the test cubes, and the statistics that standardise them."""
-
-    number: int
-    s_f: Floats
-    """All NaN without a motion stream."""
-    s_p: Floats
-    statistics: Statistics
-    held_out: HeldOut | None
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
 
 from amsrc.errors import ConfigError
 from amsrc.store import Sealed
-from bench import curves, datasets, figures, gallery, outlook, plan, runs, search, snapshot, study, tables
+from bench import curves, datasets, figures, gallery, outlook, plan, run_folder, search, snapshot, study, tables
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
 from bench.cluster import check_nodes, connect, shared
@@ -46,8 +46,9 @@ from bench.prepare import Sources, on_cubes_of, prepare, with_providers
 from bench.progress import progress
 from bench.recipes import build
 from bench.records import RunRecord, read_all, read_frame_scores, search_path, write_search
+from bench.rules import RULES
 from bench.search import Search
-from bench.selection import RULES, objective
+from bench.selection import objective
 from bench.specs import TOYS, is_toy
 from bench.storage import Place, Remote, beside, locked, writable
 from bench.toy import render
@@ -408,11 +409,11 @@ class Sweep:
 def evidence(cell: Cell, record: RunRecord, home: Place, results: Place) -> Evidence:
     """What a cell leaves beside its record: curves; of a trained one also network, weights and scores."""
     e, cube = cell.experiment, cell.experiment.cube
-    folder = runs.folder_of(e, home)
+    folder = run_folder.folder_of(e, home)
     scored = gallery.scored(results, record)
     videos = scored and curves.videos(scored, gallery.chosen_videos(scored))
     drawn = {"videos.png": figures.render(videos, "png")} if videos else {}
-    if record.status != "done" or not runs.is_trained(folder):  # a null, or the run folder is elsewhere
+    if record.status != "done" or not run_folder.is_trained(folder):  # a null, or the run folder is elsewhere
         return Evidence(figures=drawn)
     import torch
 
@@ -426,7 +427,7 @@ def evidence(cell: Cell, record: RunRecord, home: Place, results: Place) -> Evid
     return Evidence(
         load_model(e, folder, torch.device("cpu")),
         example,
-        runs.weights(folder),
+        run_folder.weights(folder),
         per_video(*read_frame_scores(results, record)),
         drawn,
         [folder / "cubes.parquet"],

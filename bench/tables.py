@@ -30,7 +30,7 @@ from bench.rows import (
     by_metric,
     by_rule,
 )
-from bench.selection import RULES
+from bench.rules import RULES
 from bench.specs import DATASETS, SPECS, is_toy, title_of
 from bench.storage import Place, write_file
 from bench.typeset import (
@@ -82,17 +82,6 @@ METRICS_NOTE = (
     "only frames are scored. results/README.md defines each."
 )
 NULL_RULES_NOTE = "Null rows leave nothing to choose, so their figure is the same under every rule that has one."
-RULE_NOTES = {
-    "paper": "the last epoch and the weights of the two scores as configured (the paper's, unless the row says "
-    "otherwise); no test label chooses.",
-    "oracle": "the epoch and the ratio of the two scores with the best AUROC on all test labels: those that measure "
-    "have chosen.",
-    "crossfit": "the test videos in folds; the epoch and the ratio for a fold are the best on the labels of the other "
-    "folds, so that no video's label chooses for that video. A fold's scores count as their ranks among all test "
-    "frames under its choice.",
-    "label-free": "the epoch and the ratio that best tell held-out normal training videos from pseudo-anomalies made "
-    "of them; no test label chooses. Missing where nothing was held out.",
-}
 GAPS_NOTE = (
     "Gaps: what choosing on test labels adds. Oracle - crossfit is owed to choosing and measuring on the same videos; "
     "oracle - label-free is what test labels are worth beside none at all."
@@ -381,7 +370,7 @@ def _rule_notes(rows: list[Row], toy: bool) -> list[str]:
         (GATE_NOTE, any(row.recipe.startswith("no-gate-") for row in rows)),
         (NO_RULES_NOTE, all(_is_null(row.recipe) for row in rows)),
         (NULL_RULES_NOTE, any(_is_null(row.recipe) for row in rows)),
-        *((f"{rule.capitalize()}: {used}", True) for rule, used in RULE_NOTES.items()),
+        *((f"{rule.capitalize()}: {used}", True) for rule, used in RULES.items()),
         (GAPS_NOTE, True),
         (RULES_NOTE, True),
         (SEARCHES_NOTE, any(row.group == BLOCKS[-1] for row in rows)),

@@ -1,7 +1,7 @@
 """Training on one worker in this process or on several through Ray Train; the same visible loop.
 
 Reads a sealed cube store; writes log, checkpoint, epochs' scores and at last the weights into the run's folder
-(`bench.runs`). The same command goes on from the last checkpoint, whatever was killed.
+(`bench.run_folder`). The same command goes on from the last checkpoint, whatever was killed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from bench.config import Experiment
 from bench.memory import keep_freed_memory, peak_memory_gib, watch_memory
 from bench.names import title
 from bench.plan import Machine, Workers
-from bench.runs import (
+from bench.run_folder import (
+    Epoch,
+    HeldOut,
     claim,
     forget_scores,
     is_trained,
@@ -44,7 +46,6 @@ from bench.runs import (
     write_held_out,
 )
 from bench.scoring import Batch, Feed, Rows, Scores, arithmetic, chunks, device_of, score, score_held_out
-from bench.selection import Epoch, HeldOut
 from bench.storage import Place, locked, write_file
 from bench.workers import fit_on_ray
 

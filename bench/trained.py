@@ -1,7 +1,7 @@
 """A trained run by the name that people have of it: its experiment, its folder, the scores of its training frames.
 
-Reads records (to find a run by a fingerprint), `run.json` and `cubes.parquet` of runs (`bench.runs`); writes nothing.
-No torch.
+Reads records (to find a run by a fingerprint), `run.json` and `cubes.parquet` of runs (`bench.run_folder`); writes
+nothing. No torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, DataError
 from amsrc.fuse import Statistics, frame_scores, statistics
-from bench import records, runs
+from bench import records, run_folder
 from bench.config import Experiment, load, run_key
 from bench.names import title
 from bench.readers import shorten
@@ -72,7 +72,7 @@ def find_run(wanted: str, home: Place, results: Sequence[Place]) -> Run:
 
 def _experiment_of(folder: Place) -> Experiment:
     """The experiment that a run's folder was made for."""
-    about, _ = runs.origin(folder)
+    about, _ = run_folder.origin(folder)
     try:
         return load(about)
     except ConfigError as error:
@@ -81,7 +81,7 @@ def _experiment_of(folder: Place) -> Experiment:
 
 def _usable(folders: Iterable[Place], written: Mapping[str, Place]) -> list[str]:
     """Names of the runs that are trained: the fingerprints of their records, the key of a run that has none."""
-    trained = {folder.name for folder in folders if runs.is_trained(folder)}
+    trained = {folder.name for folder in folders if run_folder.is_trained(folder)}
     recorded = {name: str(records.read(path).run) for name, path in written.items()}
     named = {name: key for name, key in recorded.items() if key in trained}
     return sorted(named) + sorted(trained.difference(named.values()))
@@ -118,9 +118,9 @@ def training_scores(run: Run, config: ScoreConfig) -> tuple[Statistics, npt.NDAr
 
     if run.experiment.method != "amsrc":
         raise ConfigError(f"--run {run.title} is a score without a network; choose a run that was trained.")
-    if not runs.is_trained(run.folder):
+    if not run_folder.is_trained(run.folder):
         raise ConfigError(f"--run {run.title} is not trained. Run `amsrc-bench train` with its options; it goes on.")
-    table = runs.read_cubes(run.folder, ["split", "video", "frame", "s_f", "s_p"])
+    table = run_folder.read_cubes(run.folder, ["split", "video", "frame", "s_f", "s_p"])
     if table is None:
         raise ConfigError(f"--run {run.title} has no scores of its training cubes yet. Run `amsrc-bench evaluate`.")
     table = table[table["split"] == "train"]

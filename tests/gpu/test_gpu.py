@@ -13,7 +13,7 @@ from amsrc.store import CubeStore
 from bench import scoring, train
 from bench.config import Experiment, derive
 from bench.evaluate import evaluate
-from bench.runs import history
+from bench.run_folder import history
 from bench.scoring import Feed, arithmetic, score
 from bench.train import fit, load_model
 from tests.cubes_made import an_experiment, write_store

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from bench import cli, sweep
 from bench.records import frame_scores_path, path_of, read_frame_scores
-from bench.runs import history, is_trained
+from bench.run_folder import history, is_trained
 from tests.cubes_made import an_experiment, write_store
 from tests.integration.conftest import ROOT, Places, files, logged, planned, run, started, wait_until
 

@@ -18,7 +18,7 @@ from bench.config import derive
 from bench.prepare import Sources, find_store, prepare, store_path
 from bench.recipes import build
 from bench.records import read_all, read_frame_scores, read_searches
-from bench.runs import history, is_trained
+from bench.run_folder import history, is_trained
 from bench.storage import Remote, files_below
 from bench.toy import render_one
 from tests.integration.conftest import ROOT, logged, planned, run, started, wait_until

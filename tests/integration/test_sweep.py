@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bench.cluster import resources
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
-from bench.runs import history
-from bench.selection import RULES
+from bench.rules import RULES
+from bench.run_folder import history
 from tests.integration.conftest import Places, files, logged, planned, started, wait_until
 from tests.integration.test_workers import train_workers
 
@@ -342,7 +342,7 @@ def test_a_joint_search_takes_one_setting_for_all_data_sets(places: Places) -> N
         assert trial["values"] == pytest.approx([sum(aurocs) / 2, min(aurocs)])
     assert list(search.chosen) == names
     first, second = search.chosen.values()
-    assert tuple(first) == tuple(second) == RULES
+    assert tuple(first) == tuple(second) == tuple(RULES)
     for rule in ("paper", "oracle", "label-free"):
         assert first[rule]["params"] == second[rule]["params"]
         assert set(first[rule]["params"]) == set(search.space)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from bench import selection
-from bench.selection import Epoch, aurocs, decide, folds, fusion_curve
+from bench.run_folder import Epoch
+from bench.selection import aurocs, decide, folds, fusion_curve
 from tests.parity import reference
 from tests.unit.test_selection import Made, made
 

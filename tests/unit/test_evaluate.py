@@ -25,8 +25,9 @@ from bench.plan import Cell as Planned
 from bench.pseudo import KINDS
 from bench.recipes import RECIPES
 from bench.records import RunRecord, frame_scores_path, path_of, read, read_crossfit, read_frame_scores, write
-from bench.runs import history, read_epochs
-from bench.selection import RULES, pseudo_worth
+from bench.rules import RULES
+from bench.run_folder import history, read_epochs
+from bench.selection import pseudo_worth
 from bench.train import fit
 from tests.cubes_made import FRAMES, TEST, an_experiment, labels, write_labels, write_regions, write_store
 from tests.parity import reference

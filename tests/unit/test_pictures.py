@@ -99,7 +99,7 @@ def test_a_dozen_frames_stand_for_a_video_whoever_draws_them(drawn: Path, home: 
 def test_boxes_are_those_of_the_store_with_their_fused_scores(drawn: Path, home: Path) -> None:
     e, _ = of(home, "amsrc")
     store, _ = prepare.find_store(home, e, set())
-    scores, _ = evaluate.score_cubes(e, store, pictures.runs.folder_of(e, home))
+    scores, _ = evaluate.score_cubes(e, store, pictures.run_folder.folder_of(e, home))
     known, boxes = scores.statistics, gallery.read_boxes(drawn)
     video, number = "02", sorted(boxes["02"])[3]
     rows = np.flatnonzero((store.test.video == 1) & (store.test.frame == number))
@@ -145,7 +145,7 @@ def test_errors_are_the_networks_own_and_sum_to_s_p(drawn: Path, home: Path) -> 
     store, e = prepare.find_store(home, e, set())
     run = pictures._open(e, store, find("toy-ped2", home / "toy"), home, home / "toy-results")
     rows = pictures.chosen_cubes(run)
-    network = train.load_model(e, pictures.runs.folder_of(e, home), torch.device("cpu"))
+    network = train.load_model(e, pictures.run_folder.folder_of(e, home), torch.device("cpu"))
     predicted = pictures._predicted(run, network, rows)
     assert predicted.error_BHW.sum((1, 2)) == pytest.approx(run.scores.test_p[rows], rel=1e-3)
     sample = pictures._sample(run, rows)

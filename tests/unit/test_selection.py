@@ -13,13 +13,12 @@ from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.fuse import Fuser, Statistics, frame_scores, statistics
 from bench import selection
 from bench.metrics import pooled_auroc
+from bench.rules import RULES
+from bench.run_folder import Epoch, HeldOut
 from bench.selection import (
     CHOICES,
-    RULES,
     SHARES,
     Decision,
-    Epoch,
-    HeldOut,
     across,
     aurocs,
     decide,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import ConfigError, DataError
-from bench import runs
+from bench import run_folder
 from bench.config import dump, run_key
 from bench.recipes import build
 from bench.records import write
@@ -18,11 +18,11 @@ from tests.results_made import a_record
 def a_folder(home: Path, recipe: str, *, trained: bool = True) -> Path:
     """The folder of a run, with weights if it is trained."""
     e = build(recipe, "ped2")
-    folder = runs.folder_of(e, home)
+    folder = run_folder.folder_of(e, home)
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"experiment": dump(e), "store": "0" * 64}))
     if trained:
-        runs.weights(folder).write_bytes(b"weights")
+        run_folder.weights(folder).write_bytes(b"weights")
     return folder
 
 
@@ -47,7 +47,7 @@ def test_a_damaged_run_is_named(tmp_path: Path, content: str | bytes) -> None:
 def test_a_run_that_is_damaged_is_not_claimed(tmp_path: Path) -> None:
     (a_folder(tmp_path, "amsrc") / "run.json").write_text("{")
     with pytest.raises(DataError, match=r"run\.json is damaged"):
-        runs.claim(build("amsrc", "ped2"), None, tmp_path)  # type: ignore[arg-type]  # the store is not looked at
+        run_folder.claim(build("amsrc", "ped2"), None, tmp_path)  # type: ignore[arg-type]  # the store is not looked at
 
 
 def test_an_unknown_run_is_answered_with_what_is_trained_here_alone(tmp_path: Path) -> None:

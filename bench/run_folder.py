@@ -18,7 +18,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
@@ -26,16 +26,37 @@ import numpy as np
 import numpy.typing as npt
 
 from amsrc.errors import ConfigError, DataError, RunError, why
-from amsrc.fuse import Statistics
+from amsrc.fuse import Floats, Statistics
 from amsrc.store import CubeStore
 from bench.config import Experiment, dump, run_key
-from bench.selection import Epoch, HeldOut
 from bench.storage import Place, files_below, remove_tree, writable, write_file, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scores of held-out training cubes, as they are and, by kind, as pseudo-anomalies; (m,) each."""
+
+    normal_f: Floats
+    normal_p: Floats
+    pseudo_f: dict[str, Floats]
+    pseudo_p: dict[str, Floats]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What a scored epoch leaves: (n,) scores of the test cubes, and the statistics that standardise them."""
+
+    number: int
+    s_f: Floats
+    """All NaN without a motion stream."""
+    s_p: Floats
+    statistics: Statistics
+    held_out: HeldOut | None
 
 
 def folder_of(experiment: Experiment, home: Place) -> Place:
