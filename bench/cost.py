@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from amsrc.errors import DataError
 from amsrc.store import SPLITS, Sealed
 from bench.config import Experiment, dump, fingerprint
-from bench.plan import Cell, Machine, Packing
+from bench.machine import Machine, Packing
+from bench.plan import Cell
 from bench.records import RunRecord
 from bench.scale import work
 from bench.storage import Place

@@ -16,7 +16,7 @@ from amsrc.errors import DataError
 from bench.config import Experiment, derive
 from bench.cost import Row, bytes_text, efficiency, hours_text, read_file
 from bench.logistics import PARTS, preparing
-from bench.plan import Machine
+from bench.machine import Machine
 from bench.recipes import build
 from bench.scale import (
     Load,

@@ -18,7 +18,7 @@ from bench.specs import LABEL_SETS, SPECS, TOYS
 from bench.storage import Place, answering, place
 
 if TYPE_CHECKING:
-    from bench.plan import Workers
+    from bench.machine import Workers
 
 DATASET_HELP = f"{', '.join(SPECS)}, or {TOYS[0]} and so on"
 
@@ -106,7 +106,7 @@ def positive(text: str) -> int:
 
 def workers(text: str) -> Workers:
     """Data-parallel workers: a number, or `LEAST:MOST`."""
-    from bench.plan import Workers
+    from bench.machine import Workers
 
     return Workers.read(text)
 

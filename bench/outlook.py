@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import cost, plan, provenance
+from bench import cost, provenance
 from bench.cells import finished
 from bench.cluster import nodes
 from bench.config import Experiment, fingerprint
+from bench.launcher_files import read_cluster
 from bench.logistics import logistics
+from bench.machine import Machine, Packing, machine_of
+from bench.machine import packing as packing_of
 from bench.plan import Cell
 from bench.prepare import Sources, store_path, with_providers
 from bench.records import read_all
@@ -36,36 +39,36 @@ def cells_without_stores(
     return found
 
 
-def running_machine(args: argparse.Namespace) -> plan.Machine:
+def running_machine(args: argparse.Namespace) -> Machine:
     """The cluster as its file says, since one that starts nodes on demand shows none before; else as Ray has it."""
     if args.cluster:
-        return plan.read_cluster(args.cluster)
-    return plan.machine_of(nodes(), provenance.hardware()["cpu"])  # type: ignore[arg-type]
+        return read_cluster(args.cluster)
+    return machine_of(nodes(), provenance.hardware()["cpu"])  # type: ignore[arg-type]
 
 
-def planned_machine(args: argparse.Namespace) -> plan.Machine:
+def planned_machine(args: argparse.Namespace) -> Machine:
     """What a dry run is made for, without asking Ray: a cluster file's machine, or this one."""
     if args.cluster:
-        return plan.read_cluster(args.cluster)
+        return read_cluster(args.cluster)
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     here = provenance.hardware()
     name = ", ".join(dict.fromkeys(here["gpus"])) if gpus else here["cpu"]  # type: ignore[arg-type]
-    return plan.Machine(((float(here["cores"]), float(gpus)),), str(name))  # type: ignore[arg-type]
+    return Machine(((float(here["cores"]), float(gpus)),), str(name))  # type: ignore[arg-type]
 
 
-def packing(args: argparse.Namespace, machine: plan.Machine, number: int) -> plan.Packing:
+def packing(args: argparse.Namespace, machine: Machine, number: int) -> Packing:
     """How so many cells share the machine under these options; a GPU among as many as was measured to be fastest.
 
     Raises:
-        ConfigError: as for `bench.plan.packing`.
+        ConfigError: as for `bench.machine.packing`.
     """
     part = args.gpus_per_cell
     if part is None and machine.gpus and args.workers.most == 1:
         waiting = math.ceil(number / machine.gpus)
         part = 1 / max(1, min(waiting, cost.fastest_packed(cost.read_speed(), machine.name)))
-    return plan.packing(machine, number, args.workers, part, args.cpus_per_cell)
+    return packing_of(machine, number, args.workers, part, args.cpus_per_cell)
 
 
 def described(
@@ -73,7 +76,7 @@ def described(
     results: Place,
     cells: Sequence[Cell],
     searches: Sequence[Search],
-    machine: plan.Machine,
+    machine: Machine,
 ) -> str:
     """The plan in words: cells, what is cached, how many at a time, hours, cost; then the searches."""
     rows, counted = cost.read_speed(), cost.cubes_of(cells, read_all(results))

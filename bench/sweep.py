@@ -39,6 +39,8 @@ from bench.cells import Job, Trial, finished, run_trials
 from bench.cluster import check_nodes, connect, shared
 from bench.config import Experiment, fingerprint, override
 from bench.evaluate import per_video
+from bench.launcher_files import read_cluster
+from bench.machine import Machine
 from bench.names import percent, title
 from bench.options import home_of, results_of
 from bench.plan import Cell
@@ -213,7 +215,7 @@ def _prepared(name: str, places: Places, args: argparse.Namespace, changes: dict
     return prepare(experiment, sources, places.home, partial=args.partial, progress=progress())
 
 
-def _described(args: argparse.Namespace, places: Places, cells: Sequence[Cell], machine: plan.Machine) -> str:
+def _described(args: argparse.Namespace, places: Places, cells: Sequence[Cell], machine: Machine) -> str:
     searches = searches_of(args, [cell.experiment for cell in cells])
     return outlook.described(args, places.results, cells, searches, machine)
 
@@ -229,7 +231,7 @@ class Sweep:
         self.board = Board(args.rule or DEFAULT_RULE if args.mode == "search" else "paper")
         self.tracker = open_tracker(beside(places.home), args.mlflow)
         self.parent: str | None = None
-        promised = plan.read_cluster(args.cluster) if args.cluster else None
+        promised = read_cluster(args.cluster) if args.cluster else None
         self.job = Job(places.home, places.results, args.workers, machine=promised)
         self.records: dict[str, RunRecord] = {}
         """Of every cell that came to an end, by fingerprint."""

@@ -31,9 +31,9 @@ from bench import provenance, pseudo
 from bench.batchnorm import over_all_workers
 from bench.cache import open_store
 from bench.config import Experiment
+from bench.machine import Machine, Workers
 from bench.memory import keep_freed_memory, peak_memory_gib, watch_memory
 from bench.names import title
-from bench.plan import Machine, Workers
 from bench.run_folder import (
     Epoch,
     HeldOut,

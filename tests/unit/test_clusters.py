@@ -26,7 +26,7 @@ from ray.scripts.scripts import cli as ray_cli
 from bench import cli, cost
 from bench.cli import COMMANDS, main
 from bench.cost import Cubes, Row
-from bench.plan import read_cluster
+from bench.launcher_files import read_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTERS = ROOT / "clusters"

@@ -9,7 +9,8 @@ from amsrc.config import BoxConfig, CubeConfig, FlowConfig
 from bench.config import derive
 from bench.cost import Cubes, Row
 from bench.logistics import Logistics, logistics, preparing
-from bench.plan import Cell, Machine, Packing
+from bench.machine import Machine, Packing
+from bench.plan import Cell
 from bench.recipes import build
 from bench.scale import network
 from bench.specs import SPECS
