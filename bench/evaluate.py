@@ -24,8 +24,9 @@ from bench import bootstrap, metrics, provenance, run_folder, smoothing
 from bench.config import Experiment, dump, fingerprint, run_key
 from bench.nulls import NULLS, Rows, rows_of
 from bench.prepare import summary
+from bench.rbdc import Boxes, detection_areas
 from bench.records import RunRecord, write, write_frame_scores
-from bench.regions import Boxes, Regions, detection_areas
+from bench.regions import Regions
 from bench.run_folder import Epoch
 from bench.selection import Decision, decide, fusion_curve, pseudo_worth
 from bench.storage import Place, locked, write_file

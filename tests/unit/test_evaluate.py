@@ -31,7 +31,7 @@ from bench.selection import pseudo_worth
 from bench.train import fit
 from tests.cubes_made import FRAMES, TEST, an_experiment, labels, write_labels, write_regions, write_store
 from tests.parity import reference
-from tests.parity.test_regions import slow_areas
+from tests.parity.test_rbdc import slow_areas
 
 SKIP = 4
 
