@@ -15,7 +15,7 @@ from bench.config import TOY, Experiment
 from bench.cost import Cubes, Row, efficiency
 from bench.layouts import SPECS, Spec
 from bench.plan import Cell, Machine, Packing
-from bench.scale import Preparing, checkpoint_bytes, cube_bytes, gradient_bytes, network, work
+from bench.scale import Preparing, checkpoint_bytes, cube_bytes, gradient_bytes, parameters, work
 from bench.storage import Place
 
 PARTS = ("decode", "flow", "boxes", "cut", "write")
@@ -63,7 +63,7 @@ def logistics(
             return 0.0
         if counted is None:
             return None
-        sent = gradient_bytes(network(e.model, e.cube).parameters, packing.workers)
+        sent = gradient_bytes(parameters(e.model, e.cube), packing.workers)
         return work(e, counted.train, counted.test).steps * sent * packing.workers
 
     def seconds(path: Place, e: Experiment) -> float | None:
@@ -148,7 +148,7 @@ def _distance(row: Row, device: str, pixels: int, channels: int) -> tuple[bool, 
 
 def _checkpoints(cell: Cell) -> int:
     e = cell.experiment
-    return checkpoint_bytes(network(e.model, e.cube).parameters, e.train.epochs)
+    return checkpoint_bytes(parameters(e.model, e.cube), e.train.epochs)
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
