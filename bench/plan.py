@@ -1,7 +1,7 @@
 """What a sweep is going to do, before anything starts: its cells, and how they share the machine.
 
-Values in, values out; of files it reads a Ray cluster file alone. Hours and cost are in `bench.cost`. Imports neither
-torch nor Ray.
+Values in, values out; of files it reads a Ray cluster file alone. Hours and cost are in `bench.estimate`. Imports
+neither torch nor Ray.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from amsrc.fuse import Fuser, Statistics
 from amsrc.store import CubeStore
 from bench import tables
 from bench.config import Experiment, derive
-from bench.cost import Row
 from bench.layouts import SPECS
 from bench.made_up import SCENES, cubes_of_noise, store_of_noise, video_of_walkers
 from bench.nulls import flow_magnitude
@@ -34,6 +33,7 @@ from bench.scoring import SCORING_BATCH, device_of
 from bench.selection import SHARES, Epoch, aurocs, fusion_curve
 from bench.speed_network import CUBES, WIDTHS
 from bench.speed_prepare import FRAMES, of_video, straight
+from bench.speeds import Row
 from bench.timing import CPU, Settings, in_turns, repeats, row, timed
 from bench.train import fit
 

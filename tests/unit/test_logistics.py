@@ -7,12 +7,11 @@ import pytest
 
 from amsrc.config import BoxConfig, CubeConfig, FlowConfig
 from bench.config import derive
-from bench.cost import Cubes, Row
+from bench.estimate import Cubes, Logistics, logistics, parameters, preparing
 from bench.layouts import SPECS
-from bench.logistics import Logistics, logistics, preparing
 from bench.plan import Cell, Machine, Packing
 from bench.recipes import build
-from bench.scale import parameters
+from bench.speeds import Row
 from tests.cubes_made import an_experiment, write_store
 
 ONE, TWO = Machine(((4.0, 0.0),), "AMD EPYC"), Machine(((4.0, 1.0), (4.0, 1.0)), "A10G")

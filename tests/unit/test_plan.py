@@ -296,6 +296,6 @@ def test_a_missing_cluster_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_planning_imports_neither_torch_nor_ray() -> None:
-    script = "import sys, bench.plan, bench.cost; print([n for n in ('torch', 'ray', 'mlflow') if n in sys.modules])"
+    script = "import sys, bench.plan_text; print([n for n in ('torch', 'ray', 'mlflow') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, text=True, capture_output=True, check=True)
     assert done.stdout.strip() == "[]"
