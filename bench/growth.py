@@ -19,12 +19,12 @@ from amsrc import boxes, flow
 from amsrc.config import CubeConfig, ModelConfig, TrainConfig
 from amsrc.cubes import cut
 from amsrc.store import Cubes, Shard
-from bench.cost import Row
 from bench.made_up import cubes_of_noise, sparse_cubes, video_of_walkers
 from bench.memory import peak_memory_gib, watch_memory
 from bench.prepare import prepare_video
 from bench.scoring import Feed, device_of, score
 from bench.speed_network import Stepping
+from bench.speeds import Row
 from bench.timing import CPU, Settings, row, timed
 
 if TYPE_CHECKING:

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import cost, provenance
+from bench import estimate, plan_text, provenance, speeds
 from bench.cells import finished
 from bench.cluster import nodes
 from bench.config import Experiment, fingerprint
 from bench.launcher_files import read_cluster
-from bench.logistics import logistics
 from bench.machine import Machine, Packing, machine_of
 from bench.machine import packing as packing_of
 from bench.plan import Cell
@@ -67,7 +66,7 @@ def packing(args: argparse.Namespace, machine: Machine, number: int) -> Packing:
     part = args.gpus_per_cell
     if part is None and machine.gpus and args.workers.most == 1:
         waiting = math.ceil(number / machine.gpus)
-        part = 1 / max(1, min(waiting, cost.fastest_packed(cost.read_speed(), machine.name)))
+        part = 1 / max(1, min(waiting, speeds.fastest_packed(speeds.read_speed(), machine.name)))
     return packing_of(machine, number, args.workers, part, args.cpus_per_cell)
 
 
@@ -79,36 +78,22 @@ def described(
     machine: Machine,
 ) -> str:
     """The plan in words: cells, what is cached, how many at a time, hours, cost; then the searches."""
-    rows, counted = cost.read_speed(), cost.cubes_of(cells, read_all(results))
+    rows, counted = speeds.read_speed(), estimate.cubes_of(cells, read_all(results))
     cached = [c for c in cells if (c.store / "manifest.json").is_file() and finished(c, results, kept(args))]
     todo = [cell for cell in cells if cell not in cached]
     packed = packing(args, machine, len(todo))
-    expected = cost.estimate(todo, counted, rows, packed, machine)
+    expected = estimate.estimate(todo, counted, rows, packed, machine)
+    around = estimate.logistics(todo, counted, rows, packed, machine)
     names = [fingerprint(cell.experiment) for cell in cached]
-    lines = [cost.render(cells, names, packed, expected, machine, logistics(todo, counted, rows, packed, machine))]
+    parts = [plan_text.of_cells(cells, names, packed, expected, machine, around)]
     for wanted in searches:
         at_once = packing(args, machine, wanted.trials)
         mine = [cell for cell in cells if cell.experiment in wanted.bases]
-        each = list(cost.estimate(mine, counted, rows, at_once, machine).seconds.values())
-        known = None if None in each else sum(filter(None, each)) / 3600
-        rounds = math.ceil(wanted.trials / at_once.concurrent)
-        hours, gpu_hours = (None if known is None else known * n for n in (rounds, wanted.trials * at_once.gpus))
-        price = machine.usd_per_gpu_hour if at_once.gpus else None
-        usd = None if gpu_hours is None or price is None else gpu_hours * price
-        space = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in wanted.space.items())
-        lines += [
-            "",
-            f"search      {wanted.study}: {wanted.trials} trials of {len(mine)} cells, {at_once.concurrent} at a time",
-            f"over        {space}; rule {wanted.rule}, sampler {wanted.sampler}. {wanted.proposals}",
-            f"on top      {_few(hours)} hours, {_few(gpu_hours)} GPU-hours, {_few(usd)} USD if none stands yet",
-        ]
-    return "\n".join(lines)
+        each = estimate.estimate(mine, counted, rows, at_once, machine)
+        parts.append(plan_text.of_search(wanted, each, at_once, machine))
+    return "\n\n".join(parts)
 
 
 def kept(args: argparse.Namespace) -> tuple[str, ...]:
     """States of a record, besides `done`, in which its cell is not run again."""
     return () if args.rerun == "failed" else ("failed",)
-
-
-def _few(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}"

@@ -5,7 +5,7 @@
 Writes `<out>/<machine>.json`, `<out>/table.md` (all machines measured into that folder so far) and the figure of how
 costs grow; reads no data set. Beside a row stand the straightforward way of doing the same (`bench.straightforward`),
 measured in turns with it, and what the machine allows. The plan of a sweep takes its hours from these files
-(`bench.cost`), and so does the forecast in `results/README.md` (`bench.forecast`): measure with nothing else running.
+(`bench.estimate`): measure with nothing else running.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from amsrc.files import write_file, write_json
 from bench import growth, provenance, speed_harness, speed_network, speed_prepare
-from bench.cost import Row, read_file
+from bench.speeds import Row, read_file
 from bench.storage import writable
 
 HEAD = ("stage", "settings", "on", "median", "spread", "repeats", "straightforward", "times as fast", "limit", "of it")

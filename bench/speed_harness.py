@@ -22,7 +22,6 @@ from amsrc.fuse import Fuser, Statistics
 from amsrc.store import CubeStore
 from bench import tables
 from bench.config import Experiment, derive
-from bench.cost import Row
 from bench.made_up import SCENES, cubes_of_noise, store_of_noise, video_of_walkers
 from bench.nulls import flow_magnitude
 from bench.prepare import prepare_video
@@ -35,6 +34,7 @@ from bench.selection import SHARES, aurocs, fusion_curve
 from bench.specs import SPECS
 from bench.speed_network import CUBES, WIDTHS
 from bench.speed_prepare import FRAMES, of_video, straight
+from bench.speeds import Row
 from bench.timing import CPU, Settings, in_turns, repeats, row, timed
 from bench.train import fit
 

@@ -20,12 +20,12 @@ from amsrc.model import AMSRC
 from amsrc.store import Cubes, CubeStore, Shard
 from bench import roofline, straightforward
 from bench.config import Experiment, derive
-from bench.cost import Row
 from bench.evaluate import evaluate
 from bench.made_up import cubes_of_noise, store_of_noise
 from bench.memory import keep_freed_memory
 from bench.recipes import build
 from bench.scoring import SCORING_BATCH, Feed, arithmetic, device_of, score
+from bench.speeds import Row
 from bench.timing import Settings, in_turns, repeats, row
 from bench.train import batches, fit, losses_of, optimiser_of
 

@@ -19,11 +19,11 @@ from amsrc.cubes import cut, moments
 from amsrc.files import digest
 from amsrc.store import write_shard
 from bench import straightforward
-from bench.cost import Row
 from bench.made_up import SCENES, video_of_walkers, write_noise
 from bench.prepare import prepare_video
 from bench.readers import Video
 from bench.speed_network import forever
+from bench.speeds import Row
 from bench.timing import CPU, Settings, in_turns, row, timed
 
 STORED_CUBES = 4096  # more than a processor's cache holds

@@ -16,7 +16,6 @@ from typing import NamedTuple, TypeAlias
 
 from amsrc.errors import DataError
 from bench import framewise, smoothing
-from bench.forecast import section
 from bench.names import title
 from bench.records import RunRecord, read_all, read_searches
 from bench.rows import (
@@ -190,7 +189,7 @@ def write(results: Place, readme: Path | None = None) -> list[Place]:
     """Write the tables. Returns the files.
 
     Args:
-        readme: gets Table 1; the README of the results then gets the forecast, if it has the markers for it.
+        readme: gets Table 1.
 
     Raises:
         DataError: as for `build`, or the README cannot be read or lacks a marker.
@@ -224,10 +223,7 @@ def _files(results: Place, readme: Path | None) -> dict[Place, str]:
     if readme is not None:
         if not readme.is_file():
             raise DataError(f"{readme}: no such file; Table 1 goes into an existing README.")
-        files[readme] = insert(_text(readme), "table1", tables["table1.md"])
-        about = results / "README.md"
-        if isinstance(results, Path) and about.is_file() and "<!-- scale -->" in (text := _text(about)):
-            files[about] = insert(text, "scale", section(results))
+        files[readme] = _insert(_text(readme), tables["table1.md"])
     return files
 
 
@@ -238,17 +234,17 @@ def _text(path: Place) -> str:
         raise DataError(f"{path} cannot be read as UTF-8 ({error}).") from None
 
 
-def insert(text: str, name: str, part: str) -> str:
-    """A README's text with a part between the markers `<!-- name -->` and `<!-- /name -->`.
+def _insert(text: str, table: str) -> str:
+    """A README's text with Table 1 between the markers `<!-- table1 -->` and `<!-- /table1 -->`.
 
     Raises:
         DataError: a marker is missing.
     """
-    before, opening, rest = text.partition(f"<!-- {name} -->")
-    _, closing, after = rest.partition(f"<!-- /{name} -->")
+    before, opening, rest = text.partition("<!-- table1 -->")
+    _, closing, after = rest.partition("<!-- /table1 -->")
     if not closing:
-        raise DataError(f"README: {name} goes between <!-- {name} --> and <!-- /{name} -->; put both markers in.")
-    return f"{before}{opening}\n\n{part}\n{closing}{after}"
+        raise DataError("README: table1 goes between <!-- table1 --> and <!-- /table1 -->; put both markers in.")
+    return f"{before}{opening}\n\n{table}\n{closing}{after}"
 
 
 # Rows: what the paper printed, then what was measured.

@@ -10,7 +10,7 @@ from statistics import median
 import torch
 
 from bench import provenance
-from bench.cost import Row
+from bench.speeds import Row
 
 Settings = dict[str, int | float | str]
 CPU = torch.device("cpu")

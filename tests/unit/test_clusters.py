@@ -23,10 +23,11 @@ from ray.autoscaler._private.command_runner import _with_interactive
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 
-from bench import cli, cost
+from bench import cli, estimate, speeds
 from bench.cli import COMMANDS, main
-from bench.cost import Cubes, Row
+from bench.estimate import Cubes
 from bench.launcher_files import read_cluster
+from bench.speeds import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTERS = ROOT / "clusters"
@@ -333,9 +334,9 @@ def test_the_plan_says_hours_and_cost(
     settings: dict[str, int | float | str] = {"width": 16, "size": 32}
     about: dict[str, Any] = {"device": machine.name, "threads": None, "settings": settings, "unit": "cubes/s"}
     rows = [Row(stage=stage, **about, median=10.0, spread=0.0, repeats=3) for stage in ("train", "score")]
-    monkeypatch.setattr(cost, "read_speed", lambda: rows)
+    monkeypatch.setattr(speeds, "read_speed", lambda: rows)
     made_up = Cubes(10_000, 100, "made up")
-    monkeypatch.setattr(cost, "cubes_of", lambda cells, _: {cell.store: made_up for cell in cells})
+    monkeypatch.setattr(estimate, "cubes_of", lambda cells, _: {cell.store: made_up for cell in cells})
     words = ["sweep", "--toy", "--dry-run", "--home", str(tmp_path / "home"), "--cluster", str(CLUSTERS / name)]
     assert main(words) == 0
     out = capsys.readouterr().out

@@ -24,11 +24,25 @@ def records():
     return {path.stem.partition("-")[2]: path for path in (ROOT / "results" / "records").glob("*/*/*.json")}
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", [*DOCUMENTS, "docs/scale.md"])
 def test_every_linked_file_and_picture_is_there(name):
     document = ROOT / name
     missing = [target for target in links(document.read_text()) if not (document.parent / target).exists()]
     assert not missing
+
+
+def test_every_speed_that_is_cited_is_in_the_table_of_speeds():
+    def rows(path):
+        lines = (ROOT / path).read_text().splitlines()
+        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+
+    known = rows("results/speed/table.md")
+    head = ["stage", "settings", "measured"]
+    found = rows("docs/scale.md")
+    cited = found[found.index(head) + 2 :]
+    assert len(cited) > 10
+    for stage, settings, measured in cited:
+        assert [row for row in known if row[0] == stage and settings in row[1] and row[3] == measured], stage
 
 
 def test_links_are_found_and_addresses_are_not():

@@ -7,13 +7,12 @@ import pytest
 
 from amsrc.config import BoxConfig, CubeConfig, FlowConfig
 from bench.config import derive
-from bench.cost import Cubes, Row
-from bench.logistics import Logistics, logistics, preparing
+from bench.estimate import Cubes, Logistics, logistics, parameters, preparing
 from bench.machine import Machine, Packing
 from bench.plan import Cell
 from bench.recipes import build
-from bench.scale import network
 from bench.specs import SPECS
+from bench.speeds import Row
 from tests.cubes_made import an_experiment, write_store
 
 ONE, TWO = Machine(((4.0, 0.0),), "AMD EPYC"), Machine(((4.0, 1.0), (4.0, 1.0)), "A10G")
@@ -87,11 +86,11 @@ def test_twice_the_cubes_take_twice_the_cutting_and_the_disk() -> None:
 
 
 def test_every_node_has_its_copy_and_workers_exchange_gradients() -> None:
-    parameters = network(a_cell().experiment.model, CubeConfig()).parameters
+    weights = parameters(a_cell().experiment.model, CubeConfig())
     found = around([a_cell(0), a_cell(1)], TWO, Packing(1, 0, 2.0, 2))
     assert found.stores == 2 * 64_000 * 21_524
-    assert found.gradients == pytest.approx(2 * (10 * 300) * 2 * 4 * parameters)  # cells, steps, workers, 2 (N-1)/N = 1
-    assert found.checkpoints == 2 * 10 * 12 * parameters
+    assert found.gradients == pytest.approx(2 * (10 * 300) * 2 * 4 * weights)  # cells, steps, workers, 2 (N-1)/N = 1
+    assert found.checkpoints == 2 * 10 * 12 * weights
     alone = around([a_cell()])
     assert (alone.stores, alone.gradients) == (0.0, 0.0)
 

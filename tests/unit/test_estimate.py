@@ -1,21 +1,33 @@
-"""Hours and cost of a plan: hand-computed, and no number where nothing was measured."""
+"""What a plan takes: counts, hours and cost by hand, and no number where nothing was measured."""
 
-import argparse
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from amsrc.errors import DataError
-from bench import cost, outlook
+from amsrc.config import CubeConfig, ModelConfig
+from amsrc.cubes import FrameCubes
+from amsrc.model import AMSRC
+from amsrc.store import write_shard
 from bench.config import Experiment, derive, dump, fingerprint
-from bench.cost import ABOUT, Cubes, Estimate, Row, bytes_text, cubes_of, estimate, read_speed, render
-from bench.logistics import Logistics
-from bench.machine import Machine, Packing, Workers, packing
+from bench.estimate import (
+    Cubes,
+    Estimate,
+    Work,
+    checkpoint_bytes,
+    cube_bytes,
+    cubes_of,
+    estimate,
+    gradient_bytes,
+    parameters,
+    work,
+)
+from bench.machine import Machine, Packing, packing
 from bench.plan import Cell
 from bench.recipes import build
 from bench.records import RunRecord
+from bench.speeds import Row
 from tests.cubes_made import TEST, TRAIN, an_experiment, write_store
 
 GPU = Machine(((4.0, 1.0),) * 2, "A10G", 1.5)
@@ -55,7 +67,6 @@ def a_cell(seed: int = 0, width: int = 64, epochs: int = 10, held_out: float = 0
     return Cell(derive(experiment, model={"width": width}, train=train), Path("stores/ped2"))
 
 
-NOTHING = Logistics(None, None, 0.0, None, None)
 CUBES = {Path("stores/ped2"): Cubes(30_000, 60_000, "ped2: counted")}
 
 
@@ -143,22 +154,6 @@ def test_what_several_workers_lose_counts_where_it_was_measured(workers: int, ra
     assert found.hours == pytest.approx(300_000 / rate / 3600)
     assert any(said in text for text in found.basis)
     assert any("keep" in text for text in found.basis) == (workers == 2)
-
-
-def test_a_gpu_is_shared_by_as_many_cells_as_train_fastest_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measured(cells: int, rate: float, width: int = 64) -> Row:
-        return replace(row("train packed", rate), settings={"cells": cells, "width": width})
-
-    rows = [measured(1, 10.0), measured(2, 14.0), measured(4, 13.0), measured(8, 99.0, width=16)]
-    assert cost.fastest_packed(rows, "A10G") == 2
-    assert cost.fastest_packed(rows, "H100") == cost.fastest_packed([], "A10G") == 1
-    monkeypatch.setattr(cost, "read_speed", lambda: rows)
-    given = argparse.Namespace(workers=Workers(), gpus_per_cell=None, cpus_per_cell=None)
-    machine = Machine(((16.0, 2.0),), "A10G")
-    found = [outlook.packing(given, machine, cells) for cells in (2, 3, 9)]
-    assert [(each.concurrent, each.gpus) for each in found] == [(2, 1.0), (3, 0.5), (4, 0.5)]
-    given.gpus_per_cell = 1.0
-    assert outlook.packing(given, machine, 9).concurrent == 2
 
 
 def test_what_trains_nothing_takes_only_its_scoring() -> None:
@@ -262,78 +257,48 @@ def test_cubes_of_a_store_to_come_are_those_of_the_latest_record_with_the_same_c
     assert cubes_of([cell], records[3:]) == {}
 
 
-# Files
+# Counts and sizes
 
 
-def test_speeds_are_read_from_all_files(tmp_path: Path) -> None:
-    rows = [row("train", 1.0), overhead(2.0)]
-    for name, one in zip(("b", "a"), rows, strict=True):
-        (tmp_path / f"{name}.json").write_text(json.dumps({**dict.fromkeys(ABOUT), "rows": [asdict(one)]}))
-    assert read_speed(tmp_path) == rows[::-1]
-    assert read_speed(tmp_path / "absent") == []
+def test_the_work_of_a_cell_is_counted() -> None:
+    e = derive(build("amsrc", "ped2"), train={"epochs": 10, "batch": 100, "score_every": 3, "held_out": 0.1})
+    found = work(e, 30_000, 60_000)
+    pseudo = 6 * 1024  # as they are and five kinds made of them
+    assert found.trained == pytest.approx(10 * 27_000)
+    assert found.steps == pytest.approx(10 * 270)
+    assert found.between == pytest.approx(3 * (60_000 + 2048 + pseudo))  # after epochs 3, 6 and 9
+    assert found.after == pytest.approx(90_000 + pseudo)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"rows": [{"stage": "train"}]}', '{"rows": 3}'])
-def test_a_file_that_holds_no_speeds_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "bad.json").write_text(text)
-    with pytest.raises(DataError, match=r"bad\.json: not a file of measured speeds"):
-        read_speed(tmp_path)
+def test_without_scored_epochs_and_held_out_videos_there_is_less() -> None:
+    e = derive(build("amsrc", "ped2"), train={"epochs": 10, "batch": 100, "score_every": 0, "held_out": 0.0})
+    assert work(e, 30_000, 60_000) == Work(300_000.0, 0, 90_000.0, 3000.0)
 
 
-# Text
+@pytest.mark.parametrize("fusion", ["gate", "add", "concat", "appearance", "none"])
+@pytest.mark.parametrize(("width", "channels", "frames"), [(64, 3, 5), (8, 1, 3)])
+def test_parameters_are_those_of_the_network(fusion: str, width: int, channels: int, frames: int) -> None:
+    model = ModelConfig(fusion=fusion, width=width, channels=channels)  # type: ignore[arg-type]
+    cube = CubeConfig(frames=frames)
+    assert parameters(model, cube) == sum(p.numel() for p in AMSRC(model, cube).parameters())
 
 
-def test_the_plan_is_told_in_full() -> None:
-    cells = [a_cell(0), a_cell(1), a_cell(2, recipe="no-gate-add")]
-    todo = cells[1:]
-    packed = packing(GPU, len(todo))
-    expected = estimate(todo, CUBES, [row("train", 100.0), row("score", 300.0)], packed, GPU)
-    around = Logistics(2.5, 3e9, 2.2e8, 6e9, 0.0, ("prepare: 40 ms a frame",), ("boxes: not measured",))
-    text = render(cells, [fingerprint(cells[0].experiment)], packed, expected, GPU, around)
-    lines = [line.split() for line in text.splitlines()]
-    assert ["amsrc", "ped2", "2", "1", "1", "0.92"] in lines
-    assert ["no-gate-add", "ped2", "1", "0", "1", "0.92"] in lines
-    assert ["all", "3", "1", "2"] in lines
-    assert "to prepare  ped2 (ped2)" in text
-    assert "at a time   2 cells of 1 GPU, 4 CPUs each, on A10G: 2 GPUs, 8 CPUs" in text
-    assert "preparing   2.5 hours\n" in text
-    assert "storage     3 GB of cubes to prepare, 220 MB of checkpoints" in text
-    assert "network     6 GB of cubes to the nodes, 0 B of gradients" in text
-    assert "from        prepare: 40 ms a frame" in text
-    assert "not known   boxes: not measured" in text
-    assert "hours       0.92 from" in text
-    assert "GPU-hours   1.8\n" in text
-    assert "cost        2.75 USD" in text
-    assert "from        train: 100 cubes/s at width 64 on NVIDIA A10G" in text
+@pytest.mark.parametrize(("channels", "known"), [(3, 31_764), (1, 21_524)])
+def test_the_bytes_of_a_cube_are_those_on_disk(tmp_path: object, channels: int, known: int) -> None:
+    cube, n = CubeConfig(), 7
+    shape = (cube.frames, channels, cube.size, cube.size)
+    frames = np.zeros((n, *shape), np.uint8)
+    flows = np.zeros((n, cube.frames - 1, 2, cube.size, cube.size), np.float16)
+    made = FrameCubes(0, np.zeros((n, 4), np.float32), frames, flows)
+    write_shard(tmp_path, "train", "01", [made], 1, shape)  # type: ignore[arg-type]
+    arrays = [np.load(path) for path in tmp_path.rglob("*.npy")]  # type: ignore[attr-defined]
+    assert cube_bytes(cube, channels) == known == sum(array.nbytes for array in arrays) / n
 
 
-def test_the_plan_has_a_dash_for_what_is_not_known() -> None:
-    packed = packing(GPU, 1)
-    text = render([a_cell()], [], packed, plan([a_cell()], []), GPU, NOTHING)
-    assert text.count(" -") >= 3
-    for name in ("preparing", "hours", "GPU-hours", "cost", "storage", "network"):
-        assert f"\n{name:<12}-" in text
-    assert "not known   train: no speed was measured on A10G" in text
+@pytest.mark.parametrize(("workers", "times"), [(1, 0.0), (2, 1.0), (4, 1.5), (64, 2 * 63 / 64)])
+def test_each_worker_of_a_ring_sends_all_but_its_part_twice(workers: int, times: float) -> None:
+    assert gradient_bytes(1000, workers) == pytest.approx(times * 4000)
 
 
-def test_a_sealed_store_is_not_to_be_prepared(tmp_path: Path) -> None:
-    cell = Cell(an_experiment(), write_store(tmp_path, an_experiment()).path)
-    text = render([cell], [], packing(CPU, 1), plan([], []), CPU, NOTHING)
-    assert "to prepare  nothing" in text
-    assert "preparing" not in text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "-"),
-        (0, "0 B"),
-        (999, "999 B"),
-        (999.7, "1 KB"),
-        (31_764, "31.8 KB"),
-        (4.5e13, "45 TB"),
-        (7e18, "7e+03 PB"),
-    ],
-)
-def test_bytes_have_a_unit_that_can_be_read(value: float | None, text: str) -> None:
-    assert bytes_text(value) == text
+def test_a_checkpoint_holds_weights_and_two_moments() -> None:
+    assert checkpoint_bytes(1000, 3) == 36_000

@@ -1,0 +1,45 @@
+"""Files of measured speeds, and what is taken from their rows."""
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from amsrc.errors import DataError
+from bench import outlook, speeds
+from bench.plan import Machine, Workers
+from bench.speeds import ABOUT, Row, read_speed
+from tests.unit.test_estimate import overhead, row
+
+
+def test_speeds_are_read_from_all_files(tmp_path: Path) -> None:
+    rows = [row("train", 1.0), overhead(2.0)]
+    for name, one in zip(("b", "a"), rows, strict=True):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**dict.fromkeys(ABOUT), "rows": [asdict(one)]}))
+    assert read_speed(tmp_path) == rows[::-1]
+    assert read_speed(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"rows": [{"stage": "train"}]}', '{"rows": 3}'])
+def test_a_file_that_holds_no_speeds_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(DataError, match=r"bad\.json: not a file of measured speeds"):
+        read_speed(tmp_path)
+
+
+def test_a_gpu_is_shared_by_as_many_cells_as_train_fastest_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(cells: int, rate: float, width: int = 64) -> Row:
+        return replace(row("train packed", rate), settings={"cells": cells, "width": width})
+
+    rows = [measured(1, 10.0), measured(2, 14.0), measured(4, 13.0), measured(8, 99.0, width=16)]
+    assert speeds.fastest_packed(rows, "A10G") == 2
+    assert speeds.fastest_packed(rows, "H100") == speeds.fastest_packed([], "A10G") == 1
+    monkeypatch.setattr(speeds, "read_speed", lambda: rows)
+    given = argparse.Namespace(workers=Workers(), gpus_per_cell=None, cpus_per_cell=None)
+    machine = Machine(((16.0, 2.0),), "A10G")
+    found = [outlook.packing(given, machine, cells) for cells in (2, 3, 9)]
+    assert [(each.concurrent, each.gpus) for each in found] == [(2, 1.0), (3, 0.5), (4, 0.5)]
+    given.gpus_per_cell = 1.0
+    assert outlook.packing(given, machine, 9).concurrent == 2
