@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from bench import bootstrap, metrics
 from bench.figures import BEST, Look, drawn, wrapped
+from bench.metrics import stretches
 from bench.rows import label as label_of
 
 if TYPE_CHECKING:
@@ -229,12 +230,6 @@ def _thumbnails(axes: Axes, run: Scored, name: str) -> None:
 
 def _mark(look: Look) -> Look:
     return {**look, "linestyle": "none", "markersize": 7, "markerfacecolor": "white", "markeredgecolor": "black"}
-
-
-def stretches(flags: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Runs of ones as (start, end), the end excluded."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
-    return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
 
 
 @drawn

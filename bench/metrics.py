@@ -141,3 +141,9 @@ def _checked(
 def _both(truth: npt.NDArray[np.int64]) -> bool:
     """Whether normal and abnormal frames both occur."""
     return len(np.unique(truth)) == 2
+
+
+def stretches(flags: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Runs of ones as (start, end), the end excluded."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
