@@ -30,8 +30,9 @@ from bench.prepare import prepare_video
 from bench.pseudo import STATISTICS_CUBES
 from bench.readers import Video
 from bench.recipes import build
+from bench.roc import aurocs
 from bench.scoring import SCORING_BATCH, device_of
-from bench.selection import SHARES, Epoch, aurocs, fusion_curve
+from bench.selection import SHARES, Epoch, fusion_curve
 from bench.speed_network import CUBES, WIDTHS
 from bench.speed_prepare import FRAMES, of_video, straight
 from bench.timing import CPU, Settings, in_turns, repeats, row, timed

@@ -25,7 +25,7 @@ def pair_count(scores, labels):
     return sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs) / len(pairs)
 
 
-@settings(deadline=None)  # the first call imports scikit-learn
+@settings(deadline=None)
 @given(FRAMES)
 def test_auroc_is_the_share_of_pairs_in_the_right_order(frames):
     scores, labels = zip(*frames, strict=True)
