@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bench.metrics import by_video
+from bench.metrics import pooled
+from bench.roc import Ranking, rank
 
 DRAWS = 10_000
 LEVEL = 0.95
@@ -49,7 +50,7 @@ def auroc_interval(runs: Sequence[ByVideo], labels: ByVideo) -> tuple[float, flo
     Raises:
         DataError: videos or lengths differ, or a score is not finite.
     """
-    return _interval(np.mean([drawn_aurocs(scores, labels) for scores in runs], axis=0), labels)
+    return _interval(_mean_aurocs(runs, labels, draws(len(labels))), labels)
 
 
 def difference(ours: Sequence[ByVideo], theirs: Sequence[ByVideo], labels: ByVideo) -> Difference | None:
@@ -57,22 +58,25 @@ def difference(ours: Sequence[ByVideo], theirs: Sequence[ByVideo], labels: ByVid
 
     Arguments, None and errors as for `auroc_interval`.
     """
-    drawn, whole = (
-        np.mean([own(scores, labels) for scores in ours], axis=0)
-        - np.mean([own(scores, labels) for scores in theirs], axis=0)
-        for own in (drawn_aurocs, _whole)
-    )
-    ends = _interval(drawn, labels)
-    return None if ends is None else Difference(float(whole[0]), *ends)
+    times = np.concatenate([np.ones((1, len(labels))), draws(len(labels))])
+    ahead = _mean_aurocs(ours, labels, times) - _mean_aurocs(theirs, labels, times)
+    ends = _interval(ahead[1:], labels)
+    return None if ends is None else Difference(float(ahead[0]), *ends)
 
 
-def drawn_aurocs(scores: ByVideo, labels: ByVideo) -> Floats:
-    """Pooled AUROC of each of DRAWS draws of videos, NaN where one class is missing; exact, ties count half."""
-    return _aurocs(scores, labels, draws(len(scores)))
+def _mean_aurocs(runs: Sequence[ByVideo], labels: ByVideo, times: Floats) -> Floats:
+    found: Floats = np.mean([ranked(scores, labels).aurocs(times) for scores in runs], axis=0)
+    return found
 
 
-def _whole(scores: ByVideo, labels: ByVideo) -> Floats:
-    return _aurocs(scores, labels, np.ones((1, len(scores))))
+def ranked(scores: ByVideo, labels: ByVideo) -> Ranking:
+    """All frames in the order of falling scores, of videos that are numbered in the order of their names.
+
+    Raises:
+        DataError: as for `auroc_interval`.
+    """
+    lengths = np.array([len(np.asarray(labels[video])) for video in sorted(labels)], np.int64)
+    return rank(*pooled(scores, labels), np.repeat(np.arange(len(lengths)), lengths))
 
 
 def draws(videos: int) -> Floats:
@@ -81,24 +85,6 @@ def draws(videos: int) -> Floats:
         return np.zeros((DRAWS, 0))
     counts = np.random.default_rng(SEED).multinomial(videos, np.full(videos, 1 / videos), DRAWS)
     return counts.astype(np.float64)
-
-
-def _aurocs(scores: ByVideo, labels: ByVideo, draws: Floats) -> Floats:
-    """AUROC under each draw, from the pairs of frames in the right order counted once for each pair of videos."""
-    pairs = by_video(scores, labels)
-    abnormal = [np.sort(values[truth == 1]) for values, truth in pairs]
-    normal = [np.sort(values[truth == 0]) for values, truth in pairs]
-    won = np.array([[_won(ours, theirs) for theirs in normal] for ours in abnormal]).reshape(len(pairs), len(pairs))
-    sizes = (draws @ np.array([len(part) for part in kind], np.float64) for kind in (abnormal, normal))
-    compared = np.multiply(*sizes)
-    right = np.einsum("di,ij,dj->d", draws, won, draws, optimize=True)
-    found: Floats = np.divide(right, compared, out=np.full(len(draws), np.nan), where=compared > 0)
-    return found
-
-
-def _won(abnormal: Floats, normal: Floats) -> float:
-    """Pairs in which the abnormal frame scores higher, ties counting half; both sorted."""
-    return float(sum(np.searchsorted(normal, abnormal, side).sum() for side in ("left", "right")) / 2)
 
 
 def _interval(drawn: Floats, labels: ByVideo) -> tuple[float, float] | None:

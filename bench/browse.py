@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import gallery
-from bench.curves import Scored, stretches
+from bench.curves import Scored
+from bench.metrics import stretches
 from bench.records import RunRecord
 from bench.storage import Place
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bench import bootstrap, metrics
+from bench import bootstrap
 from bench.figures import BEST, Look, drawn, wrapped
+from bench.metrics import stretches
 from bench.names import label as label_of
 
 if TYPE_CHECKING:
@@ -92,27 +93,16 @@ def roc_of(scores: Mapping[str, Floats], labels: Labels) -> Roc | None:
     Frames of a video resemble each other, so videos are drawn, with replacement, and never frames. Draws with one
     class only are left out.
     """
-    values, truth = metrics.pooled(scores, labels)
-    if len(np.unique(truth)) < 2:
+    ranking = bootstrap.ranked(scores, labels)
+    whole = ranking.counts(np.ones(len(labels)))
+    area = whole.auroc()
+    if area is None:
         return None
-    video = np.repeat(np.arange(len(scores)), [len(scores[name]) for name in sorted(scores)])
-    order = np.argsort(-values, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)  # equal scores are passed together
-    truth, video = truth[order], video[order]
-
-    def curve(times: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """The curve when each video counts so many times."""
-        weight = times[video]
-        tp, fp = (np.append(0, np.cumsum(weight * (truth == one))[ends]) for one in (1, 0))
-        with np.errstate(invalid="ignore"):
-            return fp / fp[-1], tp / tp[-1]
-
-    resampled = (curve(times) for times in bootstrap.draws(len(scores))[:RESAMPLES])
-    found = [(fpr, tpr) for fpr, tpr in resampled if np.isfinite(fpr + tpr).all()]
-    ends_of = [100 * (1 - bootstrap.LEVEL) / 2, 100 * (1 + bootstrap.LEVEL) / 2]
-    low, high = np.percentile([np.interp(GRID, *each) for each in found], ends_of, axis=0)
-    fpr, tpr = curve(np.ones(len(scores)))
-    return Roc(fpr, tpr, float(np.trapezoid(tpr, fpr)), low, high, bootstrap.auroc_interval([scores], labels))
+    resampled = map(ranking.counts, bootstrap.draws(len(labels))[:RESAMPLES])
+    found = [np.interp(GRID, *counts.curve()) for counts in resampled if counts.pairs]
+    ends = [100 * (1 - bootstrap.LEVEL) / 2, 100 * (1 + bootstrap.LEVEL) / 2]
+    low, high = np.percentile(found, ends, axis=0)
+    return Roc(*whole.curve(), area, low, high, bootstrap.auroc_interval([scores], labels))
 
 
 @drawn
@@ -229,12 +219,6 @@ def _thumbnails(axes: Axes, run: Scored, name: str) -> None:
 
 def _mark(look: Look) -> Look:
     return {**look, "linestyle": "none", "markersize": 7, "markerfacecolor": "white", "markeredgecolor": "black"}
-
-
-def stretches(flags: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Runs of ones as (start, end), the end excluded."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
-    return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
 
 
 @drawn

@@ -1,18 +1,22 @@
 """Frame-level metrics: pure functions on scores and labels, in float64. Reads and writes nothing.
 
-Scores: higher = more abnormal, any scale (rankings are all that counts). Labels: 1 = abnormal. scikit-learn
-computes; these functions fix what happens where the textbook definition ends. torchmetrics is not an option:
-it passes scores outside [0, 1] through a sigmoid, which changes their ranking.
+Scores: higher = more abnormal, any scale (rankings are all that counts). Labels: 1 = abnormal. `bench.roc` and, for
+the average precision, scikit-learn compute; these functions fix what happens where the textbook definition ends.
+torchmetrics is not an option: it passes scores outside [0, 1] through a sigmoid, which changes their ranking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from amsrc.errors import DataError
+from bench.roc import count
+
+Number = TypeVar("Number", np.float64, np.int64)
 
 
 def auroc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
@@ -28,10 +32,7 @@ def auroc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
     Raises:
         DataError: lengths differ, a score is not finite, or a label is neither 0 nor 1.
     """
-    from sklearn.metrics import roc_auc_score
-
-    values, truth = _checked(scores, labels)
-    return float(roc_auc_score(truth, values)) if _both(truth) else None
+    return count(*_checked(scores, labels)).auroc()
 
 
 def average_precision(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
@@ -39,15 +40,12 @@ def average_precision(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float | N
     from sklearn.metrics import average_precision_score
 
     values, truth = _checked(scores, labels)
-    return float(average_precision_score(truth, values)) if _both(truth) else None
+    both = len(np.unique(truth)) == 2
+    return float(average_precision_score(truth, values)) if both else None
 
 
 def equal_error(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float | None, float | None]:
-    """Equal error rate, and the F1 of the abnormal frames at its threshold; arguments as for `auroc`.
-
-    The rate is where the straight lines between the points of the ROC curve cross equal shares of false alarms and of
-    misses. The threshold is the score (a frame that reaches it counts as abnormal) under which the two shares are
-    closest, of equally close ones the highest.
+    """Equal error rate, and the F1 of the abnormal frames at its threshold (`bench.roc.Counts.equal_error`).
 
     Returns:
         Two fractions in [0, 1]; None when only one class is present.
@@ -55,17 +53,7 @@ def equal_error(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float | N
     Raises:
         DataError: as for `auroc`.
     """
-    values, truth = _checked(scores, labels)
-    if not _both(truth):
-        return None, None
-    order = np.argsort(-values, kind="stable")
-    last = np.flatnonzero(np.diff(values[order], append=-np.inf))  # of the frames with an equal score
-    hits, abnormal = np.cumsum(truth[order])[last], int(truth.sum())
-    alarms, normal = last + 1 - hits, len(truth) - abnormal
-    gap = alarms * abnormal - (abnormal - hits) * normal  # of the two shares, times a constant: exact in integers
-    rate = np.interp(0.0, [-abnormal * normal, *gap], [0.0, *(alarms / normal)])
-    at = int(np.argmin(np.abs(gap)))
-    return float(rate), float(2 * hits[at] / (hits[at] + alarms[at] + abnormal))
+    return count(*_checked(scores, labels)).equal_error()
 
 
 def pooled_auroc(scores: Mapping[str, npt.ArrayLike], labels: Mapping[str, npt.ArrayLike]) -> float | None:
@@ -106,9 +94,12 @@ def pooled(
         DataError: the videos differ, or as for `auroc`.
     """
     pairs = by_video(scores, labels)
-    values = [np.zeros(0, np.float64), *(pair[0] for pair in pairs)]
-    truth = [np.zeros(0, np.int64), *(pair[1] for pair in pairs)]
-    return np.concatenate(values), np.concatenate(truth)
+    return end_to_end((values for values, _ in pairs), np.float64), end_to_end((truth for _, truth in pairs), np.int64)
+
+
+def end_to_end(videos: Iterable[npt.NDArray[np.generic]], dtype: type[Number]) -> npt.NDArray[Number]:
+    """What each video has, (N,), laid end to end; empty without a video."""
+    return np.concatenate([np.zeros(0, dtype), *videos], dtype=dtype)
 
 
 def by_video(
@@ -138,6 +129,7 @@ def _checked(
     return values, truth.astype(np.int64)
 
 
-def _both(truth: npt.NDArray[np.int64]) -> bool:
-    """Whether normal and abnormal frames both occur."""
-    return len(np.unique(truth)) == 2
+def stretches(flags: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Runs of ones as (start, end), the end excluded."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]

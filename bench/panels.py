@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bench.curves import ABNORMAL, Picture, Scored, stretches
+from bench.curves import ABNORMAL, Picture, Scored
 from bench.figures import COLOURS, drawn
+from bench.metrics import stretches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

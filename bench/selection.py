@@ -17,6 +17,8 @@ import numpy.typing as npt
 from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, DataError
 from amsrc.fuse import Floats, Fuser, cube_scores
+from bench.metrics import end_to_end, pooled_auroc
+from bench.roc import aurocs
 from bench.rules import RULES
 from bench.run_folder import Epoch
 
@@ -97,7 +99,7 @@ def decide(fuser: Fuser, videos: Sequence[str], epochs: Sequence[Epoch], labels:
         "paper": {"auroc": _plain(on_all[own]), **found[own].choice},
         "oracle": {"auroc": _plain(on_all[best]), **found[best].choice},
         "crossfit": {
-            "auroc": _pooled(ranks, truth),
+            "auroc": pooled_auroc(ranks, truth),
             "folds": [
                 {"videos": part, "selected_auroc": _plain(on_other[choice]), **found[choice].choice}
                 for part, on_other, choice in zip(parts, on_others, chosen, strict=True)
@@ -119,7 +121,7 @@ def known_aurocs(frames: npt.NDArray[np.float32], columns: Mapping[str, slice], 
         (R,), NaN when only one class is present.
     """
     parts = [frames[:, columns[video]] for video in labels]
-    return aurocs(np.concatenate([frames[:, :0], *parts], axis=1), _end_to_end(labels, labels))
+    return aurocs(np.concatenate([frames[:, :0], *parts], axis=1), end_to_end(labels.values(), np.int64))
 
 
 def pseudo_aurocs(epoch: Epoch, weights: Sequence[tuple[float, float]]) -> list[dict[str, float]]:
@@ -180,7 +182,7 @@ def fusion_curve(fuser: Fuser, videos: Sequence[str], epoch: Epoch, labels: Labe
     tried = _candidates(epoch, fuser.config, SHARES)
     if len(tried) == 1:
         return {}
-    values = aurocs(_frames(fuser, epoch, tried), _end_to_end(truth, videos))
+    values = aurocs(_frames(fuser, epoch, tried), end_to_end(truth.values(), np.int64))
     best = _best(values, tried)
     return {
         "share_f": SHARES.tolist(),
@@ -197,40 +199,6 @@ def folds(videos: Iterable[str]) -> list[list[str]]:
     order = sorted(videos, key=lambda video: sha256(video.encode()).digest())
     count = min(FOLDS, len(order))
     return [order[start::count] for start in range(count)]
-
-
-def aurocs(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.integer]) -> Values:
-    """`bench.metrics.auroc` of many rows of scores under the same labels: one sort a row, counted in integers.
-
-    Args:
-        scores: (R, N), in float32 as frame scores are kept: what is equal there is a tie and counts half.
-        labels: (N,), 0 or 1.
-
-    Returns:
-        (R,) fractions; NaN when only one class is present.
-
-    Raises:
-        DataError: a score is not finite, or a label is neither 0 nor 1.
-    """
-    if not np.isfinite(scores).all():
-        raise DataError("a score is not finite, so it has no rank. Look at the loss of the run.")
-    if not np.isin(labels, (0, 1)).all():
-        raise DataError(f"labels must be 0 (normal) or 1 (abnormal), found {np.unique(labels)[:5].tolist()}.")
-    truth = labels.astype(np.int64)
-    abnormal = int(truth.sum())
-    pairs = abnormal * (len(truth) - abnormal)
-    found = np.full(len(scores), np.nan)
-    for i, row in enumerate(scores if pairs else []):
-        keys = (row.astype(np.float32) + np.float32(0)).view(np.int32).astype(np.int64)  # adding 0: there is no -0
-        keys ^= (keys >> 63) & 0x7FFFFFFF  # the bits of negative numbers run backwards; now keys rank as scores do
-        keys = keys << 1 | truth
-        keys.sort()
-        ends = np.flatnonzero(np.diff(keys >> 1, append=1 << 32))  # the last of each run of equal scores
-        hits = np.cumsum(keys & 1)[ends]
-        misses = ends + 1 - hits
-        doubled = np.diff(hits, prepend=0) * (misses + np.append(0, misses[:-1]))  # misses below, and below or equal
-        found[i] = int(doubled.sum()) / (2 * pairs)
-    return found
 
 
 def objective(rules: Mapping[str, Any], rule: str) -> float | None:
@@ -309,7 +277,7 @@ def across(
             for of_seed, cell in zip(ranks[dataset], cells, strict=True):
                 of_seed |= {video: cell.crossfit[video] for video in videos}
     for dataset, of_rule in chosen.items():
-        auroc = _mean(_pooled(of_seed, labels[dataset]) for of_seed in ranks[dataset])
+        auroc = _mean(pooled_auroc(of_seed, labels[dataset]) for of_seed in ranks[dataset])
         of_rule["crossfit"] = {"auroc": auroc, "folds": told[dataset]}
     return {dataset: {rule: of_rule[rule] for rule in RULES} for dataset, of_rule in chosen.items()}
 
@@ -372,14 +340,6 @@ def _columns(fuser: Fuser, videos: Sequence[str]) -> dict[str, slice]:
     """Where each video's frames lie when all are laid end to end."""
     ends = np.cumsum(fuser.lengths).tolist()
     return {v: slice(end - n, end) for v, end, n in zip(videos, ends, fuser.lengths, strict=True)}
-
-
-def _end_to_end(arrays: Mapping[str, npt.NDArray[Any]], videos: Iterable[str]) -> npt.NDArray[Any]:
-    return np.concatenate([np.empty(0, np.uint8), *(arrays[video] for video in videos)])
-
-
-def _pooled(ranks: Mapping[str, Floats], labels: Labels) -> float | None:
-    return _plain(aurocs(_end_to_end(ranks, labels)[None], _end_to_end(labels, labels))[0])
 
 
 def _plain(value: float) -> float | None:

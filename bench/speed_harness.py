@@ -28,9 +28,10 @@ from bench.prepare import prepare_video
 from bench.pseudo import STATISTICS_CUBES
 from bench.readers import Video
 from bench.recipes import build
+from bench.roc import aurocs
 from bench.run_folder import Epoch
 from bench.scoring import SCORING_BATCH, device_of
-from bench.selection import SHARES, aurocs, fusion_curve
+from bench.selection import SHARES, fusion_curve
 from bench.specs import SPECS
 from bench.speed_network import CUBES, WIDTHS
 from bench.speed_prepare import FRAMES, of_video, straight

@@ -6,17 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 
 from bench import selection
 from bench.run_folder import Epoch
-from bench.selection import aurocs, decide, folds, fusion_curve
+from bench.selection import decide, folds, fusion_curve
 from tests.parity import reference
 from tests.unit.test_selection import Made, made
 
-unhurried = settings(deadline=None)  # a busy machine is not a failure
 SHARES = (0.0, 0.2, 0.5, 0.8, 1.0)
 Choice = tuple[int, tuple[float, float]]  # epoch, weights
 
@@ -169,35 +165,6 @@ def test_the_curve_equals_the_loop(grid: int | None, monkeypatch: pytest.MonkeyP
     assert curve["auroc"] == [slow(share, 1 - share) for share in SHARES]
     assert curve["paper_auroc"] == slow(0.3, 0.1)
     assert curve["best_auroc"] == max(*curve["auroc"], curve["paper_auroc"])
-
-
-ROWS = st.lists(
-    st.tuples(st.one_of(st.integers(-3, 3).map(float), st.floats(allow_nan=False, allow_infinity=False, width=32)),
-              st.integers(0, 1)),
-    min_size=1, max_size=40,
-)  # fmt: skip
-
-
-@unhurried
-@given(ROWS)
-def test_aurocs_equal_the_count_of_pairs(frames: list[tuple[float, int]]) -> None:
-    scores, labels = np.array([s for s, _ in frames], np.float32), np.array([label for _, label in frames], np.uint8)
-    expected = slow_auroc(scores, labels)
-    there, back = aurocs(np.stack([scores, -scores]), labels)
-    if expected is None:
-        assert np.isnan([there, back]).all()
-    else:
-        assert there == float(expected) and back == float(1 - expected)
-
-
-@pytest.mark.parametrize("values", [1, 2, 5, 300, 10**6])
-def test_aurocs_equal_scikit_learn_however_many_scores_tie(values: int) -> None:
-    random = np.random.default_rng(values)
-    labels = (random.random(3000) < 0.2).astype(np.uint8)
-    scores = ((random.integers(0, values, (6, 3000)) - values // 2) * np.float32(0.37)).astype(np.float32)
-    scores[0, ::2] *= np.float32(-0.0)  # both zeros, which are equal
-    expected = [roc_auc_score(labels, row) for row in scores]
-    np.testing.assert_allclose(aurocs(scores, labels), expected, rtol=0, atol=1e-12)
 
 
 def test_what_is_searched_is_what_is_measured() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from amsrc.errors import DataError
 from bench import bootstrap
-from bench.bootstrap import auroc_interval, difference, drawn_aurocs
+from bench.bootstrap import auroc_interval, difference, draws, ranked
 from bench.metrics import pooled_auroc
 
 
@@ -17,18 +17,22 @@ def made_up(seed=0, videos=7, ahead=1.0):
     return {video: (rng.normal(size=len(own)) + ahead * own).round(1) for video, own in labels.items()}, labels
 
 
+def drawn_aurocs(scores, labels):
+    return ranked(scores, labels).aurocs(draws(len(labels)))
+
+
 def test_a_draw_of_every_video_once_is_the_pooled_auroc():
     scores, labels = made_up()
-    once = bootstrap._aurocs(scores, labels, np.ones((1, 7)))
+    once = ranked(scores, labels).aurocs(np.ones((1, 7)))
     assert once[0] == pytest.approx(pooled_auroc(scores, labels), abs=1e-12)
 
 
 def test_each_draw_is_the_auroc_of_the_videos_it_drew():
     scores, labels = made_up()
-    drawn, draws = drawn_aurocs(scores, labels), bootstrap.draws(7)
-    assert draws.shape == (bootstrap.DRAWS, 7) and (draws.sum(1) == 7).all()
+    drawn, times = drawn_aurocs(scores, labels), draws(7)
+    assert times.shape == (bootstrap.DRAWS, 7) and (times.sum(1) == 7).all()
     for number in range(50):
-        names = [f"{video}.{copy}" for video in range(7) for copy in range(int(draws[number, video]))]
+        names = [f"{video}.{copy}" for video in range(7) for copy in range(int(times[number, video]))]
         again = pooled_auroc(*({name: kind[name[0]] for name in names} for kind in (scores, labels)))
         assert drawn[number] == pytest.approx(again, abs=1e-12)
 

@@ -152,11 +152,6 @@ def test_a_single_epoch_leaves_nothing_to_choose() -> None:
     assert curves.epochs(a_record("null-flow")) is None
 
 
-@pytest.mark.parametrize(("labels", "expected"), [([], []), ([1, 1], [(0, 2)]), ([0, 1, 0, 1, 1], [(1, 2), (3, 5)])])
-def test_stretches(labels: list[int], expected: list[tuple[int, int]]) -> None:
-    assert curves.stretches(np.array(labels, np.uint8)) == expected
-
-
 def test_equal_scores_give_equal_bytes() -> None:
     for draw in (
         lambda: curves.roc(runs(a_run())),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amsrc.errors import DataError
-from bench.metrics import auroc, average_precision, equal_error, macro_auroc, pooled, pooled_auroc
+from bench.metrics import auroc, average_precision, equal_error, macro_auroc, pooled, pooled_auroc, stretches
 
 FRAMES = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=2, max_size=40)
 
@@ -25,7 +25,7 @@ def pair_count(scores, labels):
     return sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs) / len(pairs)
 
 
-@settings(deadline=None)  # the first call imports scikit-learn
+@settings(deadline=None)
 @given(FRAMES)
 def test_auroc_is_the_share_of_pairs_in_the_right_order(frames):
     scores, labels = zip(*frames, strict=True)
@@ -130,3 +130,8 @@ def test_lengths_labels_and_videos_must_fit():
 
 def test_no_frames_have_no_auroc():
     assert pooled_auroc({}, {}) is None
+
+
+@pytest.mark.parametrize(("labels", "expected"), [([], []), ([1, 1], [(0, 2)]), ([0, 1, 0, 1, 1], [(1, 2), (3, 5)])])
+def test_stretches(labels, expected):
+    assert stretches(np.array(labels, np.uint8)) == expected

@@ -1,5 +1,7 @@
 """Pictures with boxes, scores and alarms: what is drawn where, in which colour, and the file they become."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -51,6 +53,12 @@ def test_the_most_abnormal_box_lies_on_top() -> None:
     for pair in ([(box, 3.0), (box, -1.0)], [(box, -1.0), (box, 3.0)]):
         assert width_of(drawn(0, *pair), RED, 160) > 0
         assert width_of(drawn(0, *pair), TEAL, 160) == 0
+
+
+def test_no_figure_is_imported_for_it() -> None:
+    seen = "import bench.overlay, sys; print([name for name in ('matplotlib', 'bench.figures') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.strip() == "[]"
 
 
 def test_an_alarm_frames_the_picture_and_nothing_else_does() -> None:

@@ -20,7 +20,6 @@ from bench.selection import (
     SHARES,
     Decision,
     across,
-    aurocs,
     decide,
     folds,
     fusion_curve,
@@ -395,13 +394,6 @@ def test_labels_that_do_not_fit_are_named() -> None:
         cell.decide(wrong)
     with pytest.raises(DataError, match="differ in: 05"):
         cell.decide({video: label for video, label in cell.labels.items() if video != "05"})
-
-
-def test_scores_and_labels_that_cannot_be_ranked_are_errors() -> None:
-    with pytest.raises(DataError, match="not finite"):
-        aurocs(np.array([[0.0, np.nan]], np.float32), np.array([0, 1]))
-    with pytest.raises(DataError, match=r"found \[0, 255\]"):
-        aurocs(np.zeros((1, 2), np.float32), np.array([0, 255]))
 
 
 # Folds
