@@ -229,10 +229,15 @@ def report(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 
 def ls(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """List records, searches, recipes (and all fields of one) or cube stores; and how to open MLflow."""
+    """List records, searches, recipes (and all fields of one) or cube stores, or what each key of a record means."""
     from bench import listing
 
-    if args.what == "recipes":
+    if args.what == "schema":
+        from bench.schema_text import schema
+
+        _no_overrides(changes)
+        print(schema(), end="")
+    elif args.what == "recipes":
         print(listing.recipes(experiment_of(args, changes)[0]))
     else:
         _no_overrides(changes)

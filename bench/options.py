@@ -230,7 +230,7 @@ def add_report(p: argparse.ArgumentParser) -> None:
 
 
 def add_ls(p: argparse.ArgumentParser) -> None:
-    p.add_argument("what", nargs="?", choices=["records", "searches", "recipes", "stores"], default="records")
+    p.add_argument("what", nargs="?", choices=["records", "searches", "recipes", "stores", "schema"], default="records")
     p.add_argument("--recipe", default="amsrc", help="for `recipes`: whose fields to list")
     p.add_argument("--dataset", default="ped2", help="for `recipes`: on which data set")
     _home_option(p)

@@ -284,7 +284,7 @@ SWEEPS = [
         ("data check --dataset ped2 --root .", "invalid choice: 'check' (choose from 'verify', 'fetch')"),
         ("data verify --dataset ped2 --root . --cube.size 8", "--cube.size: this command has no experiment to change."),
         ("tables --cube.size 8", "--cube.size: this command has no experiment to change."),
-        ("ls recipies", "invalid choice: 'recipies' (choose from 'records', 'searches', 'recipes', 'stores')"),
+        ("ls recipies", "invalid choice: 'recipies' (choose from 'records', 'searches', 'recipes', 'stores', "),
         ("ls recipes --recipe amscr", "unknown recipe 'amscr'; did you mean: amsrc"),
         ("sweep --recipes amsrc,amscr --datasets ped2 --root .", "unknown recipe 'amscr'; did you mean: amsrc"),
         ("sweep --datasets ped3 --root .", "unknown data set 'ped3'; did you mean: ped2"),
