@@ -113,9 +113,9 @@ def test_the_sweep_runs_as_a_script_from_anywhere(tmp_path: Path) -> None:
 
 
 def documented() -> list[str]:
-    """Every command line of `--help`, README.md and results/README.md: indented, or in backticks with arguments."""
+    """Every command line of `--help` and of the documents: indented, or in backticks with arguments."""
     found = [line.strip() for line in EXAMPLES.splitlines() if line.startswith("  ")]
-    for path in (ROOT / "README.md", ROOT / "results" / "README.md"):
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "results").glob("*.md"))):
         text = path.read_text()
         found += re.findall(r"^ {4,}((?:amsrc-bench|python bench/\w+\.py)\b.*)$", text, re.M)
         found += re.findall(r"`((?:amsrc-bench|python bench/\w+\.py) [^`]+)`", text)
