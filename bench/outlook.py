@@ -61,11 +61,11 @@ def packing(args: argparse.Namespace, machine: plan.Machine, number: int) -> pla
     Raises:
         ConfigError: as for `bench.plan.packing`.
     """
-    part = args.gpus_per_cell
+    part = args.gpus_per_run
     if part is None and machine.gpus and args.workers.most == 1:
         waiting = math.ceil(number / machine.gpus)
         part = 1 / max(1, min(waiting, cost.fastest_packed(cost.read_speed(), machine.name)))
-    return plan.packing(machine, number, args.workers, part, args.cpus_per_cell)
+    return plan.packing(machine, number, args.workers, part, args.cpus_per_run)
 
 
 def described(

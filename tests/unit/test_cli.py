@@ -289,7 +289,7 @@ SWEEPS = [
         ("sweep --recipes amsrc,amscr --datasets ped2 --root .", "unknown recipe 'amscr'; did you mean: amsrc"),
         ("sweep --datasets ped3 --root .", "unknown data set 'ped3'; did you mean: ped2"),
         ("sweep --datasets ped2", "pass --root DIR or set AMSRC_DATA."),
-        ("prepare --dataset ped2", "where the data lies is not known: pass --root DIR or set AMSRC_DATA."),
+        ("prepare --dataset ped2", "pass --root DIR or set AMSRC_DATA."),
         ("data verify --dataset ped2 --root nowhere", "nowhere: no such folder. Pass --root, or set AMSRC_DATA"),
         ("prepare --dataset ped2 --root nowhere", "nowhere: no such folder. Pass --root, or set AMSRC_DATA"),
         ("sweep --root nowhere", "nowhere: no such folder. Pass --root, or set AMSRC_DATA"),
