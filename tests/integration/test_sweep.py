@@ -205,7 +205,7 @@ def test_ctrl_c_says_how_to_go_on_and_cells_share_a_process(places: Places, tmp_
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=100) == 130
     printed = output.read_text()
-    assert "interrupted; nothing finished is lost. To go on:" in printed
+    assert "interrupted; nothing finished is lost. To resume:" in printed
     assert printed.splitlines()[-1].split()[:2] == ["amsrc-bench", "sweep"]
     assert shlex.split(printed.splitlines()[-1])[2:] == [str(word) for word in places.command(*words)[1:]]
     assert "Traceback" not in printed
