@@ -370,7 +370,7 @@ def test_a_dry_run_says_the_plan_and_starts_nothing(tmp_path: Path) -> None:
 def test_ls_lists_searches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["ls", "searches", "--home", str(tmp_path / "home"), "--results"]
     assert main([*words, str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"no searches under {tmp_path}. `amsrc-bench sweep search` makes one.\n"
+    assert f"no searches in {tmp_path}" in capsys.readouterr().out
     study = "amsrc-ped2-crossfit-1a2b3c4d"
     chosen = {"ped2": {"crossfit": {"auroc": 0.9123, "folds": []}}}
     facts = {"study": study, "recipe": "amsrc", "datasets": ["ped2"], "seeds": [0], "joint": False, "rule": "crossfit"}
