@@ -299,7 +299,7 @@ SWEEPS = [
         ("sweep --toy --name ../elsewhere", "--name '../elsewhere': letters, digits"),
         ("train --dataset ped2 --seed 9223372036854775808", "allowed: 0 or more, below 2^63"),
         ("tables --results nowhere", "nowhere is no folder. Tables are made of the records in it."),
-        ("data verify --dataset ped2 --root .", "ped2: no videos under"),
+        ("data verify --dataset ped2 --root .", "ped2: no videos in"),
         ("train --dataset ped2 --home .", "no finished cube store of ped2 under"),
         ("evaluate --dataset ped2 --home .", "Run `amsrc-bench prepare --dataset ped2 --root DIR --home"),
         ("ls searches --cube.size 8", "--cube.size: "),
