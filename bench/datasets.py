@@ -189,7 +189,7 @@ def find(name: str, root: Path, partial: bool = False) -> Dataset:
 
 
 def verify(name: str, root: Path, partial: bool = False) -> list[Check]:
-    """Everything that can be checked without the network. Decodes every video file to its end: minutes for shanghaitech.
+    """Everything that can be checked offline. Decodes every video file to its end: minutes for shanghaitech.
 
     Raises:
         ConfigError: there is no data set of that name.
@@ -216,9 +216,7 @@ def _survey(name: str, root: Path) -> Dataset:
     if home is None:
         looked = ", ".join(place for split in SPLITS for place in base.places[split])
         advice = (
-            "`make demo` makes it."
-            if name.startswith(TOY)
-            else f"See {base.page}; `amsrc-bench data fetch` may help."
+            "`make demo` makes it." if name.startswith(TOY) else f"See {base.page}; `amsrc-bench data fetch` may help."
         )
         raise DataError(
             f"{name}: no videos in {root}; looked for {looked} there and in folders named "

@@ -68,7 +68,7 @@ def fetch(name: str, root: Path, archives: Sequence[Archive] | None = None) -> P
         _unpack(name, work, [_download(archive, work) for archive in archives]).rename(target)
         shutil.rmtree(work)
     except OSError as error:
-        raise RunError(f"{error.filename or root}: {error.strerror or error}. Run the same command to resume.") from None
+        raise RunError(f"{error.filename or root}: {error.strerror or error}. Run it again to resume.") from None
     return target
 
 
