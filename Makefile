@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint tables report clean
+.PHONY: demo test lint tables docs report clean
 
 demo: .venv/ready  ## the main job on the embedded data sets: tables and a page in minutes
 	$(BIN)/python bench/sweep.py --toy --home .demo --results .demo/results --name demo
@@ -19,6 +19,9 @@ lint: .venv/ready  ## style, types, who may import whom
 
 tables: .venv/ready  ## Table 1 and Table 2 from results/, and the copy in the README
 	$(BIN)/amsrc-bench tables --readme README.md
+
+docs: .venv/ready  ## results/SCHEMA.md from the docstrings of the records
+	$(BIN)/amsrc-bench ls schema >results/SCHEMA.md
 
 clean:
 	rm -rf .venv .demo

@@ -261,7 +261,7 @@ def _moving_regions(config: BoxConfig) -> Callable[[Moment, Boxes], Boxes]:
 def _change(moment: Moment, blurred: Callable[[Frame], npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
     """Sum of the absolute differences to the neighbouring frames, (H, W); the largest over the channels.
 
-    Both operations saturate at 255 instead of wrapping (Deviation: released wraps).
+    Both operations saturate at 255 instead of wrapping (Deviation 7: released wraps).
     """
     frame = blurred(moment.frame)
     change = np.zeros_like(frame)

@@ -54,7 +54,9 @@ class CubeConfig:
     size: int = 32
     """Height and width in pixels after resizing, aspect not kept (paper)."""
     boxes: BoxConfig = field(default_factory=BoxConfig)
+    """Where a cube is cut."""
     flow: FlowConfig = field(default_factory=FlowConfig)
+    """Motion between its frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +84,12 @@ class LossConfig:
     """`released`: mean of the squared error and of the gradient differences over all values; `paper`:
     their sums over a cube, averaged over the batch."""
     intensity: float = 1.0
+    """Weight of the squared error of the predicted frame."""
     gradient: float = 1.0
+    """Weight of the error of its gradients."""
     consistency: float = 1.0
-    """Paper: 1 / 1 / 10 by data set; released: 1 everywhere."""
+    """Weight of the distance between appearance and motion feature. Paper: 1 / 1 / 10 by data set; released: 1
+    everywhere."""
     weight_penalty: float = 0.0
     """Times the sum of squared weights. Paper: 1; released: its function returns before its loop, so 0."""
 
@@ -94,12 +99,15 @@ class TrainConfig:
     """Optimiser, budget and arithmetic."""
 
     epochs: int = 60
+    """Passes over the training cubes."""
     batch: int = 128
     """Cubes per step over all workers together."""
     learning_rate: float = 2e-4
+    """Of Adam, in the first epoch."""
     decay: float = 0.8
     """The learning rate is multiplied by this every `decay_epochs` epochs (paper)."""
     decay_epochs: int = 10
+    """Epochs between two such steps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 autocast on a GPU, or a CPU, that multiplies it (AVX512-BF16, AMX), else fp32."""
     score_every: int = 1

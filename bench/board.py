@@ -1,4 +1,4 @@
-"""What the driver shows while cells run: one live table on a terminal, plain lines elsewhere."""
+"""Progress of a sweep on the driver: one live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EVERY_S = 15.0  # between two plain lines of the same trial
 
 @dataclass
 class Running:
-    """A trial at work."""
+    """A running trial."""
 
     trial: Trial
     cell: int = 0
@@ -34,31 +34,31 @@ class Running:
 
     @property
     def done(self) -> float:
-        """Part of its epochs that is behind it, 0 to 1."""
+        """Fraction of its epochs that is done, 0 to 1."""
         epochs = self.trial.cells[self.cell].experiment.train.epochs
         return (self.cell + self.epoch / epochs) / len(self.trial.cells)
 
 
 @dataclass
 class Board:
-    """Counts and best values by data set, kept up to date by what happens to trials; shown while it is entered."""
+    """The live table: counts and best AUROC by data set, updated as trials start, report epochs and end."""
 
     rule: str
-    """Rule under which the best so far is judged."""
+    """Selection rule under which the best so far is chosen."""
     todo: Counter[str] = field(default_factory=Counter)
-    """Trials that are to run, by data set; those on several by `a+b`."""
+    """Trials to run by data set; those on several data sets under `a+b`."""
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Cells by data set and status."""
+    """Ended runs by data set and status."""
     best: dict[str, tuple[float, str]] = field(default_factory=dict)
     running: dict[int, Running] = field(default_factory=dict)
     finished: float = 0.0
-    """Trials behind us that were run here."""
+    """Trials that ended since `began`."""
     began: float = field(default_factory=time.monotonic)
     live: Live | None = None
 
     @contextmanager
     def showing(self, todo: Counter[str]) -> Iterator[None]:
-        """Show what happens to these trials."""
+        """Show the progress of these trials within the block."""
         self.todo, self.finished, self.began = todo, 0.0, time.monotonic()
         self.running.clear()
         if not sys.stdout.isatty():
@@ -94,7 +94,7 @@ class Board:
             )
 
     def over(self, trial: Trial, records: Sequence[RunRecord], title: str) -> None:
-        """A trial came to its end; `title` is its line."""
+        """A trial ended; `title` is its line."""
         self.running.pop(trial.number, None)
         self.finished += 1
         for record in records:
@@ -102,7 +102,7 @@ class Board:
         self.say(f"[{self.finished:.0f}/{sum(self.todo.values())}] {title}{self.left()}")
 
     def count(self, record: RunRecord) -> None:
-        """Add a cell that came to its end, now or earlier."""
+        """Add a run that ended, now or earlier."""
         self.ended[record.dataset, record.status] += 1
         value = objective(record.rules, self.rule) if record.status == "done" else None
         if value is not None and value > self.best.get(record.dataset, (-1.0, ""))[0]:
@@ -110,11 +110,11 @@ class Board:
 
     @property
     def best_of(self) -> str:
-        """Heading of the best so far; `label-free` judges by pseudo-anomalies, which is no test AUROC."""
-        return f"best ({self.rule}{', on pseudo-anomalies' if self.rule == 'label-free' else ''})"
+        """Heading of the best so far; under `label-free` it is a validation score, not a test AUROC."""
+        return f"best ({self.rule}{', validation score' if self.rule == 'label-free' else ''})"
 
     def left(self) -> str:
-        """Time to go, from the part of the work that was done since the start; empty while that says nothing."""
+        """Time left, extrapolated from the work done since the start; empty while none is done."""
         whole = sum(self.todo.values())
         done = self.finished + sum(running.done for running in self.running.values())
         if not 0 < done < whole:
@@ -122,7 +122,7 @@ class Board:
         return f", about {clock((time.monotonic() - self.began) * (whole - done) / done)} left"
 
     def table(self) -> Table:
-        """The live view."""
+        """The live table as rich draws it."""
         from rich.table import Table
 
         table = Table(

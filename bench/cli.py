@@ -2,12 +2,13 @@
 
 Any field of an experiment can be set by its dotted name: `--loss.consistency 10`. Exit codes: 0 done; 1 ran
 and something failed (or `--check` found a difference); 2 wrong usage, configuration or data, before anything
-ran; 130 interrupted, the same command goes on.
+ran; 130 interrupted, the same command resumes.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import shlex
 import sys
@@ -22,7 +23,7 @@ from bench.specs import is_toy
 from bench.storage import place
 
 ABOUT = """AMSRC, video anomaly detection by appearance-motion consistency, measured on UCSD Ped2, CUHK Avenue
-and ShanghaiTech. Every stage reads what the one before wrote; running a command again goes on where it stopped."""
+and ShanghaiTech. Every stage reads what the previous one wrote; the same command resumes an interrupted one."""
 
 EXAMPLES = """examples:
   amsrc-bench data verify --dataset ped2 --root ~/data
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"\ninterrupted; nothing finished is lost. To go on:\n  amsrc-bench {shlex.join(argv)}", file=sys.stderr)
+        print(f"\ninterrupted; nothing finished is lost. To resume:\n  amsrc-bench {shlex.join(argv)}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `amsrc-bench ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,7 +77,7 @@ def _dispatch(argv: list[str]) -> int:
     for name, (add, run, help_text) in COMMANDS.items():
         add(
             commands.add_parser(
-                name, help=help_text, description=run.__doc__, formatter_class=layout, allow_abbrev=False
+                name, help=help_text, description=inspect.getdoc(run), formatter_class=layout, allow_abbrev=False
             )
         )
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
@@ -93,12 +94,12 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def data(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """Check a copy of a data set against what is known of it, or download it."""
+    """Verify a local copy of a data set (layout, counts, labels), or download it."""
     from bench import datasets, fetch
 
     _no_overrides(changes)
     if args.action == "fetch":
-        print(f"{args.dataset} lies in {fetch.fetch(args.dataset, root_of(args))}")
+        print(f"{args.dataset} is in {fetch.fetch(args.dataset, root_of(args))}")
         return 0
     checks = datasets.verify(args.dataset, root_of(args), args.partial)
     print(datasets.table(checks))
@@ -110,7 +111,7 @@ def data(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 
 def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """Cut the cubes of a data set's videos, one Ray task a video; finished videos are skipped."""
+    """Extract the cubes of a data set's videos, one Ray task a video; finished videos are skipped."""
     experiment, _ = experiment_of(args, changes)
     from bench import prepare as stage
     from bench.cache import verify
@@ -129,10 +130,10 @@ def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 
 def train(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """Train one cell, or go on from its last checkpoint."""
+    """Train one run, or resume it from its last checkpoint."""
     experiment, fixed = experiment_of(args, changes)
     if experiment.method != "amsrc":
-        raise ConfigError(f"{experiment.recipe} trains nothing; run `amsrc-bench evaluate` with the same options.")
+        raise ConfigError(f"{experiment.recipe} is untrained; run `amsrc-bench evaluate` with the same options.")
     from bench import cluster
     from bench import prepare as stage
     from bench import train as training
@@ -148,7 +149,7 @@ def train(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 
 def evaluate(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """Score one trained cell, measure it and write its record."""
+    """Score one trained run, compute its metrics and write its record."""
     experiment, fixed = experiment_of(args, changes)
     from bench import evaluate as stage
     from bench.prepare import find_store
@@ -180,7 +181,7 @@ def tables(args: argparse.Namespace, changes: dict[str, str]) -> int:
     if args.check:
         stale = stage.check(results, args.readme)
         for name in stale:
-            print(f"stale: {name}", file=sys.stderr)
+            print(f"out of date: {name}", file=sys.stderr)
         if stale:
             again = f"amsrc-bench tables --results {results}{f' --readme {args.readme}' if args.readme else ''}"
             print(f"Run `{again}` and commit what it writes.", file=sys.stderr)
@@ -192,17 +193,17 @@ def tables(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 
 OF_ONE_RUN = ("recipe", "seed", "videos", "root", "boxes", "flow", "labels")
-"""Options of `figures` that say nothing of the records."""
+"""Options of `figures` that concern a single run."""
 
 
 def figures(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """Draw what the records suffice for; and of one evaluated run its predictions, features, frames and boxes."""
+    """Plot the results; with --dataset also qualitative figures of one run: predictions, features, frames, boxes."""
     if args.dataset:
         from bench import pictures
 
         written = pictures.run(args, changes)
     elif of_one := [name for name in OF_ONE_RUN if getattr(args, name) not in (None, "")]:
-        raise ConfigError(f"--{of_one[0]} needs --dataset: it is of one run.")
+        raise ConfigError(f"--{of_one[0]} needs --dataset: it concerns a single run.")
     else:
         _no_overrides(changes)
         from bench import gallery
@@ -213,7 +214,7 @@ def figures(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 
 def report(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """Make one HTML page of all results: opens anywhere, asks no server for anything."""
+    """Make one self-contained HTML page of all results; it needs no server."""
     _no_overrides(changes)
     from bench import report as stage
 
@@ -229,10 +230,15 @@ def report(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 
 def ls(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """List records, searches, recipes (and all fields of one) or cube stores; and how to open MLflow."""
+    """List records, searches, recipes (and all fields of one) or cube stores, or what each key of a record means."""
     from bench import listing
 
-    if args.what == "recipes":
+    if args.what == "schema":
+        from bench.schema_text import schema
+
+        _no_overrides(changes)
+        print(schema(), end="")
+    elif args.what == "recipes":
         print(listing.recipes(experiment_of(args, changes)[0]))
     else:
         _no_overrides(changes)
@@ -245,7 +251,7 @@ def ls(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 
 def doctor(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """Say what this machine has and what is missing: versions, cores, GPUs, memory, disk, data sets."""
+    """Check this machine: versions, cores, GPUs, memory, disk, data sets."""
     from bench import listing
 
     _no_overrides(changes)
@@ -255,9 +261,9 @@ def doctor(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 
 def sweep(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """The main job. Finished cells are never run again; the same command goes on after any end.
+    """Run many experiments. Finished runs are never repeated; the same command resumes an interrupted sweep.
 
-    matrix: recipes x data sets x seeds. search: Optuna proposes loss weights, each trial is judged under a rule.
+    matrix: recipes x data sets x seeds. search: Optuna proposes loss weights, a selection rule scores each trial.
     """
     from bench import sweep as stage
 
@@ -265,7 +271,7 @@ def sweep(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 
 def speed(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """Measure every stage on this machine, by one worker and by two; the plan of a sweep reads what it writes."""
+    """Benchmark every stage on this machine, with one worker and with two; sweeps estimate hours from the result."""
     from bench import speed as stage
 
     _no_overrides(changes)
@@ -274,10 +280,10 @@ def speed(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 
 def watch(args: argparse.Namespace, changes: dict[str, str]) -> int:
-    """Score any video with a trained run; write it with boxes, score and alarms, and a table of its frames.
+    """Score any video with a trained run; write it annotated with boxes, score and alarms, and a CSV of its frames.
 
-    The run needs its weights and `evaluate`'s scores under --home; no label is used. Frames are scored at the height of
-    the run's data set and drawn at their own; grey where that data set is. The threshold is a quantile of the scores of
+    The run must be trained and evaluated under --home; no label is used. Frames are scored at the height of the run's
+    data set, in grey where it is grey, and drawn at their own size. The threshold is a quantile of the scores of
     training frames, which the network has seen: unseen normal frames alarm somewhat more often. Fields of `score` and
     `cube.boxes` may be set, such as --score.weight_p 1.
     """
@@ -305,7 +311,7 @@ def watch(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 def _no_overrides(changes: dict[str, str]) -> None:
     if changes:
-        raise ConfigError(f"--{next(iter(changes))}: this command has no experiment to change.")
+        raise ConfigError(f"--{next(iter(changes))}: this command takes no configuration fields.")
 
 
 COMMANDS: dict[
@@ -316,12 +322,12 @@ COMMANDS: dict[
     "prepare": (options.add_prepare, prepare, "videos -> cube store"),
     "train": (options.add_train, train, "cube store -> trained network"),
     "evaluate": (options.add_evaluate, evaluate, "trained network -> record"),
-    "tables": (options.add_tables, tables, "records -> Table 1 and Table 2"),
-    "figures": (options.add_figures, figures, "records -> figures; a run's pixels -> its own"),
+    "tables": (options.add_tables, tables, "records -> Tables 1 to 3 and selection rules"),
+    "figures": (options.add_figures, figures, "plot results; with --dataset also one run's qualitative figures"),
     "report": (options.add_report, report, "results -> one HTML page"),
-    "ls": (options.add_ls, ls, "list records, recipes or stores"),
-    "doctor": (options.add_doctor, doctor, "look at this machine"),
-    "sweep": (options.add_sweep, sweep, "the main job: all of it, for many cells, or a search"),
-    "watch": (options.add_watch, watch, "any video -> the video with boxes, score and alarms"),
-    "speed": (options.add_speed, speed, "how fast this machine is"),
+    "ls": (options.add_ls, ls, "list records, searches, recipes, stores or keys"),
+    "doctor": (options.add_doctor, doctor, "check this machine"),
+    "sweep": (options.add_sweep, sweep, "the main job: prepare, train and evaluate many runs, or a search"),
+    "watch": (options.add_watch, watch, "score any video: boxes, anomaly score, alarms"),
+    "speed": (options.add_speed, speed, "benchmark this machine"),
 }

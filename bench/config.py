@@ -20,11 +20,14 @@ from bench.specs import LABEL_SETS
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One cell of the benchmark: a recipe on a data set with a seed, every number included."""
+    """One run of the benchmark: a recipe on a data set with a seed, every number included."""
 
     recipe: str
+    """Name of the table row."""
     dataset: str
+    """Name of the data set."""
     seed: int = 0
+    """Of the initial weights and the order of the cubes."""
     method: str = "amsrc"
     """`amsrc`, or the name of a score that needs no training (`bench.nulls`)."""
     label_set: str = "official"
@@ -32,10 +35,15 @@ class Experiment:
     partial: bool = False
     """Made from a subset of the data set's videos."""
     cube: CubeConfig = field(default_factory=CubeConfig)
+    """How cubes are cut."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
     loss: LossConfig = field(default_factory=LossConfig)
+    """What it is trained to minimise."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    """Optimiser and budget."""
     score: ScoreConfig = field(default_factory=ScoreConfig)
+    """From errors of cubes to scores of frames."""
 
 
 def dump(value: Experiment) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Finds copies of the data sets, reads their labels and masks, and verifies that they are whole.
+"""Finds copies of the data sets, reads their labels and masks, and verifies that they are complete.
 
 Reads a data set's folder (layouts and counts: `bench.specs`; files: `bench.readers`) and writes nothing. `find`
 looks at the structure alone and is fast; `verify` opens pictures, decodes videos and compares labels. The rendered
@@ -154,7 +154,7 @@ class Check:
 
 
 def present(root: Path) -> list[str]:
-    """Data sets with footage under `root`, whole or not, in folders of their own name; toy sets last.
+    """Data sets with videos in `root`, complete or not, in folders of their own name; toy sets last.
 
     Raises:
         DataError: `root` does not exist.
@@ -171,7 +171,7 @@ def find(name: str, root: Path, partial: bool = False) -> Dataset:
 
     Raises:
         ConfigError: there is no data set of that name.
-        DataError: it is not there, or not whole.
+        DataError: it is missing or incomplete.
     """
     dataset = _survey(name, root)
     failed = [check for check in _structure(dataset, partial) if not check.ok]
@@ -181,7 +181,7 @@ def find(name: str, root: Path, partial: bool = False) -> Dataset:
     more = f"; and {len(failed) - 4} more" if len(failed) > 4 else ""
     only_missing = all(check.ok for check in _structure(dataset, True))
     advice = (
-        "This copy is partial: add the missing videos, or pass --partial to work on those that are there."
+        "This copy is partial: add the missing videos, or pass --partial to work on the ones present."
         if only_missing
         else f"`amsrc-bench data verify --dataset {name} --root {root}` lists everything."
     )
@@ -189,7 +189,7 @@ def find(name: str, root: Path, partial: bool = False) -> Dataset:
 
 
 def verify(name: str, root: Path, partial: bool = False) -> list[Check]:
-    """Everything that can be checked without the network. Decodes every video file whole: minutes for shanghaitech.
+    """Everything that can be checked offline. Decodes every video file to its end: minutes for shanghaitech.
 
     Raises:
         ConfigError: there is no data set of that name.
@@ -210,14 +210,14 @@ def table(checks: list[Check]) -> str:
 
 
 def _survey(name: str, root: Path) -> Dataset:
-    """What stands there, unchecked."""
+    """The data set as found, unchecked."""
     home = _home(name, root)
     base = spec_of(name)
     if home is None:
         looked = ", ".join(place for split in SPLITS for place in base.places[split])
-        advice = "`make demo` renders it." if is_toy(name) else f"See {base.page}; `amsrc-bench data fetch` may help."
+        advice = "`make demo` makes it." if is_toy(name) else f"See {base.page}; `amsrc-bench data fetch` may help."
         raise DataError(
-            f"{name}: no videos under {root}; looked for {looked} there and in folders named "
+            f"{name}: no videos in {root}; looked for {looked} there and in folders named "
             f"{', '.join(_folders(name))}. {advice}"
         )
     toy = _toy_file(home)
@@ -251,12 +251,12 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _toy_file(folder: Path) -> Path | None:
-    """What marks a rendered set, beside its folders of videos or one above them."""
+    """The file that marks a synthetic set, next to its folders of videos or one level above."""
     return next((path for path in (folder / "toy.json", folder.parent / "toy.json") if path.is_file()), None)
 
 
 def _toy_spec(base: Spec, path: Path) -> Spec:
-    """The spec of a rendered set: the layout of the real one, the counts of its `toy.json`."""
+    """The spec of a synthetic set: the layout of the real one, the counts of its `toy.json`."""
     try:
         toy = json.loads(path.read_text())
         per_video: dict[Split, dict[str, int]] = {
@@ -279,11 +279,11 @@ def _toy_spec(base: Spec, path: Path) -> Spec:
 
 
 def _videos(home: Path, spec: Spec, split: Split) -> list[Video]:
-    standing = [readers.video_paths(home / place, spec.names) for place in spec.places[split]]
+    found = [readers.video_paths(home / place, spec.names) for place in spec.places[split]]
     expected = spec.per_video[split]
     return [
         Video(name, path, readers.count_frames(path, expected.get(name)), spec.grey)
-        for name, path in max(standing, key=len)
+        for name, path in max(found, key=len)
     ]
 
 
@@ -373,7 +373,7 @@ def _picture_problem(video: Video, size: tuple[int, int] | None) -> str:
 
 
 def _ends(video: Video) -> list[npt.NDArray[np.uint8]]:
-    """First and last frame; of a video file, found by decoding it whole."""
+    """First and last frame; of a video file, found by decoding it to its end."""
     if video.path.is_dir():
         files = readers.frame_files(video.path)
         return [readers.read_image(file, video.grey) for file in (files[:1] + files[-1:])]
@@ -401,21 +401,21 @@ def _labels(dataset: Dataset) -> Iterator[Check]:
 
 
 def _masks(dataset: Dataset) -> Iterator[Check]:
-    """Where labels are kept as spans: whether the pixel masks, if there are any, say the same."""
+    """Where labels are stored as spans: whether the pixel masks, if there are any, agree with them."""
     if "official" not in dataset.spec.spans:
         return
     problems = {video.name: _mask_problem(dataset, video) for video in dataset.test}
     agreeing = [name for name, problem in problems.items() if problem == ""]
     for name, problem in problems.items():
         if problem:
-            yield Check(f"pixel masks, video {name}", "as the labels", problem, False)
+            yield Check(f"pixel masks, video {name}", "equal to the labels", problem, False)
     masked = sum(problem is not None for problem in problems.values())
-    found = f"{len(agreeing)} of {masked} videos" if masked else "none kept"
-    yield Check("pixel masks against labels", "the same, if kept", found, len(agreeing) == masked)
+    found = f"{len(agreeing)} of {masked} videos" if masked else "none"
+    yield Check("pixel masks against labels", "equal, where present", found, len(agreeing) == masked)
 
 
 def _mask_problem(dataset: Dataset, video: Video) -> str | None:
-    """None where no masks are kept."""
+    """None where there are no masks."""
     try:
         masks = dataset.masks(video.name)
         if masks is None:

@@ -1,7 +1,7 @@
 """Downloads a data set, checks its SHA-256, extracts it safely and puts it in place.
 
 Reads the archives that `bench.specs` names; writes `<root>/.fetch-<name>/` while it works and `<root>/<name>/` in
-one rename at the end. An interrupted download goes on where it stopped when the same command runs again.
+one rename at the end. The same command resumes an interrupted download.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Then check it: amsrc-bench data verify --dataset {name} --root {root}"""
 
 
 def fetch(name: str, root: Path, archives: Sequence[Archive] | None = None) -> Path:
-    """Download a data set into `root/name`, unless it stands under `root` already. Returns its folder.
+    """Download a data set into `root/name`, unless `root` has it already. Returns its folder.
 
     Args:
         archives: where to get it, in place of the addresses that its authors give: the archive with the videos
@@ -43,7 +43,7 @@ def fetch(name: str, root: Path, archives: Sequence[Archive] | None = None) -> P
 
     Raises:
         ConfigError: there is no such data set, or it must be fetched by hand (the message says how).
-        DataError: a download is not the file it should be, an archive is hostile, or what came is not whole.
+        DataError: a download is not the file it should be, an archive is hostile, or the data set is incomplete.
         RunError: the connection failed or the disk is full; running it again resumes.
     """
     spec = SPECS.get(name)
@@ -63,7 +63,7 @@ def fetch(name: str, root: Path, archives: Sequence[Archive] | None = None) -> P
         _unpack(name, work, [_download(archive, work) for archive in archives]).rename(target)
         shutil.rmtree(work)
     except OSError as error:
-        raise RunError(f"{error.filename or root}: {error.strerror or error}. Run the same command to go on.") from None
+        raise RunError(f"{error.filename or root}: {error.strerror or error}. Run it again to resume.") from None
     return target
 
 
@@ -79,7 +79,7 @@ def _unpack(name: str, work: Path, packed: Sequence[Path]) -> Path:
 
 
 def _download(archive: Archive, folder: Path) -> Path:
-    """The archive's file, its hash checked; downloaded unless it lies there from before."""
+    """The archive's file, its hash checked; downloaded unless it is there from before."""
     path = folder / PurePosixPath(archive.url).name
     part = path.with_name(path.name + ".part")
     if not path.exists():
@@ -88,7 +88,7 @@ def _download(archive: Archive, folder: Path) -> Path:
         except (HTTPException, OSError) as error:
             kept = part.stat().st_size if part.exists() else 0
             raise RunError(
-                f"{archive.url}: {error}. {kept:,} bytes are kept in {part}: run the same command again to go on, "
+                f"{archive.url}: {error}. {kept:,} bytes are kept in {part}: run the same command again to resume, "
                 "or download the file by hand and unpack it."
             ) from None
         _check_hash(archive, part)
@@ -98,7 +98,7 @@ def _download(archive: Archive, folder: Path) -> Path:
 
 # pooch, the usual choice, begins an interrupted download anew; these archives have up to 800 MB and slow servers.
 def _transfer(url: str, part: Path) -> None:
-    """Append to a partial file what it lacks, with a progress bar on standard error."""
+    """Append the missing bytes to a partial file, with a progress bar on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
@@ -107,7 +107,7 @@ def _transfer(url: str, part: Path) -> None:
     try:
         response: HTTPResponse = urlopen(request, timeout=TIMEOUT_S)
     except HTTPError as error:
-        if error.code == 416 and start:  # nothing lies beyond what is here; the hash tells whether it is right
+        if error.code == 416 and start:  # the file is complete; the hash tells whether it is right
             return
         raise
     with response:
@@ -125,7 +125,7 @@ def _transfer(url: str, part: Path) -> None:
 
 
 def _continues(response: HTTPResponse, start: int) -> bool:
-    """Whether the server sends the rest only; one that does not know ranges sends all."""
+    """Whether the server sends only the rest; one without support for ranges sends all."""
     return response.status == 206 and response.getheader("Content-Range", "").startswith(f"bytes {start}-")
 
 

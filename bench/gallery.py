@@ -1,4 +1,4 @@
-"""`results/figures`: which figures there are, where each lies, and all that records and frame scores suffice for.
+"""`results/figures`: the figures, where each is stored, and all that records and frame scores suffice for.
 
     figures/roc-<dataset>.{svg,png}                      one panel for each run, seeds apart
     figures/<recipe>/<dataset>/seed<k>-<fingerprint>/

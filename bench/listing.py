@@ -1,4 +1,4 @@
-"""What there is to look at: records, searches, recipes, stores, this machine. Text for a terminal; changes nothing."""
+"""Lists records, searches, recipes and stores, and checks this machine. Text for a terminal; changes nothing."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ OPTIONAL = {"onnxruntime": "--boxes onnx:FILE", "torchvision": "--boxes torchvis
 
 
 def records(results: Place, home: Place) -> str:
-    """One line a record, and how to see them in MLflow."""
+    """One line a record, and how to open them in MLflow."""
     found = read_all(results)
     if not found:
-        return f"no records under {results}. `amsrc-bench sweep --toy` makes some in minutes."
+        return f"no records in {results}. `amsrc-bench sweep --toy` makes some in minutes."
     head = ["recipe", "data set", "seed", "AUROC", "S_f", "S_p", "epochs", "width", "status", "fingerprint"]
     return f"{grid(head, [_record_row(record) for record in found])}\n\n{_in_mlflow(home)}"
 
 
 def searches(results: Place, home: Place) -> str:
-    """One line a search and data set with what each rule takes from it, and how to see its trials in MLflow."""
+    """One line a search and data set with its AUROC under each rule, and how to open its trials in MLflow."""
     found = read_searches(results)
     if not found:
-        return f"no searches under {results}. `amsrc-bench sweep search` makes one."
+        return f"no searches in {results}. `amsrc-bench sweep search` makes one."
     head = ["search", "data set", *RULES, "objective", "done", "pruned", "failed"]
     rows = [_search_row(search, dataset) for search in found for dataset in search.datasets]
     return f"{grid(head, rows)}\n\n{_in_mlflow(home)}"
@@ -46,7 +46,7 @@ def _in_mlflow(home: Place) -> str:
     from bench.tracking import open_tracker
 
     tracker = open_tracker(beside(home))
-    return tracker.where() if tracker.stands() else f"MLflow: nothing is logged under {home} yet."
+    return tracker.where() if tracker.stands() else f"MLflow: nothing is logged in {home} yet."
 
 
 def grid(head: list[str], rows: list[list[str]]) -> str:
@@ -82,11 +82,11 @@ def _search_row(search: SearchRecord, dataset: str) -> list[str]:
 
 
 def recipes(experiment: Experiment) -> str:
-    """All recipes, and every field of one on one data set, as they are written on the command line."""
+    """All recipes, and every field of one on one data set, as written on the command line."""
     rows = [[name, (function.__doc__ or "").splitlines()[0]] for name, function in RECIPES.items()]
     fields = [[f"--{name}", _plain(value)] for name, value in flatten(experiment).items() if "." in name]
     of = f"{experiment.recipe} on {experiment.dataset}"
-    return f"{grid(['recipe', 'what it is'], rows)}\n\n{grid(['field', of], fields)}"
+    return f"{grid(['recipe', 'description'], rows)}\n\n{grid(['field', of], fields)}"
 
 
 def _plain(value: object) -> str:
@@ -100,14 +100,14 @@ def stores(home: Place) -> str:
         store = Sealed(path.parent)
         about, cubes = store.manifest, [sum(shard.cubes for shard in store.shards(split)) for split in SPLITS]
         boxes, flow = about["cube"]["boxes"]["provider"], about["cube"]["flow"]["provider"]
-        partial = "partial" if about["partial"] else "whole"
+        partial = "partial" if about["partial"] else "complete"
         rows.append([path.parent.name, *(f"{n:,}" for n in cubes), boxes, flow, partial, about["sha256"][:12]])
     head = ["store", "train cubes", "test cubes", "boxes", "flow", "videos", "sha256"]
-    return grid(head, rows) if rows else f"no finished stores under {home / 'stores'}. Run `amsrc-bench prepare`."
+    return grid(head, rows) if rows else f"no finished stores in {home / 'stores'}. Run `amsrc-bench prepare`."
 
 
 def doctor(home: Place, root: str | None) -> tuple[str, bool]:
-    """This machine in lines, and whether everything that is needed is there."""
+    """This machine in lines, and whether everything that is needed is installed and writable."""
     there = _version("torch") is not None
     if there:
         import torch  # noqa: F401  so that `hardware` sees the GPUs
@@ -122,12 +122,12 @@ def doctor(home: Place, root: str | None) -> tuple[str, bool]:
     lines += [f"missing  {name}: run `make` or `pip install -r requirements.lock`" for name in missing]
     for name, use in OPTIONAL.items():
         there = importlib.util.find_spec(name) is not None
-        lines.append(f"optional {name}: {'there' if there else f'absent, needed for {use}'}")
+        lines.append(f"optional {name}: {'installed' if there else f'not installed, needed for {use}'}")
     writable, note = _home_note(home)
     lines.append(f"home     {home}: {note}")
     data_fine = _data_lines(root, lines)
     fine = not missing and writable and data_fine
-    return "\n".join([*lines, "all is well" if fine else "something needs attention, see above"]), fine
+    return "\n".join([*lines, "OK" if fine else "something needs attention, see above"]), fine
 
 
 def _gpus(names: object) -> str:
@@ -140,20 +140,20 @@ def _home_note(home: Place) -> tuple[bool, str]:
             writable(home)
         except ConfigError as error:
             return False, str(error)
-        return True, "takes and gives files"
-    standing = next(folder for folder in (home, *home.parents) if folder.exists())
-    if not standing.is_dir():
-        return False, f"not writable ({standing} is not a folder); choose another --home"
-    if not os.access(standing, os.W_OK):
-        return False, f"not writable ({standing}); choose another --home"
-    return True, f"writable, {shutil.disk_usage(standing).free / 2**30:.0f} GiB free"
+        return True, "readable and writable"
+    nearest = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not nearest.is_dir():
+        return False, f"not writable ({nearest} is not a folder); choose another --home"
+    if not os.access(nearest, os.W_OK):
+        return False, f"not writable ({nearest}); choose another --home"
+    return True, f"writable, {shutil.disk_usage(nearest).free / 2**30:.0f} GiB free"
 
 
 def _data_lines(root: str | None, lines: list[str]) -> bool:
     from bench import datasets
 
     if root is None:
-        lines.append("data     AMSRC_DATA is not set: the sweep runs on the embedded toy data")
+        lines.append("data     AMSRC_DATA is not set: a sweep uses the embedded synthetic data")
         return True
     try:
         found = datasets.present(Path(root).expanduser())

@@ -97,8 +97,8 @@ def packing(
     machine: Machine,
     cells: int,
     workers: Workers = ONE_WORKER,
-    gpus_per_cell: float | None = None,
-    cpus_per_cell: int | None = None,
+    gpus_per_run: float | None = None,
+    cpus_per_run: int | None = None,
 ) -> Packing:
     """As many cells at a time as fit, and what each gets.
 
@@ -113,16 +113,14 @@ def packing(
         ConfigError: values that Ray does not know, or a cell that would wait forever because it never fits.
     """
     cells = max(1, cells)
-    if gpus_per_cell is not None and not (0 < gpus_per_cell < 1 or gpus_per_cell in range(1, 1000)):
-        raise ConfigError(f"--gpus-per-cell {gpus_per_cell:g}: give a part below 1, or a whole number from 1.")
-    if cpus_per_cell is not None and cpus_per_cell < 1:
-        raise ConfigError(f"--cpus-per-cell {cpus_per_cell}: give a whole number from 1.")
+    if gpus_per_run is not None and not (0 < gpus_per_run < 1 or gpus_per_run in range(1, 1000)):
+        raise ConfigError(f"--gpus-per-run {gpus_per_run:g}: give a part below 1, or a whole number from 1.")
+    if cpus_per_run is not None and cpus_per_run < 1:
+        raise ConfigError(f"--cpus-per-run {cpus_per_run}: give a whole number from 1.")
     there = f"there {'are' if len(machine.nodes) > 1 else 'is'} {_described(machine)}"
     if workers.most > 1:
-        if gpus_per_cell is not None or cpus_per_cell is not None:
-            raise ConfigError(
-                f"--workers {workers} sets what a cell gets: leave out --gpus-per-cell and --cpus-per-cell."
-            )
+        if gpus_per_run is not None or cpus_per_run is not None:
+            raise ConfigError(f"--workers {workers} sets what a run gets: leave out --gpus-per-run and --cpus-per-run.")
         on_gpu = bool(machine.gpus)
         have = sum(int(node[on_gpu]) for node in machine.nodes)
         if have < workers.least:
@@ -131,17 +129,17 @@ def packing(
         each = min(have, workers.most)
         return Packing(min(cells, have // each), 0 if on_gpu else each, each if on_gpu else 0, each)
 
-    if gpus_per_cell and not machine.gpus:
+    if gpus_per_run and not machine.gpus:
         raise ConfigError(
-            f"--gpus-per-cell {gpus_per_cell:g}: no node has a GPU; {there}. Leave it out to train on CPUs; if nodes "
+            f"--gpus-per-run {gpus_per_run:g}: no node has a GPU; {there}. Leave it out to train on CPUs; if nodes "
             "with GPUs start on demand, pass their --cluster file."
         )
-    gpus = gpus_per_cell or float(bool(machine.gpus))
-    cpus = cpus_per_cell or _cpus_a_cell(machine, cells, gpus)
+    gpus = gpus_per_run or float(bool(machine.gpus))
+    cpus = cpus_per_run or _cpus_a_cell(machine, cells, gpus)
     slots = sum(_slots(node, cpus, gpus) for node in machine.nodes)
     if not slots:
         wants = Packing(1, cpus, gpus).described
-        raise ConfigError(f"a cell that asks for {wants} fits on no node; {there}. Ask for less.")
+        raise ConfigError(f"a run that asks for {wants} fits on no node; {there}. Ask for less.")
     return Packing(min(cells, slots), cpus, gpus)
 
 

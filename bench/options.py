@@ -1,4 +1,4 @@
-"""What the words of a command mean: its options, the fields among them, and where they say that things lie.
+"""Command-line options of every sub-command, and how they resolve to an experiment and to folders.
 
 `add_<command>` adds a command's options to its parser; `bench.cli` runs the commands. Imports nothing heavy.
 """
@@ -78,7 +78,7 @@ def root_of(args: argparse.Namespace) -> Path:
     """
     given = args.root or os.environ.get("AMSRC_DATA")
     if not given:
-        raise ConfigError("where the data lies is not known: pass --root DIR or set AMSRC_DATA.")
+        raise ConfigError("no data folder is given: pass --root DIR or set AMSRC_DATA.")
     return Path(given).expanduser().absolute()
 
 
@@ -137,7 +137,7 @@ def fraction(text: str) -> float:
 
 def _dataset_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--dataset", required=True, help=DATASET_HELP)
-    p.add_argument("--root", metavar="DIR", help="folder of the data set, or one that holds it (default: $AMSRC_DATA)")
+    p.add_argument("--root", metavar="DIR", help="folder of the data set, or its parent (default: $AMSRC_DATA)")
 
 
 def _home_option(p: argparse.ArgumentParser) -> None:
@@ -157,7 +157,7 @@ def _results_option(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--results",
         metavar="DIR",
-        help="records and tables, likewise (default: $AMSRC_RESULTS or results; toy: in the home)",
+        help="results folder or s3://BUCKET/PREFIX (default: $AMSRC_RESULTS or results; toy: in --home)",
     )
 
 
@@ -165,8 +165,8 @@ def _labels_option(p: argparse.ArgumentParser) -> None:
     p.add_argument("--labels", metavar="SET", help=f"label set: {', '.join(LABEL_SETS)} (default: official)")
 
 
-def _cell_options(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--recipe", default="amsrc", help="row of the tables (default: amsrc; `amsrc-bench ls recipes`)")
+def _run_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--recipe", default="amsrc", help="table row (default: amsrc; `amsrc-bench ls recipes` lists all)")
     p.add_argument("--dataset", required=True, help=DATASET_HELP)
     p.add_argument("--seed", type=int, default=0)
     _home_option(p)
@@ -174,12 +174,12 @@ def _cell_options(p: argparse.ArgumentParser) -> None:
 
 
 def _workers_option(p: argparse._ActionsContainer) -> None:
-    about = "data-parallel workers of a training; 1:4 takes what there is, as nodes come and go (default: 1)"
+    about = "data-parallel workers of a training; MIN:MAX, as in 1:4, scales with the nodes available (default: 1)"
     p.add_argument("--workers", type=workers, default="1", metavar="N", help=about)
 
 
 def add_data(p: argparse.ArgumentParser) -> None:
-    p.add_argument("action", choices=["verify", "fetch"], help="check a copy thoroughly, or download one")
+    p.add_argument("action", choices=["verify", "fetch"], help="verify a local copy, or download one")
     _dataset_options(p)
     p.add_argument("--partial", action="store_true", help="accept a subset of the videos")
 
@@ -190,35 +190,35 @@ def add_prepare(p: argparse.ArgumentParser) -> None:
     _provider_options(p)
     p.add_argument("--partial", action="store_true", help="accept a subset of the videos")
     p.add_argument("--preview", metavar="FILE.png", type=Path, help="only draw some frames, boxes, flow and cubes")
-    p.add_argument("--verify", action="store_true", help="afterwards read every byte and compare it with the manifest")
+    p.add_argument("--verify", action="store_true", help="afterwards check every byte against the manifest")
 
 
 def add_train(p: argparse.ArgumentParser) -> None:
-    _cell_options(p)
+    _run_options(p)
     _workers_option(p)
 
 
 def add_evaluate(p: argparse.ArgumentParser) -> None:
-    _cell_options(p)
+    _run_options(p)
     _labels_option(p)
     _results_option(p)
     p.add_argument(
-        "--smoothing", action="store_true", help="also measure what each smoothing alone is worth on this run's scores"
+        "--smoothing", action="store_true", help="also measure the effect of each smoothing on this run's scores"
     )
 
 
 def add_tables(p: argparse.ArgumentParser) -> None:
     _results_option(p)
-    p.add_argument("--readme", metavar="FILE", type=Path, help="also put Table 1 between this file's markers")
-    p.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
+    p.add_argument("--readme", metavar="FILE", type=Path, help="also update Table 1 between the markers in this file")
+    p.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is out of date")
 
 
 def add_figures(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--dataset", help="also what needs pixels and network, of the run on this data set")
-    p.add_argument("--recipe", help="of that run (default: amsrc)")
-    p.add_argument("--seed", type=int, help="of that run (default: 0)")
-    p.add_argument("--videos", default="", metavar="NAMES", help="for the anomaly curves (default: the paper's)")
-    p.add_argument("--root", metavar="DIR", help="folder of the data set, or one that holds it (default: $AMSRC_DATA)")
+    p.add_argument("--dataset", help="also qualitative figures (pixels and network) of one run on this data set")
+    p.add_argument("--recipe", help="recipe of that run (default: amsrc)")
+    p.add_argument("--seed", type=int, help="seed of that run (default: 0)")
+    p.add_argument("--videos", default="", metavar="NAMES", help="videos of the score curves (default: the paper's)")
+    p.add_argument("--root", metavar="DIR", help="folder of the data set, or its parent (default: $AMSRC_DATA)")
     _home_option(p)
     _provider_options(p)
     _labels_option(p)
@@ -227,35 +227,35 @@ def add_figures(p: argparse.ArgumentParser) -> None:
 
 def add_report(p: argparse.ArgumentParser) -> None:
     _results_option(p)
-    p.add_argument("--out", metavar="DIR", default="report", help="where the page goes (default: report)")
-    p.add_argument("--home", metavar="DIR", help="work folder whose MLflow store is asked for the runs of the records")
-    p.add_argument("--mlflow", metavar="URI", help="or the server that has them")
+    p.add_argument("--out", metavar="DIR", default="report", help="output folder (default: report)")
+    p.add_argument("--home", metavar="DIR", help="work folder whose MLflow store has the run ids")
+    p.add_argument("--mlflow", metavar="URI", help="MLflow server that has the run ids")
 
 
 def add_ls(p: argparse.ArgumentParser) -> None:
-    p.add_argument("what", nargs="?", choices=["records", "searches", "recipes", "stores"], default="records")
-    p.add_argument("--recipe", default="amsrc", help="for `recipes`: whose fields to list")
-    p.add_argument("--dataset", default="ped2", help="for `recipes`: on which data set")
+    p.add_argument("what", nargs="?", choices=["records", "searches", "recipes", "stores", "schema"], default="records")
+    p.add_argument("--recipe", default="amsrc", help="for `recipes`: list the fields of this one")
+    p.add_argument("--dataset", default="ped2", help="for `recipes`: with the values for this data set")
     _home_option(p)
     _results_option(p)
 
 
 def add_doctor(p: argparse.ArgumentParser) -> None:
     _home_option(p)
-    p.add_argument("--root", metavar="DIR", help="data folder to look at (default: $AMSRC_DATA)")
+    p.add_argument("--root", metavar="DIR", help="data folder to check (default: $AMSRC_DATA)")
 
 
 def add_sweep(p: argparse.ArgumentParser) -> None:
     p.add_argument("mode", nargs="?", choices=["matrix", "search"], default="matrix", help="default: matrix")
     p.add_argument("--recipes", help="comma-separated (default: amsrc,no-gate-add,baseline; of a search: amsrc)")
-    p.add_argument("--datasets", help="comma-separated (default: those that stand under --root)")
+    p.add_argument("--datasets", help="comma-separated (default: all found in --root)")
     p.add_argument("--seeds", type=positive, default=1, metavar="N", help="seeds 0 to N-1 of each recipe (default: 1)")
-    p.add_argument("--toy", action="store_true", help="run on the embedded data sets")
+    p.add_argument("--toy", action="store_true", help="run on the embedded synthetic data sets")
     p.add_argument("--root", metavar="DIR", help="folder that holds the data sets (default: $AMSRC_DATA)")
     p.add_argument("--partial", action="store_true", help="accept a subset of the videos")
-    p.add_argument("--name", help="name of the sweep: its studies and its parent run in MLflow (default: the mode)")
-    p.add_argument("--dry-run", action="store_true", help="print cells, what is cached, hours and cost; start nothing")
-    p.add_argument("--rerun", choices=["failed"], help="repeat the cells that failed before")
+    p.add_argument("--name", help="name of the sweep, its studies and its parent run in MLflow (default: the mode)")
+    p.add_argument("--dry-run", action="store_true", help="print runs, cached results, hours and cost; start nothing")
+    p.add_argument("--rerun", choices=["failed"], help="repeat the runs that failed before")
     _results_option(p)
     _home_option(p)
     _labels_option(p)
@@ -267,34 +267,34 @@ def add_sweep(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FIELD=V1,V2",
-        help="also every value of a field; may be repeated",
+        help="also run every value of a field; may be repeated",
     )
 
     found = p.add_argument_group("search: Ray Tune and Optuna over loss weights")
     found.add_argument(
         "--over",
         metavar="FIELDS",
-        help="comma-separated fields, each with its usual range or FIELD=LOW:HIGH (default: the four loss weights)",
+        help="comma-separated fields, FIELD=LOW:HIGH or with the default range (default: the four loss weights)",
     )
-    found.add_argument("--trials", type=positive, metavar="N", help="trials a study in all (default: 20)")
-    found.add_argument("--rule", help="judges a trial: paper, oracle, crossfit, label-free (default: crossfit)")
+    found.add_argument("--trials", type=positive, metavar="N", help="total number of trials in a study (default: 20)")
+    found.add_argument("--rule", help="scores a trial: paper, oracle, crossfit, label-free (default: crossfit)")
     found.add_argument(
-        "--sampler", help="tpe, qmc, random (default: under crossfit qmc, which sees no score, else tpe)"
+        "--sampler", help="tpe, qmc, random (default: under crossfit qmc, which reads no score, else tpe)"
     )
     found.add_argument("--joint", action="store_true", help="one setting for all data sets: mean and worst AUROC")
-    found.add_argument("--asha", action="store_true", help="stop trials early that fall behind (ASHA, by epoch)")
+    found.add_argument("--asha", action="store_true", help="stop trials early that fall behind (ASHA over epochs)")
     found.add_argument("--storage", metavar="URL", help="Optuna's database (default: <home>/sweeps/<name>/study.db)")
 
     places = p.add_argument_group("where it runs")
     _workers_option(places)
-    places.add_argument("--gpus-per-cell", type=float, metavar="G", help="e.g. 0.25: four cells on a GPU (default: 1)")
-    places.add_argument("--cpus-per-cell", type=positive, metavar="C", help="default: an even share")
+    places.add_argument("--gpus-per-run", type=float, metavar="G", help="e.g. 0.25: four runs on a GPU (default: 1)")
+    places.add_argument("--cpus-per-run", type=positive, metavar="C", help="cores of a run (default: an even share)")
     places.add_argument(
         "--cluster",
         metavar="FILE",
         type=Path,
         default=os.environ.get("AMSRC_CLUSTER"),
-        help="Ray cluster file to plan for (default: $AMSRC_CLUSTER, or the nodes that are up)",
+        help="Ray cluster file to plan for (default: $AMSRC_CLUSTER, or the running nodes)",
     )
     places.add_argument(
         "--mlflow", metavar="URI", help="tracking server (default: $MLFLOW_TRACKING_URI or <home>/mlflow.db)"
@@ -302,16 +302,16 @@ def add_sweep(p: argparse.ArgumentParser) -> None:
 
 
 def add_speed(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--quick", action="store_true", help="fewer repeats: minutes instead of a quarter of an hour")
+    p.add_argument("--quick", action="store_true", help="fewer repeats: about five minutes instead of 15")
     p.add_argument("--out", metavar="DIR", type=Path, default=Path("results/speed"), help="default: results/speed")
 
 
 def add_watch(p: argparse.ArgumentParser) -> None:
     p.add_argument("--video", required=True, metavar="FILE", type=Path, help="video file, or folder of numbered images")
     p.add_argument("--run", required=True, metavar="ID", help="fingerprint of a record or key of a run, or its start")
-    p.add_argument("--out", required=True, metavar="FILE.mp4", type=Path, help="the video with what was found")
-    p.add_argument("--csv", metavar="FILE", type=Path, help="the table of its frames (default: FILE.csv beside --out)")
-    p.add_argument("--overwrite", action="store_true", help="replace these files where they stand")
+    p.add_argument("--out", required=True, metavar="FILE.mp4", type=Path, help="annotated output video")
+    p.add_argument("--csv", metavar="FILE", type=Path, help="scores of its frames (default: FILE.csv next to --out)")
+    p.add_argument("--overwrite", action="store_true", help="replace existing output files")
     p.add_argument("--boxes", metavar="KIND", default="motion", help="motion (default), onnx:FILE or torchvision")
     p.add_argument("--flow", metavar="KIND", help="dis, farneback or raft (default: as in the run)")
     p.add_argument(
@@ -324,8 +324,8 @@ def add_watch(p: argparse.ArgumentParser) -> None:
         metavar="Q",
         type=fraction,
         default=0.99,
-        help="alarm above the scores of this part of the run's training frames (default: 0.99)",
+        help="alarm above this quantile of the scores of the run's training frames (default: 0.99)",
     )
-    alarm.add_argument("--threshold", metavar="S", type=finite, help="alarm above this score instead")
+    alarm.add_argument("--threshold", metavar="S", type=finite, help="alarm above this score instead of a quantile")
     _home_option(p)
     _results_option(p)

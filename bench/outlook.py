@@ -63,11 +63,11 @@ def packing(args: argparse.Namespace, machine: Machine, number: int) -> Packing:
     Raises:
         ConfigError: as for `bench.machine.packing`.
     """
-    part = args.gpus_per_cell
+    part = args.gpus_per_run
     if part is None and machine.gpus and args.workers.most == 1:
         waiting = math.ceil(number / machine.gpus)
         part = 1 / max(1, min(waiting, speeds.fastest_packed(speeds.read_speed(), machine.name)))
-    return packing_of(machine, number, args.workers, part, args.cpus_per_cell)
+    return packing_of(machine, number, args.workers, part, args.cpus_per_run)
 
 
 def described(

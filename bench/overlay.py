@@ -1,11 +1,11 @@
-"""Pictures for people: a frame with its boxes, its score and its alarm, and the mp4 file they become.
+"""Draws a frame with its boxes, score and alarm, and writes the mp4 file.
 
 Knows scores, boxes and pixels, no model and no data set; writes one video file. Pictures are uint8 (H, W, 3), BGR.
 
-A box is drawn by its own score: teal and thin where it is usual, amber and wider towards the threshold, red, widest
-and with its number above it, so that it can be told in grey too. Below the picture lies the curve of the whole
-video's frame scores: what has been seen is bright, the dashed line is the threshold, alarms are shaded; the bar on
-its right is the score of the frame shown.
+A box is drawn by its own score: teal and thin where it is typical, amber and wider towards the threshold, red, widest
+and with its number above it, so that it is recognisable in grey too. Below the picture is the curve of the frame
+scores of the whole video: bright up to the current frame, the threshold dashed, alarms shaded; the bar on its right is
+the score of the current frame.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ CODECS = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"b": "8M"}} 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What scores are held against."""
+    """What scores are compared with."""
 
     usual: float
-    """Score of a usual frame; boxes at or below it are teal."""
+    """Score of a typical frame; boxes at or below it are teal."""
     threshold: float
     """A frame above it is an alarm."""
     meaning: str
-    """Of the threshold, in a few words."""
+    """What the threshold is, in a few words."""
 
     def colour(self, score: float) -> Colour:
-        """From teal at what is usual to amber at the threshold, and red above."""
+        """From teal at a typical score to amber at the threshold, and red above."""
         if score > self.threshold:
             return RED
         part = self.part(score)
@@ -62,7 +62,7 @@ class Scale:
         return blue, green, red
 
     def part(self, score: float) -> float:
-        """Where a score lies between what is usual and the threshold, 0 to 1."""
+        """Position of a score between typical and the threshold, 0 to 1."""
         way = self.threshold - self.usual
         return float(np.clip((score - self.usual) / way, 0, 1)) if way > 0 else 0.0
 
@@ -74,7 +74,7 @@ class Overlay:
         width, height: of the video's frames.
         rate: frames per second.
         scores: (N,) of its frames; NaN where there is none.
-        scale: what they are held against.
+        scale: what they are compared with.
     """
 
     def __init__(self, width: int, height: int, rate: float, scores: npt.NDArray[np.floating], scale: Scale) -> None:
@@ -86,7 +86,7 @@ class Overlay:
         drawn = self._picture[0], self._picture[1] + self._line + self._curve_height
         even = [side + side % 2 for side in drawn]
         self.size: tuple[int, int] = even[0], even[1]
-        """Width and height of what is drawn, both even, as H.264 wants it."""
+        """Width and height of the drawn pictures, both even, as H.264 requires."""
         known: list[float] = [*scores[np.isfinite(scores)].tolist(), scale.threshold, scale.usual]
         self._low, self._high = min(known), max(known) + 0.05 * (max(known) - min(known)) + 1e-9
         self._ahead, self._seen = (self._curve(colour) for colour in (PALE, WHITE))
@@ -217,7 +217,7 @@ def check_encoder() -> str:
 
 @contextmanager
 def mp4(path: Path, size: tuple[int, int], rate: float, about: str) -> Iterator[Callable[[Picture], None]]:
-    """Write a video: gives a function that takes one picture after the other. The file is whole after the block.
+    """Write a video: gives a function that takes one picture after the other. The file is complete after the block.
 
     Args:
         size: width and height of the pictures, both even.

@@ -39,85 +39,96 @@ OF_SCHEMA_1 = ("auroc", "auroc_f", "auroc_p", "macro_auroc", "macro_videos", "av
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What one cell of the benchmark was, did and measured. Keys with a default may be absent."""
+    """What one run was, did and measured.
+
+    Fractions from 0 to 1; anything not finite is null. Keys with a default may be absent. Schemas 1 to 3 still load:
+    before schema 4 without `auroc_interval`, `eer`, `f1_at_eer`, `rbdc`, `tbdc` and `regions`, before schema 3 without
+    `rules` and `fusion` and with nothing held out.
+    """
 
     schema_version: int = SCHEMA_VERSION
     """Version of these keys; older files are brought up to date on reading."""
     recipe: str
     """Name of the table row."""
     dataset: str
-    """Name of the data set; `toy-...` for the rendered ones."""
+    """Name of the data set; `toy-...` for the synthetic ones."""
     seed: int
+    """Of the initial weights and the order of the cubes."""
     fingerprint: str
-    """12 hex digits of `experiment` (`bench.config.fingerprint`)."""
+    """12 hex digits of `experiment`."""
     run: str | None = None
-    """12 hex digits of what training depended on (`bench.config.run_key`); null in records of schema 1."""
+    """12 hex digits of what training depended on: the name of the run folder. Null in records of schema 1."""
     status: Literal["done", "failed", "pruned"]
     """`pruned`: stopped early by a search; it has the `epochs` until then and no `metrics`."""
     error: str | None = None
     """Why it failed or was pruned; null when done."""
     rule: str = "paper"
-    """Selection rule behind the number. `paper`: the paper's values and the last epoch; no test label used."""
+    """Selection rule behind `metrics`. `paper`: the experiment's own weights and the last epoch; no test label used."""
     metrics: dict[str, int | float | list[float] | None] = field(default_factory=dict)
-    """Fractions in [0, 1], null where undefined: `auroc` (pooled, under the experiment's weights), `auroc_interval`
-    ([low, high], 95 %, over videos), `auroc_f` (S_f alone), `auroc_p` (S_p alone), `macro_auroc` (mean over the videos
-    with both classes), `average_precision`, `eer`, `f1_at_eer`, `rbdc`, `tbdc`; and the count `macro_videos`. Empty
-    unless done; before schema 4 without `auroc_interval` and the last four."""
+    """Null where undefined: `auroc` (pooled, under the experiment's weights: the figure of the tables),
+    `auroc_interval` (`[low, high]`, 95 %, over test videos), `auroc_f` (S_f alone), `auroc_p` (S_p alone),
+    `macro_auroc` (mean over the videos with both classes) and `macro_videos` (their number), `average_precision`,
+    `eer`, `f1_at_eer`, `rbdc`, `tbdc`. Empty unless done."""
     rules: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What each selection rule reaches, by rule: its `auroc` (null where undefined) and what it chose, `epoch` and
-    `share_f` = w_f / (w_f + w_p) (null where there is no S_f to weigh). `crossfit` has `folds` instead of one choice:
-    `videos`, `selected_auroc` (on the other folds' videos), `epoch`, `share_f`. `label-free` adds `pseudo_auroc` and
-    `pseudo_auroc_by_kind`. Empty before schema 3 and unless done."""
+    `share_f`, the fusion weight of S_f, w_f / (w_f + w_p) (null where there is no S_f). `crossfit` has `folds` instead
+    of one choice, each with `videos`, `selected_auroc` (of the choice, on the videos of the other folds), `epoch`,
+    `share_f`. `label-free` adds `pseudo_auroc` and `pseudo_auroc_by_kind`. Empty unless done."""
     fusion: dict[str, Any] = field(default_factory=dict)
-    """AUROC over the ratio of the two scores in the last epoch: `share_f` and `auroc` (lists of equal length),
-    `best_share`, `best_auroc`, `paper_share`, `paper_auroc`. Empty where there is no ratio."""
+    """AUROC by fusion weight in the last epoch: `share_f` and `auroc` (lists of 1,001), `best_share` and `best_auroc`
+    (chosen on test labels), `paper_share` and `paper_auroc` (the experiment's own). Empty where there is no S_f."""
     epochs: list[dict[str, int | float | str | None]] = field(default_factory=list)
-    """One dict an epoch: the line of the training log (`epoch` from 1, `learning_rate`, the mean loss terms,
-    `seconds`, `cubes_per_s`, ...) and `auroc`, `auroc_f`, `auroc_p` of the epochs that were scored. Empty for
-    recipes that train nothing."""
+    """One object an epoch: `epoch` (from 1), `learning_rate`, the mean loss terms and their sum `loss`, `seconds`,
+    `score_seconds`, `cubes_per_s`, `peak_memory_gib`, `precision`, `workers`, `threads`, `restarts`, `code` (commit),
+    and `auroc`, `auroc_f`, `auroc_p` of the epochs that were scored (standardised with a sample of training cubes,
+    except in the last epoch). Empty for untrained recipes."""
     counts: dict[str, int] = field(default_factory=dict)
-    """`train_cubes`, `test_cubes`, `train_videos`, `test_videos`, `test_frames` (all), `scored_frames` (those
-    with a score) and `anomalous_frames` (among the scored ones)."""
+    """`train_videos`, `train_frames`, `train_cubes` (held-out ones included), `test_videos`, `test_frames`,
+    `test_cubes`; `scored_frames` (test frames with a score) and `anomalous_frames` (the abnormal ones among them)."""
     timings_s: dict[str, float | None] = field(default_factory=dict)
-    """Wall-clock seconds by stage: `train` (all epochs, without their scoring), `score`, `evaluate`; null for a stage
-    that found its result finished or does not apply."""
+    """Wall-clock seconds by stage: `train` (all epochs, without their scoring), `score`, `evaluate`. Null for a stage
+    whose result was found finished or that does not apply."""
     throughput: dict[str, float | None] = field(default_factory=dict)
     """Cubes per second by stage: `train` (median over the epochs), `score`; null as above."""
     peak_memory_gib: float | None = None
-    """Largest memory of one training process: the GPU's where there is one, else resident. Null if unknown."""
+    """Largest memory of the first training process: of the GPU where there is one, else resident, memory-mapped cubes
+    included. Null if unknown."""
     hardware: dict[str, Any] = field(default_factory=dict)
-    """`provenance.hardware()` of the machine that trained the last epoch, else of the one that wrote the record."""
+    """`cpu`, `cores`, `memory_gib` and `gpus` of the machine that trained the last epoch, else of the one that wrote
+    the record."""
     versions: dict[str, str | None] = field(default_factory=dict)
-    """`provenance.versions()`; null for a package that is not installed."""
+    """Python and the packages that can change a number; null for one that is not installed."""
     git: dict[str, str | bool | None] = field(default_factory=dict)
-    """`provenance.git()` when this was measured: `sha` and `dirty`, null outside a checkout; and `trained`: the
-    commits that trained it, in order, null where nothing was trained."""
+    """`sha`: commit of the code that measured this. `dirty`: whether the code differed from it (changes inside
+    `results/` do not count). Both null outside a checkout. `trained`: the commits that trained it, in order, `+changes`
+    after one whose code differed; null where nothing was trained."""
     labels: str | None = None
     """SHA-256 of the label file it was measured against."""
     regions: str | None = None
-    """SHA-256 of the file of abnormal regions it was measured against; null where there was none."""
+    """SHA-256 of the file of abnormal regions it was measured against; null where the store has none, and under label
+    set `intervals`. `prepare` adds them to a store of an older version, the next `evaluate` to the record."""
     store: str | None = None
-    """SHA-256 of the sealed cube store's manifest."""
+    """SHA-256 over the digests of all shards of the cube store, as in its manifest."""
     boxes: str
     """Box provider; one that reads a file adds that file's digest: `file:3f2a...`."""
     flow: str
     """Flow provider, likewise."""
     label_set: str = "official"
-    """Which frame labels: `official` (avenue: pixel masks) or `intervals`."""
+    """Which frame labels: `official` (Avenue: its pixel masks) or `intervals` (441 frames of Avenue differ)."""
     partial: bool = False
-    """Made from a subset of the data set's videos."""
+    """Whether only some videos of the data set were used."""
     videos: list[str] = field(default_factory=list)
-    """Test videos present when partial; empty when the data set is whole."""
+    """The test videos used when partial; empty when the data set is complete."""
     workers: int = 1
-    """Processes that trained together."""
+    """Processes that trained the last epoch together."""
     restarts: int = 0
-    """How often training went on from a checkpoint."""
+    """How often training resumed from a checkpoint, after a failure or because the number of workers changed."""
     started: str
     """ISO 8601, UTC."""
     finished: str
     """ISO 8601, UTC."""
     experiment: dict[str, Any]
-    """The whole experiment (`bench.config.dump`): every number of the configuration."""
+    """The complete configuration, every number included (`Experiment`)."""
 
     @property
     def learns(self) -> bool:
@@ -132,33 +143,38 @@ class RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRecord:
-    """What one search tried and what each selection rule takes from it. Every key is there."""
+    """What one search tried and what each selection rule takes from it. Every key is there.
+
+    The runs of its trials have records and frame scores like any other, in the folder of the search.
+    """
 
     schema_version: int = SEARCH_SCHEMA_VERSION
+    """Version of these keys."""
     study: str
-    """Name of the search and of its folder: `amsrc-small-ped2-crossfit-1a2b3c4d`."""
+    """Name of the search, of its folder and of its Optuna study: `amsrc-small-ped2-crossfit-1a2b3c4d`."""
     recipe: str
-    """Recipe that the trials change."""
+    """Recipe whose settings the trials change."""
     datasets: list[str]
-    """One; several when joint."""
+    """Where each trial is measured: one data set, several when joint."""
     seeds: list[int]
+    """Seeds that each trial is run with."""
     joint: bool
-    """Whether a trial is one value of the parameters on all the data sets together."""
+    """Whether a trial is one setting for all the data sets together."""
     rule: str
     """Selection rule under which the objectives of the trials were computed."""
     space: dict[str, list[float]]
-    """Field -> [low, high], log-uniform between them."""
+    """Field -> [low, high], searched on a logarithmic scale."""
     sampler: str
     """What proposed the trials: `TPESampler (seed: trials so far)`."""
     proposals: str
-    """One sentence: whether the sampler ever saw a test label."""
+    """One sentence: whether the sampler ever read a test label."""
     reference: list[str]
-    """Fingerprints of the recipe's own cells, which are ordinary records."""
+    """Fingerprints of the runs with the recipe's own values, which are ordinary records."""
     trials: list[dict[str, Any]]
-    """By trial: `number`, `state` (`done`, `failed` or `pruned`), `params` (field -> value), `values` (objectives, or
-    null), `fingerprints` of its cells, whose records lie below `searches/<study>/`."""
+    """By trial: `number`, `state` (`done`, `failed` or `pruned`), `params` (field -> value), `values` (objectives, null
+    unless done), `fingerprints` of its runs, whose records are stored in `searches/<study>/`."""
     chosen: dict[str, dict[str, dict[str, Any]]]
-    """Data set -> rule -> `auroc` and the choice: `params`, `fingerprints` of its cells, `epoch`, `share_f`; under
+    """Data set -> rule -> `auroc` and the choice: `params`, `fingerprints` of its runs, `epoch`, `share_f`; under
     `crossfit` one for each of its `folds`, with `videos` and `selected_auroc`."""
     pruning: bool = False
     """Whether trials that fell behind by pseudo-anomalies were stopped early (ASHA)."""
@@ -167,8 +183,11 @@ class SearchRecord:
     finished: str
     """ISO 8601, UTC; when this was written last."""
     git: dict[str, Any]
+    """As in the record of a run, when the search was written."""
     hardware: dict[str, Any]
+    """Likewise."""
     versions: dict[str, Any]
+    """Likewise."""
 
 
 def path_of(results: Place, record: RunRecord) -> Place:
@@ -364,7 +383,17 @@ def _check(record: RunRecord, path: Place) -> None:
 
 
 def frame_scores_path(results: Place, record: RunRecord) -> Place:
-    """Where the frame scores of a record live."""
+    """Where the frame scores of a record are stored: a NumPy archive with all test videos, one after the other.
+
+        videos      text (V,)       names of the test videos, sorted
+        lengths     int64 (V,)      scored frames of each
+        scores      float32 (N,)    score of each scored frame, after smoothing; higher = more abnormal
+        labels      uint8 (N,)      1 = abnormal
+        crossfit    float32 (N,)    ranks that rule `crossfit` pooled, higher = more abnormal; absent before schema 3
+
+    Entry i of a video is its frame i + `score.skip_frames`. `read_frame_scores` and `read_crossfit` give them by video;
+    any metric can be computed from them without the model.
+    """
     name = f"seed{record.seed}-{record.fingerprint}.npz"
     return results / "scores" / record.recipe / record.dataset / name
 

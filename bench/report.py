@@ -27,9 +27,8 @@ from bench.specs import title_of as named
 from bench.storage import Place, write_file
 
 PAGE = Path(__file__).resolve().parent / "page"
-OWN_README = Path(__file__).resolve().parent.parent / "results" / "README.md"
+OWN_PROTOCOL = Path(__file__).resolve().parent.parent / "results" / "PROTOCOL.md"
 LARGEST = 9_500_000  # bytes: what a mail takes
-PROTOCOL = ("How a number comes to be", "Selection rules", "Deviations from the paper")
 CAPTIONS = {
     "videos": "Scores over test videos, in standard deviations of training cubes; shaded: abnormal by the ground truth",
     "errors": "Target, predictions and squared errors of cubes that no score chose; all errors on one scale",
@@ -232,14 +231,13 @@ def _percent(value: Any) -> str:
 
 
 def protocol(results: Place) -> str:
-    """Protocol and numbered deviations as HTML, from the README of these results or else the project's own."""
-    for path in (results / "README.md", OWN_README):
+    """Protocol and numbered deviations as HTML, from `PROTOCOL.md` of these results or else the project's own."""
+    for path in (results / "PROTOCOL.md", OWN_PROTOCOL):
         if path.is_file():
-            parts = re.split(r"(?m)^## ", path.read_text(encoding="utf-8"))
-            found = [part for part in parts if part.partition("\n")[0].strip() in PROTOCOL]
-            if found:
-                return hypertext.markdown("\n".join(f"### {part}" for part in found))
-    return "<p>There is no README beside these results that says how they were measured.</p>"
+            _, *sections = re.split(r"(?m)^## ", path.read_text(encoding="utf-8"))
+            if sections:
+                return hypertext.markdown("\n".join(f"### {section}" for section in sections))
+    return "<p>These results have no PROTOCOL.md that says how they were measured.</p>"
 
 
 # -- figures -------------------------------------------------------------------------------------------------

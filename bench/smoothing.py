@@ -50,31 +50,44 @@ NOTES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One way to smooth, and the AUROCs under it; fractions, None where undefined."""
+    """One way to smooth, and the AUROCs under it; fractions, null where undefined."""
 
     filter: Filter
+    """Kind of filter."""
     width: int
     """Frames of a median filter, standard deviation in frames of a Gaussian one; 0 for none."""
     padding: str
+    """What the filter sees beyond the ends of a video: `zero`, `reflect` or `nearest`."""
     min_max: bool
+    """Whether each video was then rescaled to [0, 1]."""
     constant: float | None
+    """AUROC of a constant score."""
     noise: float | None
+    """AUROC of uniform noise, mean over draws."""
     noise_std: float | None
+    """Standard deviation over these draws."""
     run: float | None
+    """AUROC of the run's own scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What was measured of one run. Every key is there."""
+    """What smoothing alone does to the scores of one run. Every key is there."""
 
     schema_version: int = SCHEMA_VERSION
+    """Version of these keys."""
     recipe: str
+    """As in the record of the run, like the next four."""
     dataset: str
+    """Name of the data set."""
     seed: int
+    """Seed of the run."""
     fingerprint: str
-    """Of the run's record."""
+    """Fingerprint of the run."""
     label_set: str
+    """Which frame labels."""
     choices: list[Choice] = field(default_factory=list)
+    """Every filter, width and padding, with and without rescaling."""
 
 
 def study(record: RunRecord, scores: Scores, labels: Labels) -> Study:

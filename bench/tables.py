@@ -78,7 +78,7 @@ METRICS_NOTE = (
     "over the test videos, Δ paper: the AUROC minus the paper's. Macro: mean AUROC of the videos "
     "in which both classes occur. EER: equal error rate, lower is better; F1: of abnormal frames at its threshold. "
     "RBDC, TBDC: regions and tracks detected by the boxes' scores, unsmoothed; missing without pixel masks and where "
-    "only frames are scored. results/README.md defines each."
+    "only frames are scored. results/PROTOCOL.md defines each."
 )
 NULL_RULES_NOTE = "Null rows leave nothing to choose, so their figure is the same under every rule that has one."
 GAPS_NOTE = (

@@ -1,4 +1,4 @@
-"""Any video + a trained run -> the video with boxes, score and alarms drawn in, and a table of its frames.
+"""Scores any video with a trained run: writes it annotated with boxes, score and alarms, and a CSV of its frames.
 
 Reads a video file (or a folder of numbered images), the weights and `cubes.parquet` of a run and, to find the run by
 its fingerprint, records. Writes an mp4 and a CSV, each whole or not at all. No label is read anywhere.
@@ -7,9 +7,9 @@ The video goes through the benchmark's own path (`amsrc.boxes`, `flow`, `cubes`,
 set's test video does, with these decisions:
 
 - Size: frames are scored at the height of the run's data set, at which its network, smallest box and flow were tuned,
-  and drawn at their own. The frame rate is taken as it is: at another one than the data set's all speeds differ.
+  and drawn at their own. The frame rate is not converted: where it differs from the data set's all speeds differ.
 - Colour: read as grey where the run's data set is grey, drawn in colour.
-- Boxes: moving regions, whatever boxes the run was trained on, unless asked otherwise; flow as in the run.
+- Boxes: moving regions, whatever boxes the run was trained on, unless an option says otherwise; flow as in the run.
 - Scores: standardised with the training cubes' statistics, fused with the run's weights, smoothed as in the benchmark.
 - Alarm: a score above that of 99 % of the run's training frames. These the network has seen, so unseen normal frames
   score somewhat higher and more than one in a hundred may alarm.
@@ -60,7 +60,7 @@ USUAL_RATE = 25.0  # of images, and of files that do not tell
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be watched and where it goes."""
+    """What is to be scored and where the output goes."""
 
     video: Path
     out: Path
@@ -75,7 +75,7 @@ class Request:
     rate: float | None = None
     """Frames per second; None: as the file says."""
     quantile: float = 0.99
-    """Part of the training frames that no alarm is to be raised for."""
+    """Fraction of the training frames at or below the alarm threshold."""
     threshold: float | None = None
     """Score above which a frame is an alarm; None: by `quantile`."""
 
@@ -128,7 +128,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Watched:
-    """What came of it."""
+    """A scored video."""
 
     clip: Clip
     found: Found
@@ -149,14 +149,14 @@ class Watched:
 def watch(
     run: Run, request: Request, changes: Mapping[str, str], progress: Callable[[str], Progress] | None = None
 ) -> Watched:
-    """Score a video, write it with what was found and the table of its frames.
+    """Score a video, write it annotated, and the CSV of its frames.
 
     Args:
         changes: dotted fields of the experiment, of those that no weight depends on (`CHANGEABLE`).
         progress: gives, for a verb, what is called with (frames done, frames in all, the last one's time).
 
     Raises:
-        ConfigError: the run is not trained, scored or does not exist; a file is in the way; an option is wrong.
+        ConfigError: the run is not trained, scored or does not exist; an output file exists; an option is wrong.
         DataError: the video is missing, damaged, none, or too short.
         RunError: a file cannot be written.
     """
@@ -192,7 +192,7 @@ def _configured(run: Run, request: Request, changes: Mapping[str, str]) -> tuple
     """The run's experiment with what was asked otherwise, and its two functions that look at a frame."""
     if fixed := [name for name in changes if not name.startswith(CHANGEABLE)]:
         raise ConfigError(
-            f"--{fixed[0]}: the run is trained; only {' and '.join(f'{c}*' for c in CHANGEABLE)} can differ."
+            f"--{fixed[0]}: fixed by the trained run; only {' and '.join(f'{c}*' for c in CHANGEABLE)} may be set."
         )
     sources = Sources(request.video)
     experiment = override(run.experiment, changes)
@@ -201,7 +201,7 @@ def _configured(run: Run, request: Request, changes: Mapping[str, str]) -> tuple
         if provider == "file":
             others = "motion, onnx:FILE or torchvision" if part == "boxes" else "dis, farneback or raft"
             raise ConfigError(
-                f"--{part}: files hold the {part} of a data set's frames, not of this video's; give {others}."
+                f"--{part}: a file has the {part} of a data set's frames, not of this video; give {others}."
             )
     boxes_of = boxes.provider(experiment.cube.boxes, source=sources.boxes_file("test"), first_frames={}, frames=None)
     return experiment, boxes_of, flow.provider(experiment.cube.flow, source=None, split="test")
@@ -215,10 +215,10 @@ def _network(run: Run) -> nn.Module:
 
 
 def scale_of(scores: Floats, request: Request) -> Scale:
-    """What is usual and what alarms, by the scores of training frames or as asked for."""
+    """Typical score and alarm threshold, from the scores of training frames or as given."""
     usual = float(np.median(scores))
     if request.threshold is not None:
-        return Scale(usual=usual, threshold=request.threshold, meaning="as asked for")
+        return Scale(usual=usual, threshold=request.threshold, meaning="given")
     meaning = f"{100 * request.quantile:g} % of training frames"
     return Scale(usual=usual, threshold=float(np.quantile(scores, request.quantile)), meaning=meaning)
 
@@ -227,33 +227,33 @@ def scale_of(scores: Floats, request: Request) -> Scale:
 
 
 def _free(request: Request) -> None:
-    """Refuse a target that stands, cannot be meant, or has no encoder."""
+    """Refuse an output file that exists, is the input, or has no encoder."""
     if request.out.suffix.lower() != ".mp4":
         raise ConfigError(f"--out {request.out}: the name must end in .mp4.")
     if request.csv.resolve() in (request.out.resolve(), request.video.resolve()):
-        raise ConfigError(f"--csv {request.csv}: is the video itself. Give it a name of its own.")
+        raise ConfigError(f"--csv {request.csv}: is the input or output video. Give it another name.")
     if request.out.resolve() == request.video.resolve():
-        raise ConfigError(f"--out {request.out}: is the video to be watched. Give it a name of its own.")
+        raise ConfigError(f"--out {request.out}: is the input video. Give it another name.")
     for path in (request.out, request.csv):
         if path.is_dir():
             raise ConfigError(f"--out: {path} is a folder. Give the name of a file.")
         if path.exists() and not request.overwrite:
-            raise ConfigError(f"--out: {path} stands already. Give another name, or --overwrite.")
+            raise ConfigError(f"--out: {path} exists already. Give another name, or --overwrite.")
     check_encoder()
 
 
 def open_clip(request: Request, experiment: Experiment) -> Clip:
-    """A video with all that is known before it is read, and how this run wants it read.
+    """A video with what is known before it is read, and how it is to be read for this run.
 
     Raises:
-        DataError: there is no such file, or it is no video, or no frame can be read.
+        DataError: there is no such file, or it is not a video, or no frame can be read.
     """
     path = request.video
     if not path.exists():
         raise DataError(f"--video {path}: no such file.")
     first = next(readers.frames_of(path, False), None)
     if first is None:
-        raise DataError(f"--video {path}: not a frame can be read; it must be a video file or a folder of images.")
+        raise DataError(f"--video {path}: no frame can be read; it must be a video file or a folder of images.")
     height, width = first.shape[:2]
     spec = SPECS.get(original(experiment.dataset))
     native = native_height(experiment.dataset)
@@ -324,7 +324,7 @@ def _batches(cubes: Iterable[FrameCubes]) -> Iterator[list[FrameCubes]]:
 
 
 def describe(run: Run, experiment: Experiment, watched: Watched) -> list[str]:
-    """What a reader of the video or the table must know, a line each."""
+    """How the video was scored, one fact a line, for the video's comment and the CSV."""
     clip, cube, score = watched.clip, experiment.cube, experiment.score
     size, scored = f"{clip.width}x{clip.height}", "x".join(map(str, clip.scored_size))
     return [
@@ -333,16 +333,16 @@ def describe(run: Run, experiment: Experiment, watched: Watched) -> list[str]:
         f"{' in grey' if clip.grey else ''}; boxes {cube.boxes.provider}, flow {cube.flow.provider}",
         f"score = {score.weight_f:g} z(S_f) + {score.weight_p:g} z(S_p), largest of a frame, median of "
         f"{score.median_frames} frames; the first {score.skip_frames} have none",
-        f"alarm: score above {watched.scale.threshold:.6f} ({watched.scale.meaning}; half of them are below "
+        f"alarm: score above {watched.scale.threshold:.6f} ({watched.scale.meaning}; their median is "
         f"{watched.scale.usual:.6f})",
     ]
 
 
 def draw(watched: Watched, out: Path, about: str, show: Progress) -> None:
-    """Decode the video again and write it with what was found.
+    """Decode the video again and write it annotated.
 
     Raises:
-        DataError: it has other frames than a moment ago.
+        DataError: its frames have changed since it was scored.
         RunError: it cannot be written.
     """
     clip, found = watched.clip, watched.found
@@ -350,9 +350,7 @@ def draw(watched: Watched, out: Path, about: str, show: Progress) -> None:
     with placing(out) as path, mp4(path, overlay.size, clip.rate, about) as add:
         for index, frame in zip_longest(range(found.frames), readers.frames_of(clip.path, False)):
             if index is None or frame is None:
-                raise DataError(
-                    f"{clip.path} has other frames than when it was scored. Let it be written, then repeat."
-                )
+                raise DataError(f"{clip.path} changed while it was scored. Wait until it is complete, then repeat.")
             mine = found.of(index)
             add(overlay.draw(index, frame, found.boxes[mine], watched.cubes[mine]))
             show(index + 1, found.frames, f"{index / clip.rate:.1f} s")
@@ -384,7 +382,7 @@ def table(watched: Watched, about: Sequence[str]) -> bytes:
 
 
 def report(watched: Watched, request: Request) -> str:
-    """What came of it, for a terminal."""
+    """Summary for a terminal."""
     clip, found = watched.clip, watched.found
     times = [f"{first / clip.rate:.1f}-{(last + 1) / clip.rate:.1f} s" for first, last in watched.alarms]
     above = int((watched.frames > watched.scale.threshold).sum())
@@ -396,5 +394,5 @@ def report(watched: Watched, request: Request) -> str:
         f"{request.out}\n{request.csv}",
     ]
     if clip.announced not in (0, found.frames):
-        lines.insert(0, f"{clip.path}: {found.frames} frames can be read, {clip.announced} are announced.")
+        lines.insert(0, f"{clip.path}: {found.frames} frames can be read, {clip.announced} were expected.")
     return "\n".join(lines)

@@ -256,7 +256,7 @@ def test_a_killed_sweep_goes_on_by_the_same_command(places: Places, tmp_path: Pa
         "2",
         "--train.epochs",
         "6",
-        "--cpus-per-cell",
+        "--cpus-per-run",
         "1",
     ]
     folder = killed_after_a_checkpoint(places.command(*words), places.home, tmp_path)

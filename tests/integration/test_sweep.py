@@ -199,13 +199,13 @@ def test_ctrl_c_says_how_to_go_on_and_cells_share_a_process(places: Places, tmp_
     """One cell at a time: those after the first find their process up, with torch and CUDA loaded."""
     one_by_one = str(int(resources()["CPU"]))
     words = ["--recipes", "amsrc,no-gate-add,baseline", "--name", "interrupted", "--train.epochs", "2"]
-    words += ["--cpus-per-cell", one_by_one]
+    words += ["--cpus-per-run", one_by_one]
     with started(*places.command(*words), cwd=tmp_path) as (process, output):
         wait_until(lambda: "amsrc" in places.records, process)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=100) == 130
     printed = output.read_text()
-    assert "interrupted; nothing finished is lost. To go on:" in printed
+    assert "interrupted; nothing finished is lost. To resume:" in printed
     assert printed.splitlines()[-1].split()[:2] == ["amsrc-bench", "sweep"]
     assert shlex.split(printed.splitlines()[-1])[2:] == [str(word) for word in places.command(*words)[1:]]
     assert "Traceback" not in printed
@@ -371,7 +371,7 @@ def test_a_dry_run_says_the_plan_and_leaves_nothing(
     ("words", "reason"),
     [
         (("--workers", "98:99"), "--workers 98:99 needs 98 "),
-        (("--gpus-per-cell", "64"), "--gpus-per-cell 64: no node has a GPU; there "),
+        (("--gpus-per-run", "64"), "--gpus-per-run 64: no node has a GPU; there "),
     ],
 )
 def test_what_no_node_can_hold_is_refused_before_anything_is_prepared(

@@ -162,7 +162,7 @@ def test_ctrl_c_ends_with_130_and_every_epoch_is_kept(trained: Trained, tmp_path
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
     text = printed.read_text()
-    assert "interrupted; nothing finished is lost. To go on:" in text
+    assert "interrupted; nothing finished is lost. To resume:" in text
     assert "Traceback" not in text
     assert epochs() == list(range(1, len(epochs()) + 1))
     assert len(epochs()) < 60

@@ -199,7 +199,7 @@ def test_of_two_forms_of_a_split_the_fuller_one_counts(shanghaitech: Path) -> No
 
 
 def test_a_rendered_set_is_never_taken_for_the_real_one(ped2: Path) -> None:
-    with pytest.raises(DataError, match="ped2: no videos under"):
+    with pytest.raises(DataError, match="ped2: no videos in"):
         datasets.find("ped2", ped2)
     assert datasets.present(ped2.parent) == ["toy-ped2"]
 
@@ -243,7 +243,7 @@ def test_missing_root(tmp_path: Path) -> None:
 def test_labels_without_footage(shanghaitech: Path, tmp_path: Path) -> None:
     (tmp_path / "shanghaitech/testing").mkdir(parents=True)
     (shanghaitech / "testing/test_frame_mask").rename(tmp_path / "shanghaitech/testing/test_frame_mask")
-    with pytest.raises(DataError, match=r"shanghaitech: no videos under .*looked for training/videos.*campus_dataset"):
+    with pytest.raises(DataError, match=r"shanghaitech: no videos in .*looked for training/videos.*campus_dataset"):
         datasets.verify("shanghaitech", tmp_path)
 
 

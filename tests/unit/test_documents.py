@@ -1,5 +1,6 @@
-"""What the READMEs promise is there: linked files, runs named in commands, and what the text says of those runs."""
+"""What the documents promise is there: linked files, runs named in commands, figures of tables, numbered deviations."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -7,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from bench import smoothing, tables
+from bench.schema_text import schema
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "results/README.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "clusters/README.md", "results/README.md", "results/FINDINGS.md")
+DOCUMENTS += ("results/PROTOCOL.md", "results/SCHEMA.md")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+FIGURE = re.compile(r"[+-]?\d+\.\d(?!\d)")
 RUN = re.compile(r"--run ([0-9a-f]{4,12})\b|seed\d+-([0-9a-f]{12})\b")
 
 
@@ -50,7 +54,7 @@ def test_links_are_found_and_addresses_are_not():
     assert links(text) == ["a/b.png", "c.md"]
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", ["README.md", "results/README.md"])
 def test_every_run_that_a_document_names_has_its_record(name):
     named = {one or other for one, other in RUN.findall((ROOT / name).read_text())}
     assert named
@@ -72,3 +76,36 @@ def test_both_kinds_stand_in_the_table_of_smoothing():
     table = tables.build(ROOT / "results")["smoothing.md"]
     assert "**amsrc-small, seed 0" in table
     assert "**null-flow, seed 0" in table
+
+
+def test_the_schema_is_up_to_date():
+    assert (ROOT / "results" / "SCHEMA.md").read_text() == schema(), "run `make docs`"
+
+
+def test_every_deviation_that_code_refers_to_is_in_the_protocol():
+    section = (ROOT / "results" / "PROTOCOL.md").read_text().partition("## Deviations from the paper")[2]
+    numbers = [int(number) for number in re.findall(r"^(\d+)\. ", section, re.M)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    sources = [path.read_text() for folder in ("amsrc", "bench") for path in (ROOT / folder).rglob("*.py")]
+    used = {int(number) for text in sources for number in re.findall(r"Deviation:? (\d+)", text)}
+    assert used and used <= set(numbers)
+
+
+def figures_of(recipe):
+    """Every figure of a recipe in the committed tables, in percent to one digit, the ends of its interval too."""
+    found = set()
+    for name in ("table3.csv", "rules.csv"):
+        with (ROOT / "results" / "tables" / name).open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["recipe"] == recipe]
+        found |= {f"{float(row[key]):.1f}" for row in rows for key in ("mean", "low", "high", "paper") if row[key]}
+    return found
+
+
+def test_every_figure_in_the_tables_of_the_findings_is_one_of_its_recipe():
+    lines = (ROOT / "results" / "FINDINGS.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("|") and "`" in line]
+    assert len(rows) > 10
+    for row in rows:
+        (recipe,) = re.findall(r"`([a-z0-9-]+)`", row)
+        shown = {figure.lstrip("+") for figure in FIGURE.findall(row)}
+        assert shown and shown <= figures_of(recipe), row

@@ -54,7 +54,8 @@ def test_fields_are_listed_as_they_can_be_typed(recipe: str, dataset: str) -> No
 
 
 def test_without_stores_it_says_how_to_make_one(tmp_path: Path) -> None:
-    assert listing.stores(tmp_path) == f"no finished stores under {tmp_path}/stores. Run `amsrc-bench prepare`."
+    text = listing.stores(tmp_path)
+    assert f"{tmp_path}/stores" in text and "`amsrc-bench prepare`" in text
 
 
 def test_sealed_stores_are_listed_and_others_are_not(tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_sealed_stores_are_listed_and_others_are_not(tmp_path: Path) -> None:
     put_store(tmp_path, "ped2-bbb", partial=True)
     (put_store(tmp_path, "ped2-ccc") / "manifest.json").unlink()
     _, _, whole, part = listing.stores(tmp_path).splitlines()
-    assert whole.split()[:6] == ["ped2-aaa", "0", "0", "motion", "dis", "whole"]
+    assert whole.split()[:6] == ["ped2-aaa", "0", "0", "motion", "dis", "complete"]
     assert part.split()[:6] == ["ped2-bbb", "0", "0", "motion", "dis", "partial"]
 
 
@@ -77,7 +78,7 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
 
 def test_without_records_it_says_how_to_make_some(tmp_path: Path) -> None:
     text = listing.records(tmp_path / "results", tmp_path)
-    assert text == f"no records under {tmp_path}/results. `amsrc-bench sweep --toy` makes some in minutes."
+    assert f"{tmp_path}/results" in text and "`amsrc-bench sweep --toy`" in text
 
 
 def test_a_record_is_a_line_and_looking_changes_nothing(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_a_pruned_record_says_so_and_shows_no_number(tmp_path: Path) -> None:
 
 def test_without_searches_it_says_how_to_make_one(tmp_path: Path) -> None:
     text = listing.searches(tmp_path, tmp_path)
-    assert text == f"no searches under {tmp_path}. `amsrc-bench sweep search` makes one."
+    assert str(tmp_path) in text and "`amsrc-bench sweep search`" in text
 
 
 def test_a_search_has_a_line_for_each_of_its_data_sets(tmp_path: Path) -> None:
@@ -146,9 +147,9 @@ def test_a_search_has_a_line_for_each_of_its_data_sets(tmp_path: Path) -> None:
 def test_doctor_finds_a_sound_machine_sound(tmp_path: Path) -> None:
     text, fine = listing.doctor(tmp_path / "not" / "yet", None)
     assert fine
-    assert "all is well" in text
+    assert text.endswith("\nOK")
     assert f"home     {tmp_path}/not/yet: writable, " in text
-    assert "AMSRC_DATA is not set: the sweep runs on the embedded toy data" in text
+    assert "AMSRC_DATA is not set" in text
     assert not list(tmp_path.iterdir())
 
 
@@ -163,7 +164,7 @@ def test_doctor_names_what_is_optional_and_absent(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(listing, "OPTIONAL", {"no_such_module": "--flow magic"})
     text, fine = listing.doctor(tmp_path, None)
     assert fine
-    assert "optional no_such_module: absent, needed for --flow magic" in text
+    assert "optional no_such_module: not installed, needed for --flow magic" in text
 
 
 def test_doctor_sees_a_home_that_cannot_be_written(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_cells_of_one_worker_share_the_machine(machine: Machine, cells: int, exp
 def test_what_a_cell_gets_can_be_said(
     machine: Machine, gpus: float | None, cpus: int | None, expected: Packing
 ) -> None:
-    assert packing(machine, 100, gpus_per_cell=gpus, cpus_per_cell=cpus) == expected
+    assert packing(machine, 100, gpus_per_run=gpus, cpus_per_run=cpus) == expected
 
 
 def test_cells_of_several_workers_take_a_device_each() -> None:
@@ -83,8 +83,8 @@ def test_other_workers_are_refused(text: str) -> None:
         (FOUR_GPUS, (5, 6), None, None, "--workers 5:6 needs 5 GPUs; there are 4 nodes with 4 CPUs and 1 GPUs"),
         (Machine((), "none"), 2, None, None, "needs 2 CPUs; there is no node"),
         (FOUR_GPUS, 1, 2, None, "2 GPUs fits on no node; there are 4 nodes with 4 CPUs and 1 GPUs"),
-        (TWO_CPUS, 1, 0.5, None, "--gpus-per-cell 0.5: no node has a GPU; there is 1 node with 2 CPUs and 0 GPUs"),
-        (TWO_CPUS, 1, 1, None, "--gpus-per-cell 1: no node has a GPU; .* pass their --cluster file"),
+        (TWO_CPUS, 1, 0.5, None, "--gpus-per-run 0.5: no node has a GPU; there is 1 node with 2 CPUs and 0 GPUs"),
+        (TWO_CPUS, 1, 1, None, "--gpus-per-run 1: no node has a GPU; .* pass their --cluster file"),
         (TWO_CPUS, 1, None, 3, "asks for 3 CPUs fits on no node; there is 1 node with 2 CPUs"),
         (FOUR_GPUS, 1, 1, 5, "asks for 5 CPUs and 1 GPUs fits on no node"),
         (ONE_NODE, 1, 1.5, None, "a part below 1, or a whole number"),
@@ -92,7 +92,7 @@ def test_other_workers_are_refused(text: str) -> None:
         (ONE_NODE, 1, -1, None, "a part below 1, or a whole number"),
         (ONE_NODE, 1, float("nan"), None, "a part below 1, or a whole number"),
         (ONE_NODE, 1, None, 0, "a whole number from 1"),
-        (ONE_NODE, 2, 0.5, None, "leave out --gpus-per-cell"),
+        (ONE_NODE, 2, 0.5, None, "leave out --gpus-per-run"),
     ],
 )
 def test_a_cell_that_never_fits_is_refused_with_both_numbers(

@@ -120,7 +120,8 @@ def test_every_measured_figure_leads_to_its_records_and_every_quoted_row_to_its_
 
 def test_protocol_and_numbered_deviations_are_on_it(html: str) -> None:
     _, _, protocol = html.partition('id="protocol"')
-    assert "How a number comes to be" in protocol
+    assert "<h3>From video to number</h3>" in protocol
+    assert "<h3>Metrics</h3>" in protocol
     assert protocol.count("<li>") > 15
     assert "Fusion weights on Ped2" in protocol
 

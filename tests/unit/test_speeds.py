@@ -37,9 +37,9 @@ def test_a_gpu_is_shared_by_as_many_cells_as_train_fastest_on_it(monkeypatch: py
     assert speeds.fastest_packed(rows, "A10G") == 2
     assert speeds.fastest_packed(rows, "H100") == speeds.fastest_packed([], "A10G") == 1
     monkeypatch.setattr(speeds, "read_speed", lambda: rows)
-    given = argparse.Namespace(workers=Workers(), gpus_per_cell=None, cpus_per_cell=None)
+    given = argparse.Namespace(workers=Workers(), gpus_per_run=None, cpus_per_run=None)
     machine = Machine(((16.0, 2.0),), "A10G")
     found = [outlook.packing(given, machine, cells) for cells in (2, 3, 9)]
     assert [(each.concurrent, each.gpus) for each in found] == [(2, 1.0), (3, 0.5), (4, 0.5)]
-    given.gpus_per_cell = 1.0
+    given.gpus_per_run = 1.0
     assert outlook.packing(given, machine, 9).concurrent == 2
