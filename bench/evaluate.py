@@ -23,11 +23,11 @@ from amsrc.store import SPLITS, Cubes, CubeStore, Sealed, Split
 from bench import bootstrap, metrics, provenance, runs, smoothing
 from bench.config import Experiment, dump, fingerprint, run_key, unknown
 from bench.nulls import NULLS, Rows, rows_of
-from bench.prepare import summary
 from bench.records import RunRecord, write, write_frame_scores
 from bench.regions import Boxes, Regions, detection_areas
 from bench.selection import Decision, Epoch, decide, fusion_curve, pseudo_worth
 from bench.storage import Place, locked, write_file
+from bench.stores import summary
 
 if TYPE_CHECKING:
     import pandas as pd
