@@ -13,6 +13,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from amsrc.errors import BenchError, ConfigError, unknown
@@ -113,18 +114,20 @@ def data(args: argparse.Namespace, changes: dict[str, str]) -> int:
 def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Extract the cubes of a data set's videos, one Ray task a video; finished videos are skipped."""
     experiment, _ = experiment_of(args, changes)
+    from bench import datasets, stores
     from bench import prepare as stage
     from bench.cache import verify
 
-    experiment, sources = stage.with_providers(experiment, stage.Sources(root_of(args)), args.boxes, args.flow)
+    sources = stores.Sources.of(root_of(args), args.boxes, args.flow)
+    experiment = replace(experiment, partial=datasets.find(args.dataset, sources.root, args.partial).partial)
     if args.preview:
-        stage.draw(experiment, sources, args.preview, partial=args.partial)
+        stage.draw(experiment, sources, args.preview)
         print(f"drawn: {args.preview}")
         return 0
-    store = stage.prepare(experiment, sources, home_of(args), partial=args.partial, progress=progress())
+    store = stage.prepare(experiment, sources, home_of(args), progress=progress())
     if args.verify:
         verify(store.path)
-    counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in stage.summary(store).items())
+    counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in stores.summary(store).items())
     print(f"{store.path}\n{counts}{' (partial)' if store.manifest['partial'] else ''}; sha256 {store.sha256[:12]}")
     return 0
 
@@ -135,10 +138,10 @@ def train(args: argparse.Namespace, changes: dict[str, str]) -> int:
     if experiment.method != "amsrc":
         raise ConfigError(f"{experiment.recipe} is untrained; run `amsrc-bench evaluate` with the same options.")
     from bench import cluster
-    from bench import prepare as stage
     from bench import train as training
+    from bench.stores import find_store
 
-    store, experiment = stage.find_store(home_of(args), experiment, fixed)
+    store, experiment = find_store(home_of(args), experiment, fixed)
     if args.workers.most > 1:
         cluster.connect()
         with cluster.shared([home_of(args)], [store.path] if store.origin == store.path else []) as probe:
@@ -152,8 +155,8 @@ def evaluate(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Score one trained run, compute its metrics and write its record."""
     experiment, fixed = experiment_of(args, changes)
     from bench import evaluate as stage
-    from bench.prepare import find_store
     from bench.records import path_of
+    from bench.stores import find_store
 
     store, experiment = find_store(home_of(args), experiment, fixed)
     results = results_of(args, toy=is_toy(args.dataset))

@@ -17,6 +17,9 @@ from amsrc.config import CubeConfig, LossConfig, ModelConfig, ScoreConfig, Train
 from amsrc.errors import ConfigError, unknown
 from bench.specs import LABEL_SETS
 
+PROVIDERS = ("cube.boxes.provider", "cube.flow.provider")
+"""Fields of where boxes and flow come from: what `--boxes` and `--flow` set."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -100,6 +103,11 @@ def override(experiment: Experiment, changes: Mapping[str, str]) -> Experiment:
     checked = load(data)
     check(checked)
     return checked
+
+
+def provider_fields(boxes: str | None, flow: str | None) -> dict[str, str]:
+    """The fields that `--boxes KIND[:PATH]` and `--flow KIND[:PATH]` set."""
+    return {name: text.partition(":")[0] for name, text in zip(PROVIDERS, (boxes, flow), strict=True) if text}
 
 
 def check(experiment: Experiment) -> None:

@@ -162,6 +162,11 @@ def present(root: Path) -> list[str]:
     return [name for name in DATASETS if _home(name, root, named=True)]
 
 
+def exists(name: str, root: Path) -> bool:
+    """Whether `find` would find footage of that data set, whole or not."""
+    return root.is_dir() and _home(name, root) is not None
+
+
 def find(name: str, root: Path, partial: bool = False) -> Dataset:
     """The data set of that name, its structure checked; no picture is opened.
 

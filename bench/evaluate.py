@@ -23,13 +23,13 @@ from amsrc.store import SPLITS, Cubes, CubeStore, Sealed, Split
 from bench import bootstrap, metrics, provenance, run_folder, smoothing
 from bench.config import Experiment, dump, fingerprint, run_key
 from bench.nulls import NULLS, Rows, rows_of
-from bench.prepare import summary
 from bench.rbdc import Boxes, detection_areas
 from bench.records import RunRecord, write, write_frame_scores
 from bench.regions import Regions
 from bench.run_folder import Epoch
 from bench.selection import Decision, decide, fusion_curve, pseudo_worth
 from bench.storage import Place, locked, write_file
+from bench.stores import summary
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from amsrc.errors import ConfigError
-from bench.config import Experiment, override
+from bench.config import Experiment, override, provider_fields
 from bench.specs import LABEL_SETS, SPECS, TOYS
 from bench.storage import Place, answering, place
 
@@ -82,16 +82,17 @@ def root_of(args: argparse.Namespace) -> Path:
     return Path(given).expanduser().absolute()
 
 
-def experiment_of(args: argparse.Namespace, changes: dict[str, str]) -> tuple[Experiment, set[str]]:
-    """The experiment that the options name, and the fields they fix."""
+def named_fields(args: argparse.Namespace, changes: Mapping[str, str]) -> dict[str, str]:
+    """The fields that a command's words set: each by its name, and those behind --boxes, --flow and --labels."""
+    boxes, flow, labels = (getattr(args, option, None) for option in ("boxes", "flow", "labels"))
+    return {**changes, **provider_fields(boxes, flow), **({"label_set": labels} if labels else {})}
+
+
+def experiment_of(args: argparse.Namespace, changes: Mapping[str, str]) -> tuple[Experiment, set[str]]:
+    """The experiment that the options name, and the fields that they set."""
     from bench.recipes import build
 
-    changes = dict(changes)
-    for option in ("boxes", "flow"):
-        if given := getattr(args, option, None):
-            changes[f"cube.{option}.provider"] = given.partition(":")[0]
-    if labels := getattr(args, "labels", None):
-        changes["label_set"] = labels
+    changes = named_fields(args, changes)
     recipe, seed = getattr(args, "recipe", None) or "amsrc", getattr(args, "seed", None) or 0
     experiment = override(build(recipe, args.dataset, seed), changes)
     return experiment, set(changes)

@@ -1,6 +1,7 @@
 """What a sweep says before it starts: its cells, what stands already, how many at a time, hours, cost; its searches.
 
-Reads records and manifests; starts and writes nothing. Asks Ray for its nodes in `running_machine` alone.
+Reads records, manifests and the folders of the data sets; starts and writes nothing. Asks Ray for its nodes in
+`running_machine` alone.
 """
 
 from __future__ import annotations
@@ -11,31 +12,45 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import estimate, plan_text, provenance, speeds
+from bench import datasets, estimate, plan_text, provenance, speeds
 from bench.cells import finished
 from bench.cluster import nodes
 from bench.config import Experiment, fingerprint
+from bench.datasets import Dataset
 from bench.launcher_files import read_cluster
 from bench.machine import Machine, Packing, machine_of
 from bench.machine import packing as packing_of
 from bench.plan import Cell
-from bench.prepare import Sources, store_path, with_providers
 from bench.records import read_all
 from bench.search import Search
+from bench.specs import is_toy
 from bench.storage import Place
+from bench.stores import store_path
 
 
-def cells_without_stores(
-    args: argparse.Namespace, root: Path, home: Place, experiments: Sequence[Experiment]
-) -> list[Cell]:
-    """The cells as they will be, where no store need be there yet."""
-    found = []
-    for e in experiments:
-        wanted, _ = with_providers(e, Sources(root), args.boxes, args.flow)
-        paths = {partial: store_path(home, replace(wanted, partial=partial)) for partial in (False, True)}
-        partial = args.partial and (paths[True].is_dir() or not paths[False].is_dir())
-        found.append(Cell(replace(wanted, partial=partial), paths[partial]))
-    return found
+def cells_of(experiments: Sequence[Experiment], root: Path, home: Place, partial: bool) -> list[Cell]:
+    """The cells of a sweep, for a dry run and a run alike: nothing changes their values any more.
+
+    What is left to find out is whether the copy of each data set is partial. Without a copy, which stops a run, it is
+    not known: it is then taken for partial where that is accepted and no store of the whole one exists.
+
+    Args:
+        partial: whether partial copies are accepted.
+
+    Raises:
+        DataError: a copy is damaged, or partial without that being accepted.
+    """
+    names = dict.fromkeys(e.dataset for e in experiments)
+    copies = {name: datasets.find(name, root, partial) for name in names if datasets.exists(name, root)}
+    return [_cell(e, copies.get(e.dataset), home, partial) for e in experiments]
+
+
+def _cell(e: Experiment, copy: Dataset | None, home: Place, partial: bool) -> Cell:
+    whole, part = (Cell(ours, store_path(home, ours)) for ours in (replace(e, partial=p) for p in (False, True)))
+    if copy:
+        return part if copy.partial else whole
+    unknown = partial and not is_toy(e.dataset)  # a copy that is yet to be rendered will be whole
+    return part if unknown and (part.store.is_dir() or not whole.store.is_dir()) else whole
 
 
 def running_machine(args: argparse.Namespace) -> Machine:
@@ -88,8 +103,7 @@ def described(
     parts = [plan_text.of_cells(cells, names, packed, expected, machine, around)]
     for wanted in searches:
         at_once = packing(args, machine, wanted.trials)
-        mine = [cell for cell in cells if cell.experiment in wanted.bases]
-        each = estimate.estimate(mine, counted, rows, at_once, machine)
+        each = estimate.estimate(wanted.bases, counted, rows, at_once, machine)
         parts.append(plan_text.of_search(wanted, each, at_once, machine))
     return "\n\n".join(parts)
 

@@ -90,10 +90,10 @@ def parse_axes(texts: Sequence[str]) -> dict[str, list[str]]:
             raise ConfigError(
                 f"--axis {name}: its value is a list itself. Run a sweep for each with --{name} {values}."
             )
-        if not name.startswith(("model.", "loss.", "train.")):
+        if name.startswith("score."):
             raise ConfigError(
-                f"--axis {name}: only fields of model, loss and train can be axes. Cubes are cut once for a sweep, and "
-                f"fields of score train no other network. Run a sweep for each value with --{name} VALUE."
+                f"--axis {name}: fields of score train no other network, so they cannot be axes. Run a sweep for each "
+                f"value with --{name} VALUE."
             )
         if name in axes:
             raise ConfigError(f"--axis {name} is given twice. Put all its values into one: {name}=A,B.")

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,89 +23,41 @@ from amsrc import boxes, flow
 from amsrc.config import CubeConfig
 from amsrc.cubes import BoxesOf, FlowOf, cut
 from amsrc.errors import BenchError, ConfigError, DataError, RunError, why
-from amsrc.files import digest
 from amsrc.store import ARRAYS, SPLITS, CubeStore, Sealed, Shard, Split, finished_shard, manifest, write_shard
 from bench import datasets
-from bench.cache import open_store
-from bench.config import Experiment, cube_key, derive, dump, flatten, load
+from bench.config import Experiment, cube_key, dump
 from bench.datasets import Dataset, Video
 from bench.regions import Regions, regions_of
 from bench.specs import is_toy
 from bench.storage import Place, Remote, files_below, locked, upload, writable, write_file, write_json
+from bench.stores import Sources, store_path
 
 LOOK_EVERY_S = 10.0
 Progress = Callable[[int, int, str], None]  # (videos done, videos in all, the one just finished)
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Where the input lies; not part of an experiment's value, its content is (by digest)."""
-
-    root: Path
-    boxes: str | None = None
-    """Detector file, or a boxes file with `{split}` in its name."""
-    flow: Path | None = None
-    """Folder of flows."""
-
-    def boxes_file(self, split: Split) -> Path | None:
-        return Path(self.boxes.replace("{split}", split)) if self.boxes else None
-
-    def files(self, dataset: str) -> list[Path]:
-        """What every node that cuts cubes must find; rendered data it makes itself."""
-        own = [] if is_toy(dataset) else [self.root]
-        boxes = [path for split in SPLITS if (path := self.boxes_file(split))]
-        return [*own, *boxes, *([self.flow] if self.flow else [])]
-
-    def digests(self) -> dict[str, str | None]:
-        """SHA-256 of what boxes and flow are read from, both splits together; None for what is computed.
-
-        Raises:
-            ConfigError: a file or folder is missing.
-        """
-        boxes = [path for split in SPLITS if (path := self.boxes_file(split))]
-        flows = sorted(self.flow.glob("*/*.npy")) if self.flow else []
-        missing = [str(path) for path in boxes if not path.is_file()]
-        if missing:
-            raise ConfigError(f"--boxes: no such file: {', '.join(sorted(set(missing)))}")
-        if self.flow and not flows:
-            raise ConfigError(f"--flow: {self.flow} holds no <split>/<video>.npy")
-        return {"boxes": _together(boxes), "flow": _together(flows)}
-
-
-def _together(paths: list[Path]) -> str | None:
-    """One digest of several files in their order."""
-    return hashlib.sha256("".join(map(digest, paths)).encode()).hexdigest() if paths else None
-
-
-def with_providers(
-    experiment: Experiment, sources: Sources, boxes_text: str | None, flow_text: str | None
-) -> tuple[Experiment, Sources]:
-    """Apply `--boxes motion|onnx:FILE|torchvision|file:PATTERN` and `--flow dis|farneback|raft|file:DIR`."""
-    if boxes_text:
-        kind, _, path = boxes_text.partition(":")
-        experiment = derive(experiment, cube={"boxes": replace(experiment.cube.boxes, provider=kind)})  # type: ignore[arg-type]
-        sources = replace(sources, boxes=str(Path(path).expanduser().absolute()) if path else None)
-    if flow_text:
-        kind, _, path = flow_text.partition(":")
-        experiment = derive(experiment, cube={"flow": replace(experiment.cube.flow, provider=kind)})  # type: ignore[arg-type]
-        sources = replace(sources, flow=Path(path).expanduser().absolute() if path else None)
-    return load(dump(experiment)), sources
-
-
-def prepare(
-    experiment: Experiment, sources: Sources, home: Place, *, partial: bool = False, progress: Progress | None = None
-) -> Sealed:
+def prepare(experiment: Experiment, sources: Sources, home: Place, *, progress: Progress | None = None) -> Sealed:
     """Cut every cube of a data set and seal the store; videos that are finished are not cut again.
+
+    Args:
+        experiment: with `partial` as the copy of the data set is (`bench.datasets.find`).
 
     Returns:
         A `CubeStore` where it lies in a folder, else what it says of itself (`bench.cache.open_store` brings it here).
 
     Raises:
-        DataError: the data set is not whole (and `partial` not given), or a frame or box is bad.
+        DataError: the copy is partial and the experiment is not, or the other way round; it has no such label set; or
+            a frame or box is bad.
         ConfigError: this store was begun from other boxes or videos.
     """
-    dataset = datasets.find(experiment.dataset, sources.root, partial)
-    experiment = replace(experiment, partial=dataset.partial)
+    dataset = datasets.find(experiment.dataset, sources.root, experiment.partial)
+    if dataset.partial != experiment.partial:
+        raise DataError(f"{dataset.name} in {dataset.root} is not partial any more. Run the same command again.")
+    if experiment.label_set not in dataset.label_sets():
+        raise DataError(
+            f"{dataset.name} in {dataset.root} has no label set {experiment.label_set!r}; "
+            f"it has {', '.join(dataset.label_sets())}. Choose one of these with --labels."
+        )
     for split in SPLITS:
         providers(dataset, split, experiment.cube, sources)  # what is missing or wrong shows before anything is written
     labels = {name: _archive(dataset.labels(name)) for name in dataset.label_sets()}
@@ -186,10 +137,6 @@ def _regions_of(dataset: Dataset, video: Video) -> Regions | None:
     return regions_of(masks)
 
 
-def store_path(home: Place, experiment: Experiment) -> Place:
-    return home / "stores" / f"{experiment.dataset}-{cube_key(experiment)}"
-
-
 def describe(dataset: Dataset, experiment: Experiment, sources: Sources) -> dict[str, Any]:
     """What the manifest says of a store's origin: no paths, only contents."""
     return {
@@ -260,11 +207,11 @@ def providers(dataset: Dataset, split: Split, cube: CubeConfig, sources: Sources
     return boxes_of, flow.provider(cube.flow, source=sources.flow, split=split)
 
 
-def draw(experiment: Experiment, sources: Sources, path: Path, *, partial: bool = False) -> None:
+def draw(experiment: Experiment, sources: Sources, path: Path) -> None:
     """A picture of some frames of the first test video, their boxes, flow and cubes; nothing is stored."""
     from bench.preview import preview
 
-    dataset = datasets.find(experiment.dataset, sources.root, partial)
+    dataset = datasets.find(experiment.dataset, sources.root, experiment.partial)
     boxes_of, flow_of = providers(dataset, "test", experiment.cube, sources)
     video = dataset.test[0]
     preview(video.name, video.read(), boxes_of, flow_of, experiment.cube, path)
@@ -330,64 +277,3 @@ def _finished(store: Place, split: Split, video: str) -> Shard:
     if shard is None:
         raise RunError(f"{store}/{split}/{video} was not written whole. Run `amsrc-bench prepare` again.")
     return shard
-
-
-def find_store(home: Place, experiment: Experiment, fixed: set[str]) -> tuple[CubeStore, Experiment]:
-    """The sealed store an experiment is to use, and the experiment with that store's cube settings.
-
-    Settings of the cubes that the user named (`fixed`, dotted) must agree; the others are taken from the
-    store, so that `train` need not repeat what `prepare` was told. A whole store goes before a partial one.
-
-    Raises:
-        DataError: no store of this data set, or several that fit.
-    """
-    wanted = {name: value for name, value in flatten(experiment).items() if name in fixed and name.startswith("cube.")}
-    fitting = []
-    for path in files_below(home / "stores", f"{experiment.dataset}-*/manifest.json"):
-        store = Sealed(path.parent)
-        theirs = on_cubes_of(experiment, store)
-        if all(flatten(theirs)[name] == value for name, value in wanted.items()):
-            fitting.append((store, theirs))
-    fitting = [found for found in fitting if not found[1].partial] or fitting
-    if not fitting:
-        named = "".join(f" with {name}={value}" for name, value in wanted.items())
-        raise DataError(
-            f"no finished cube store of {experiment.dataset}{named} under {home / 'stores'}. "
-            f"Run `amsrc-bench prepare --dataset {experiment.dataset} --root DIR --home {home}` first."
-        )
-    if len(fitting) > 1:
-        kinds = "; ".join(
-            f"--boxes {e.cube.boxes.provider} --flow {e.cube.flow.provider} ({store.path.name})" for store, e in fitting
-        )
-        raise DataError(f"{len(fitting)} cube stores of {experiment.dataset} fit: {kinds}. Name the one to use.")
-    store, experiment = fitting[0]
-    return open_store(store.path), experiment
-
-
-def on_cubes_of(experiment: Experiment, store: Sealed) -> Experiment:
-    """The experiment with the cube settings of a store.
-
-    Raises:
-        DataError: the store has no such label set.
-    """
-    about = store.manifest
-    if store.labels_sha256(experiment.label_set) is None:
-        raise DataError(
-            f"{experiment.dataset} was prepared without the label set {experiment.label_set!r}; "
-            f"it has {', '.join(about['labels'])}. Choose one of these with --labels."
-        )
-    return load({**dump(experiment), "partial": about["partial"], "cube": about["cube"]})
-
-
-def summary(store: Sealed) -> dict[str, int]:
-    """Counts of a store: videos, frames and cubes of each split."""
-    splits = {split: store.shards(split) for split in SPLITS}
-    return {
-        f"{split}_{what}": value
-        for split, shards in splits.items()
-        for what, value in (
-            ("videos", len(shards)),
-            ("frames", sum(s.video_frames for s in shards)),
-            ("cubes", sum(s.cubes for s in shards)),
-        )
-    }

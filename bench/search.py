@@ -17,7 +17,6 @@ from bench.plan import Cell
 from bench.records import RunRecord
 from bench.rules import RULES
 from bench.selection import objective
-from bench.storage import Place
 
 Space = dict[str, tuple[float, float]]  # field -> (lowest, highest), searched on a logarithmic scale
 
@@ -41,8 +40,8 @@ GUIDED = {
 class Search:
     """One search: what is varied, on which data sets together, judged how."""
 
-    bases: tuple[Experiment, ...]
-    """The recipe's own experiments: seeds of one data set, or of all of them when joint."""
+    bases: tuple[Cell, ...]
+    """The recipe's own cells: seeds of one data set, or of all of them when joint."""
     space: Space
     rule: str
     sampler: str
@@ -52,26 +51,31 @@ class Search:
     """Whether trials that fall behind by pseudo-anomalies are stopped early."""
 
     @property
+    def base(self) -> Experiment:
+        """The first of them; they differ in data set and seed alone."""
+        return self.bases[0].experiment
+
+    @property
     def study(self) -> str:
         """Name of its study and of its folder in the results: equal for equal searches, whatever their length."""
-        first = self.bases[0]
-        what = [[dump(e) for e in self.bases], self.space, self.rule, self.sampler, self.prune]
+        first = self.base
+        what = [[dump(cell.experiment) for cell in self.bases], self.space, self.rule, self.sampler, self.prune]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
         return f"{first.recipe}-{'joint' if self.joint else first.dataset}-{self.rule}-{digest}"
 
     @property
     def datasets(self) -> list[str]:
-        return list(dict.fromkeys(e.dataset for e in self.bases))
+        return list(dict.fromkeys(cell.experiment.dataset for cell in self.bases))
 
     @property
     def proposals(self) -> str:
         """Whether the sampler sees test labels, in a sentence."""
         return BLIND if self.sampler != "tpe" else GUIDED.get(self.rule, GUIDED["other"])
 
-    def trial(self, number: int, params: Mapping[str, float], stores: Mapping[str, Place]) -> Trial:
-        """The cells of one proposal."""
+    def trial(self, number: int, params: Mapping[str, float]) -> Trial:
+        """The cells of one proposal, on the cubes of its bases."""
         texts = {name: repr(float(value)) for name, value in params.items()}
-        cells = tuple(Cell(override(base, texts), stores[base.dataset]) for base in self.bases)
+        cells = tuple(Cell(override(base.experiment, texts), base.store) for base in self.bases)
         return Trial(number, cells, dict(params))
 
     def values(self, records: Sequence[RunRecord]) -> list[float] | None:
@@ -128,7 +132,7 @@ def check(search: Search) -> None:
     Raises:
         ConfigError: says which options do not go together.
     """
-    base = search.bases[0]
+    base = search.base
     if search.rule not in RULES:
         raise ConfigError(f"--rule: {unknown('rule', search.rule, list(RULES))}")
     if base.method != "amsrc":
@@ -156,5 +160,5 @@ def sampler_for(rule: str, wanted: str) -> str:
 
 def own_values(search: Search) -> dict[str, float]:
     """The recipe's own values of the fields that are searched."""
-    fields = flatten(search.bases[0])
+    fields = flatten(search.base)
     return {name: float(fields[name]) for name in search.space}

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from amsrc.errors import ConfigError
+from amsrc.store import Sealed
 from bench import provenance
 from bench.cache import open_store
 from bench.cells import Trial, finished
-from bench.config import Experiment, fingerprint
+from bench.config import fingerprint
 from bench.evaluate import now, scored_labels
 from bench.plan import Cell
 from bench.records import RunRecord, SearchRecord, read_crossfit
@@ -83,6 +84,12 @@ def open_study(
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(["mean AUROC", "worst AUROC"])
     return study
+
+
+def cubes_of(search: Search) -> dict[str, str]:
+    """By data set, digests of the cubes and labels that a trial's numbers rest on."""
+    stores = {cell.experiment: Sealed(cell.store) for cell in search.bases}
+    return {e.dataset: f"{store.sha256} {store.labels_sha256(e.label_set)}" for e, store in stores.items()}
 
 
 def _sampler(kind: str, trials: int) -> optuna.samplers.BaseSampler:
@@ -175,7 +182,6 @@ def counted(study: optuna.Study, search: Search) -> list[FrozenTrial]:
 def searcher(
     study: optuna.Study,
     search: Search,
-    stores: Mapping[str, Place],
     missing: int,
     records: Callable[[Trial], list[RunRecord]],
 ) -> Searcher:
@@ -211,7 +217,7 @@ def searcher(
                 return Searcher.FINISHED
             self.left -= 1
             asked = study.ask(fixed_distributions=distributions)
-            trial = search.trial(asked.number, asked.params, stores)
+            trial = search.trial(asked.number, asked.params)
             asked.set_user_attr("fingerprints", [fingerprint(cell.experiment) for cell in trial.cells])
             self.open[trial_id] = asked, trial
             return {"trial": trial}
@@ -246,7 +252,7 @@ def scheduler(search: Search) -> Any:
         return None
     from ray.tune.schedulers import ASHAScheduler
 
-    epochs = search.bases[0].train.epochs
+    epochs = search.base.train.epochs
     return ASHAScheduler(
         time_attr="epoch",
         metric="worth",
@@ -298,18 +304,17 @@ def fusion_study(storage: optuna.storages.BaseStorage, record: RunRecord, trials
     study.add_trials(memory.get_trials(deepcopy=False)[there:])  # some are there if a driver died here
 
 
-def conclude(search: Search, study: optuna.Study, stores: Mapping[str, Place], results: Place) -> SearchRecord:
+def conclude(search: Search, study: optuna.Study, results: Place) -> SearchRecord:
     """The record of a search as it stands: its trials, and what each rule takes from them.
 
     Args:
         results: where the recipe's own cells have their records; the trials' lie under `searches/<study>` there.
     """
-    own = Trial(-1, tuple(Cell(base, stores[base.dataset]) for base in search.bases))
-    done = {"reference": (own, results)}
+    done = {"reference": (Trial(-1, search.bases), results)}
     rows = as_rows(study, search)
     for row in rows:
         if row["state"] == "done":
-            trial = search.trial(row["number"], row["params"], stores)
+            trial = search.trial(row["number"], row["params"])
             done[str(row["number"])] = trial, results / "searches" / search.study
     settings: dict[str, dict[str, list[Decision]]] = {}
     named: dict[str, dict[str, list[str]]] = {}
@@ -321,7 +326,7 @@ def conclude(search: Search, study: optuna.Study, stores: Mapping[str, Place], r
             decision = Decision(record.rules, read_crossfit(where, record))
             settings.setdefault(name, {}).setdefault(record.dataset, []).append(decision)
             named.setdefault(name, {}).setdefault(record.dataset, []).append(record.fingerprint)
-    labels = {e.dataset: _labels(stores[e.dataset], e) for e in search.bases}
+    labels = {cell.experiment.dataset: _labels(cell) for cell in search.bases}
     params = {"reference": None} | {str(row["number"]): row["params"] for row in rows}
     chosen = across(settings, labels, "reference") if "reference" in settings else {}
     for dataset, by_rule in chosen.items():
@@ -330,16 +335,16 @@ def conclude(search: Search, study: optuna.Study, stores: Mapping[str, Place], r
                 entry |= {"params": params[setting] or own_values(search), "fingerprints": named[setting][dataset]}
     return SearchRecord(
         study=search.study,
-        recipe=search.bases[0].recipe,
+        recipe=search.base.recipe,
         datasets=search.datasets,
-        seeds=sorted({base.seed for base in search.bases}),
+        seeds=sorted({cell.experiment.seed for cell in search.bases}),
         joint=search.joint,
         rule=search.rule,
         space={name: list(ends) for name, ends in search.space.items()},
         sampler=described(study.sampler),
         proposals=search.proposals,
         pruning=search.prune,
-        reference=[fingerprint(base) for base in search.bases],
+        reference=[fingerprint(cell.experiment) for cell in search.bases],
         trials=rows,
         chosen=chosen,
         started=study.user_attrs["started"],
@@ -350,5 +355,6 @@ def conclude(search: Search, study: optuna.Study, stores: Mapping[str, Place], r
     )
 
 
-def _labels(store: Place, e: Experiment) -> Labels:
-    return scored_labels(open_store(store).labels(e.label_set), e.score.skip_frames)
+def _labels(cell: Cell) -> Labels:
+    e = cell.experiment
+    return scored_labels(open_store(cell.store).labels(e.label_set), e.score.skip_frames)

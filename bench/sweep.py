@@ -32,27 +32,25 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
     raise SystemExit(main(["sweep", *sys.argv[1:]]))
 
 from amsrc.errors import ConfigError
-from amsrc.store import Sealed
 from bench import curves, datasets, figures, gallery, outlook, plan, run_folder, search, snapshot, study, tables
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
 from bench.cluster import check_nodes, connect, shared
-from bench.config import Experiment, fingerprint, override
+from bench.config import fingerprint
 from bench.evaluate import per_video
 from bench.launcher_files import read_cluster
-from bench.machine import Machine
 from bench.names import percent, title
-from bench.options import home_of, results_of
+from bench.options import home_of, named_fields, results_of
 from bench.plan import Cell
-from bench.prepare import Sources, on_cubes_of, prepare, with_providers
+from bench.prepare import prepare
 from bench.progress import progress
-from bench.recipes import build
 from bench.records import RunRecord, read_all, read_frame_scores, search_path, write_search
 from bench.rules import RULES
 from bench.search import Search
 from bench.selection import objective
 from bench.specs import TOYS, is_toy
 from bench.storage import Place, Remote, beside, locked, writable
+from bench.stores import Sources
 from bench.toy import render
 from bench.tracking import Evidence, open_tracker
 
@@ -95,15 +93,22 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Plan, say the plan, prepare, run and record what is missing, make the tables. Returns the exit code."""
     began = time.perf_counter()
     names, places = locate(args)
-    if args.labels:
-        changes = {**changes, "label_set": args.labels}
     recipes = (args.recipes or DEFAULT_RECIPES[args.mode]).split(",")
-    experiments = plan.matrix(names, recipes, args.seeds, changes, plan.parse_axes(args.axis))
-    searches_of(args, experiments)  # refuses what cannot be searched before anything is prepared
+    fields, axes = named_fields(args, changes), plan.parse_axes(args.axis)
+    experiments = plan.matrix(names, recipes, args.seeds, fields, axes)
+    cells = outlook.cells_of(experiments, places.root, places.home, args.partial)
+    searches = searches_of(args, cells)  # refuses what cannot be searched before anything is prepared
+    rendered = places.root == embedded(places.home)
+    absent = [name for name in names if not rendered and not datasets.exists(name, places.root)]
     if args.dry_run:
-        planned = outlook.cells_without_stores(args, places.root, places.home, experiments)
-        say(_described(args, places, planned, outlook.planned_machine(args)))
+        say(outlook.described(args, places.results, cells, searches, outlook.planned_machine(args)))
+        partial = {cell.experiment.dataset: cell.experiment.partial for cell in cells}
+        for name in absent:
+            kind = "partial" if partial[name] else "whole"
+            say(f"not known   {name}: no copy is under {places.root}; planned for a {kind} one")
         return 0
+    for name in absent:
+        datasets.find(name, places.root)  # says what it looked for
     for option, where in (("--home", places.home), ("--results", places.results)):
         if isinstance(where, Remote):  # folders are looked at from every node
             writable(where, option)
@@ -113,13 +118,15 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
         if kept := places.kept(args):
             snapshot.bring(places.database, kept)
         storage = study.open_storage(database(args, places))
-        if places.root == embedded(places.home):
+        if rendered:
             say(f"embedded data: {places.root}")
             render(places.root)
-        stores = {name: _prepared(name, places, args, changes) for name in names}
-        cells = [Cell(on_cubes_of(e, stores[e.dataset]), stores[e.dataset].path) for e in experiments]
+        sources = Sources.of(places.root, args.boxes, args.flow)
+        for store, experiment in {cell.store: cell.experiment for cell in cells}.items():
+            say(f"{store.name}: preparing cubes")
+            prepare(experiment, sources, places.home, progress=progress())
         sweep = Sweep(args, places, storage)
-        code = sweep.run(cells, {name: store.path for name, store in stores.items()})
+        code = sweep.run(cells, searches)
     say(f"records: {places.results / 'records'}\ntables:  {places.results / 'tables'}")
     say(sweep.tracker.where(sweep.parent))
     say(f"finished in {clock(time.perf_counter() - began)}")
@@ -179,7 +186,7 @@ def database(args: argparse.Namespace, places: Places) -> str:
     return args.storage or f"sqlite:///{places.database}"
 
 
-def searches_of(args: argparse.Namespace, experiments: Sequence[Experiment]) -> list[Search]:
+def searches_of(args: argparse.Namespace, cells: Sequence[Cell]) -> list[Search]:
     """The searches that were asked for: one a recipe and data set, or one a recipe over all data sets.
 
     Raises:
@@ -195,29 +202,18 @@ def searches_of(args: argparse.Namespace, experiments: Sequence[Experiment]) -> 
         raise ConfigError("--asha stops trials of one worker each: it does not go with --workers. Leave one out.")
     if args.axis:
         raise ConfigError("--axis: for the matrix. A search takes its fields from --over.")
-    groups: dict[tuple[str, str], list[Experiment]] = {}
-    for e in experiments:
-        groups.setdefault((e.recipe, "" if args.joint else e.dataset), []).append(e)
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        group = cell.experiment.recipe, "" if args.joint else cell.experiment.dataset
+        groups.setdefault(group, []).append(cell)
     found = []
     for bases in groups.values():
-        space = search.space_of((args.over or search.OVER).split(","), bases[0])
+        space = search.space_of((args.over or search.OVER).split(","), bases[0].experiment)
         sampler = search.sampler_for(rule, args.sampler or "auto")
         wanted = Search(tuple(bases), space, rule, sampler, args.trials or TRIALS, args.joint, args.asha)
         search.check(wanted)
         found.append(wanted)
     return found
-
-
-def _prepared(name: str, places: Places, args: argparse.Namespace, changes: dict[str, str]) -> Sealed:
-    wanted = override(build("amsrc", name), {f: text for f, text in changes.items() if f.startswith("cube.")})
-    experiment, sources = with_providers(wanted, Sources(places.root), args.boxes, args.flow)
-    say(f"{name}: preparing cubes")
-    return prepare(experiment, sources, places.home, partial=args.partial, progress=progress())
-
-
-def _described(args: argparse.Namespace, places: Places, cells: Sequence[Cell], machine: Machine) -> str:
-    searches = searches_of(args, [cell.experiment for cell in cells])
-    return outlook.described(args, places.results, cells, searches, machine)
 
 
 # -- running it ----------------------------------------------------------------------------------------------
@@ -240,18 +236,17 @@ class Sweep:
         self._logging = ThreadPoolExecutor(1)  # MLflow takes seconds a cell; the next cell does not wait for it
         self._logged: list[Future[Any]] = []
 
-    def run(self, cells: Sequence[Cell], stores: Mapping[str, Place]) -> int:
+    def run(self, cells: Sequence[Cell], searches: Sequence[Search]) -> int:
         """Everything that is not there yet. Returns the exit code."""
         status: Literal["FINISHED", "FAILED", "KILLED"] = "KILLED"
         broken: list[RunRecord] = []
         texts: dict[str, str] = {}
-        searches = searches_of(self.args, [cell.experiment for cell in cells])
-        memories = [(wanted, self._study(wanted, stores)) for wanted in searches]
+        memories = [(wanted, study.open_study(self.storage, wanted, study.cubes_of(wanted))) for wanted in searches]
         try:
-            self._open(cells)
+            self._open(cells, searches)
             self._matrix(cells)
             for wanted, memory in memories:
-                self._search(wanted, memory, stores)
+                self._search(wanted, memory)
             for logged in self._logged:
                 logged.result()
             for (_, rule), picked in self.picked.items():
@@ -275,13 +270,13 @@ class Sweep:
         say(f"{len(self.records)} cells: " + ", ".join(f"{number} {name}" for name, number in by_status.items()))
         return 1 if broken else 0
 
-    def _open(self, cells: Sequence[Cell]) -> None:
+    def _open(self, cells: Sequence[Cell], searches: Sequence[Search]) -> None:
         args = self.args
         params = {"mode": args.mode, "recipes": args.recipes or DEFAULT_RECIPES[args.mode], "seeds": args.seeds}
         params |= {"rule": self.board.rule, "datasets": ",".join(dict.fromkeys(c.experiment.dataset for c in cells))}
         self.parent = self.tracker.start_sweep(self.places.name, params)
         connect()
-        text = _described(args, self.places, cells, outlook.running_machine(args))
+        text = outlook.described(args, self.places.results, cells, searches, outlook.running_machine(args))
         say(text)
         self.tracker.log_files(self.parent, {"plan.txt": text})
 
@@ -312,24 +307,19 @@ class Sweep:
                 elif rule != "crossfit":
                     self.picked[dataset, rule] = records[values.index(max(values))]
 
-    def _study(self, wanted: Search, stores: Mapping[str, Place]) -> Study:
-        """The study of a search, which must be one of these cubes."""
-        cubes = {base.dataset: _measured_on(stores[base.dataset], base) for base in wanted.bases}
-        return study.open_study(self.storage, wanted, cubes)
-
-    def _search(self, wanted: Search, memory: Study, stores: Mapping[str, Place]) -> None:
+    def _search(self, wanted: Search, memory: Study) -> None:
         """The trials that a study proposes, and what the rules choose among them."""
         results = self.places.results / "searches" / wanted.study
         self.job = replace(self.job, results=results, judged=wanted.prune)
 
         def stands(ended: FrozenTrial) -> bool:
-            cells = wanted.trial(ended.number, ended.params, stores).cells
+            cells = wanted.trial(ended.number, ended.params).cells
             return all(finished(cell, results) for cell in cells)
 
         missing = study.catch_up(memory, wanted, rerun_failed=self.args.rerun == "failed", stands=stands)
         say(f"{wanted.study}: {wanted.trials - missing} of {wanted.trials} trials stand, {missing} to run")
         for ended in study.counted(memory, wanted):
-            for cell in wanted.trial(ended.number, ended.params, stores).cells:
+            for cell in wanted.trial(ended.number, ended.params).cells:
                 if record := finished(cell, results, ("failed", "pruned")):
                     self.board.count(record)
                     self._keep(cell, record)
@@ -337,9 +327,9 @@ class Sweep:
         def records_of(trial: Trial) -> list[RunRecord]:
             return [record for cell in trial.cells if (record := finished(cell, results, ("failed",)))]
 
-        proposals = study.searcher(memory, wanted, stores, missing, records_of)
+        proposals = study.searcher(memory, wanted, missing, records_of)
         self._trials(proposals, Counter({"+".join(wanted.datasets): missing}), study.scheduler(wanted))
-        found = study.conclude(wanted, memory, stores, self.places.results)
+        found = study.conclude(wanted, memory, self.places.results)
         say(f"search: {write_search(found, self.places.results)}")
         for dataset, chosen in found.chosen.items():
             aurocs = (f"{rule} {percent(chosen[rule]['auroc'])}" for rule in RULES)
@@ -434,12 +424,6 @@ def evidence(cell: Cell, record: RunRecord, home: Place, results: Place) -> Evid
         drawn,
         [folder / "cubes.parquet"],
     )
-
-
-def _measured_on(store: Place, e: Experiment) -> str:
-    """Digests of the cubes and labels that a cell's number rests on."""
-    cubes = Sealed(store)
-    return f"{cubes.sha256} {cubes.labels_sha256(e.label_set)}"
 
 
 def outcome(record: RunRecord) -> str:

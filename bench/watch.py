@@ -39,11 +39,12 @@ from amsrc.errors import ConfigError, DataError
 from amsrc.files import placing, write_file
 from amsrc.fuse import cube_scores, frame_scores
 from bench import readers
-from bench.config import Experiment, override
+from bench.config import Experiment, override, provider_fields
 from bench.overlay import Overlay, Scale, check_encoder, mp4, spans
-from bench.prepare import Progress, Sources, with_providers
+from bench.prepare import Progress
 from bench.specs import SPECS, is_toy, original
 from bench.storage import writable
+from bench.stores import Sources
 from bench.trained import Run, training_scores
 
 if TYPE_CHECKING:
@@ -194,9 +195,8 @@ def _configured(run: Run, request: Request, changes: Mapping[str, str]) -> tuple
         raise ConfigError(
             f"--{fixed[0]}: fixed by the trained run; only {' and '.join(f'{c}*' for c in CHANGEABLE)} may be set."
         )
-    sources = Sources(request.video)
-    experiment = override(run.experiment, changes)
-    experiment, sources = with_providers(experiment, sources, request.boxes, request.flow)
+    sources = Sources.of(request.video, request.boxes, request.flow)
+    experiment = override(run.experiment, {**changes, **provider_fields(request.boxes, request.flow)})
     for part, provider in (("boxes", experiment.cube.boxes.provider), ("flow", experiment.cube.flow.provider)):
         if provider == "file":
             others = "motion, onnx:FILE or torchvision" if part == "boxes" else "dis, farneback or raft"

@@ -14,8 +14,8 @@ from scipy import ndimage
 from amsrc.cubes import FrameCubes
 from amsrc.store import CubeStore, Split, digest, seal, write_shard
 from bench.config import Experiment, cube_key, derive, dump
-from bench.prepare import store_path
 from bench.recipes import build
+from bench.stores import store_path
 
 SIZE = 16
 FRAMES = 40

@@ -224,7 +224,7 @@ def test_a_killed_training_goes_on_by_the_same_command(tmp_path: Path) -> None:
         home = tmp_path / name
         write_store(home, an_experiment())
         words: list[str | Path] = ["-m", "bench", "train", "--recipe", "amsrc", "--dataset", "toy-ped2"]
-        words += ["--home", home, "--model.width", "2", "--train.batch", "16"]
+        words += ["--home", home, "--cube.size", "16", "--model.width", "2", "--train.batch", "16"]
         words += ["--train.epochs", str(epochs), "--train.score_every", "1"]
         if name == "killed":
             folder = killed_after_a_checkpoint(words, home, tmp_path)

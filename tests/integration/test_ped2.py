@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from amsrc.store import CubeStore
-from bench import evaluate, prepare
-from bench.config import Experiment
+from bench import evaluate
+from bench.config import Experiment, override
+from bench.prepare import prepare
 from bench.recipes import build
+from bench.stores import Sources, summary
 
 pytestmark = pytest.mark.timeout(1200)  # 28 videos: a minute on two idle cores, much more on busy ones
 
@@ -18,28 +20,26 @@ pytestmark = pytest.mark.timeout(1200)  # 28 videos: a minute on two idle cores,
 def prepared(shared: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[CubeStore, Path]:
     home = tmp_path_factory.mktemp("home")
     data = shared / "data" / "ped2"
-    wanted, sources = prepare.with_providers(
-        build("null-flow", "ped2"), prepare.Sources(data), f"file:{data}/boxes_{{split}}.npz", "dis"
-    )
-    return prepare.prepare(wanted, sources, home), home
+    return prepare(of("null-flow"), Sources.of(data, f"file:{data}/boxes_{{split}}.npz", None), home), home
 
 
-def experiment_on(store: CubeStore) -> Experiment:
-    return prepare.on_cubes_of(build("null-flow", "ped2"), store)
+def of(recipe: str) -> Experiment:
+    """A recipe on the circulated boxes."""
+    return override(build(recipe, "ped2"), {"cube.boxes.provider": "file"})
 
 
 def test_every_circulated_box_is_a_cube(prepared: tuple[CubeStore, Path]) -> None:
     store, _ = prepared
     assert (len(store.train), len(store.test)) == (31_089, 34_715)
-    assert prepare.summary(store)["train_frames"] == 2_550
-    assert prepare.summary(store)["test_frames"] == 2_010
+    assert summary(store)["train_frames"] == 2_550
+    assert summary(store)["test_frames"] == 2_010
     store.verify()
 
 
 def test_mean_flow_magnitude_alone_finds_nearly_everything(prepared: tuple[CubeStore, Path], tmp_path: Path) -> None:
     """Something between frames and AUROC is wrong if it does not: labels, boxes, flow or smoothing out of step."""
     store, home = prepared
-    record = evaluate.evaluate(experiment_on(store), store, home, tmp_path)
+    record = evaluate.evaluate(of("null-flow"), store, home, tmp_path)
     assert sum(int(labels.sum()) for labels in store.labels("official").values()) == 1_648
     assert record.counts["scored_frames"] == 2_010 - 12 * 4
     auroc = record.metrics["auroc"]
@@ -60,8 +60,7 @@ def test_what_learns_nothing_reaches_what_is_known_of_it(prepared: tuple[CubeSto
     store, home = prepared
 
     def metrics(recipe: str) -> dict[str, Any]:
-        e = prepare.on_cubes_of(build(recipe, "ped2"), store)
-        return evaluate.evaluate(e, store, home, tmp_path).metrics
+        return evaluate.evaluate(of(recipe), store, home, tmp_path).metrics
 
     assert metrics("null-frame-index")["auroc"] == pytest.approx(0.7397, abs=5e-4)
     assert metrics("null-constant")["auroc"] == 0.5

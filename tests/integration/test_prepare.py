@@ -19,22 +19,15 @@ import numpy.typing as npt
 import pytest
 
 from amsrc import boxes, flow
+from amsrc.config import FlowConfig
 from amsrc.cubes import cut
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import SPLITS, CubeStore, Split, finished_shard, seal, write_shard
 from bench import datasets, toy
-from bench.config import Experiment, derive, dump, override
-from bench.prepare import (
-    Sources,
-    find_store,
-    prepare,
-    prepare_video,
-    providers,
-    store_path,
-    summary,
-    with_providers,
-)
+from bench.config import Experiment, derive, dump, override, provider_fields
+from bench.prepare import prepare, prepare_video, providers
 from bench.recipes import build
+from bench.stores import Sources, find_store, store_path, summary
 
 NAME = "toy-ped2"
 FRAMES: dict[Split, dict[str, int]] = {"train": {"01": 10, "02": 10}, "test": {"01": 10, "02": 9, "03": 8}}
@@ -115,7 +108,8 @@ def put_boxes(folder: Path, frames: dict[Split, int]) -> dict[Split, npt.NDArray
 
 
 def from_files(root: Path, folder: Path) -> tuple[Experiment, Sources]:
-    return with_providers(EXPERIMENT, Sources(root), f"file:{folder}/boxes_{{split}}.npz", None)
+    boxes = f"file:{folder}/boxes_{{split}}.npz"
+    return override(EXPERIMENT, provider_fields(boxes, None)), Sources.of(root, boxes, None)
 
 
 def total(split: Split) -> int:
@@ -359,7 +353,7 @@ def test_a_boxes_file_that_is_not_there_is_named_before_anything_is_written(root
 @pytest.mark.parametrize("text", ["file", "onnx"])
 def test_a_provider_that_needs_a_file_says_so(text: str, root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"pass --boxes {text}:"):
-        prepare(*with_providers(EXPERIMENT, Sources(root), text, None), tmp_path / "home")
+        prepare(override(EXPERIMENT, provider_fields(text, None)), Sources.of(root, text, None), tmp_path / "home")
 
 
 @pytest.fixture
@@ -381,20 +375,25 @@ def test_a_store_of_a_partial_copy_says_so_and_lies_apart(
 ) -> None:
     made = put_boxes(tmp_path / "boxes", {split: total(split) for split in SPLITS})
     experiment, sources = from_files(fewer, tmp_path / "boxes")
-    store = prepare(experiment, sources, tmp_path / "home", partial=True)
+    store = prepare(replace(experiment, partial=True), sources, tmp_path / "home")
     assert store.manifest["partial"] is True
     assert [shard.video for shard in store.test.shards] == ["01", "03"]
     assert list(store.labels("official")) == ["01", "03"]
     assert store.path.name != store_path(tmp_path, experiment).name
     # The boxes files are of the whole data set: video 03 has those after video 02's.
     np.testing.assert_array_equal(store.test.boxes, np.concatenate([made["test"][:10], made["test"][19:]]))
-    assert find_store(tmp_path / "home", build("baseline", NAME), set())[1].partial
+    assert find_store(tmp_path / "home", replace(EXPERIMENT, recipe="baseline"), set())[1].partial
 
 
-def test_a_whole_copy_is_whole_though_partial_was_allowed(rendered: Path, home: Path) -> None:
-    progress = Progress()
-    store = prepare(EXPERIMENT, Sources(rendered), home, partial=True, progress=progress)
-    assert (store.manifest["partial"], progress.cut) == (False, [])
+def test_a_copy_that_became_whole_is_not_prepared_as_a_partial_one(rendered: Path, home: Path) -> None:
+    with pytest.raises(DataError, match="is not partial any more"):
+        prepare(replace(EXPERIMENT, partial=True), Sources(rendered), home)
+
+
+def test_labels_that_the_copy_has_not_are_refused_before_anything_is_cut(rendered: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no label set 'intervals'; it has official\..*--labels"):
+        prepare(replace(EXPERIMENT, label_set="intervals"), Sources(rendered), tmp_path / "home")
+    assert not (tmp_path / "home").exists()
 
 
 def test_a_home_below_a_file_is_refused(rendered: Path, tmp_path: Path) -> None:
@@ -455,16 +454,33 @@ def found(home: Path, experiment: Experiment, fixed: Sequence[str] = ()) -> tupl
 
 def test_without_a_store_it_says_how_to_make_one(tmp_path: Path) -> None:
     message = rf"no finished cube store of {NAME} under .*Run `amsrc-bench prepare --dataset {NAME} --root DIR --home"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message + r" \S+ --cube\.size 8` first"):
         find_store(tmp_path, EXPERIMENT, set())
 
 
-def test_a_single_store_is_adopted_with_its_settings(tmp_path: Path) -> None:
+def test_boxes_and_flow_are_taken_from_the_single_store(tmp_path: Path) -> None:
     stored = put_store(tmp_path, **with_boxes("file"))
-    asked = override(build("baseline", NAME, seed=2), {"loss.gradient": "3"})
+    asked = replace(EXPERIMENT, recipe="baseline", seed=2)
     path, theirs = found(tmp_path, asked)
     assert path == store_path(tmp_path, stored)
     assert theirs == replace(asked, cube=stored.cube)
+
+
+@pytest.mark.parametrize(
+    ("ours", "named", "message"),
+    [
+        ({}, ["cube.boxes.provider"], "cube.boxes.provider is file, not motion"),  # the user's
+        ({"flow": FlowConfig(provider="farneback")}, [], "cube.flow.provider is dis, not farneback"),  # the recipe's
+        ({"frames": 7}, [], r"cube.frames is 5, not 7, .*\. Run .* --cube.frames 7 --cube.size 8`"),
+        ({"size": 16}, ["cube.size"], "cube.size is 8, not 16"),
+    ],
+)
+def test_what_differs_from_every_store_is_named(
+    tmp_path: Path, ours: dict[str, Any], named: list[str], message: str
+) -> None:
+    stored = put_store(tmp_path, **with_boxes("file"))
+    with pytest.raises(DataError, match=f"; in {store_path(tmp_path, stored).name} .*{message}"):
+        find_store(tmp_path, derive(EXPERIMENT, cube=ours), set(named))
 
 
 def test_stores_of_other_data_sets_and_unsealed_ones_do_not_count(tmp_path: Path) -> None:
@@ -476,30 +492,24 @@ def test_stores_of_other_data_sets_and_unsealed_ones_do_not_count(tmp_path: Path
         find_store(tmp_path, EXPERIMENT, set())
 
 
-def test_of_two_stores_the_named_provider_picks(tmp_path: Path) -> None:
-    moving, file = put_store(tmp_path), put_store(tmp_path, **with_boxes("file"))
+def test_of_several_stores_the_experiments_own_goes_first_and_else_one_is_to_be_named(tmp_path: Path) -> None:
+    put_store(tmp_path, frames=7)
+    file, detected = put_store(tmp_path, **with_boxes("file")), put_store(tmp_path, **with_boxes("onnx"))
     with pytest.raises(DataError) as caught:
         find_store(tmp_path, EXPERIMENT, set())
     message = str(caught.value)
     assert message.startswith(f"2 cube stores of {NAME} fit: ")
-    assert "--boxes motion --flow dis" in message and "--boxes file --flow dis" in message
+    assert " --cube.boxes.provider file" in message and " --cube.boxes.provider onnx" in message
     assert message.endswith("Name the one to use.")
-    for stored in (moving, file):
-        asked = derive(EXPERIMENT, cube={"boxes": stored.cube.boxes})
-        path, theirs = found(tmp_path, asked, ["cube.boxes.provider"])
-        assert (path, theirs.cube) == (store_path(tmp_path, stored), stored.cube)
+    own = put_store(tmp_path)
+    for stored, named in ((own, []), (file, ["cube.boxes.provider"]), (detected, ["cube.boxes.provider"])):
+        assert found(tmp_path, stored, named) == (store_path(tmp_path, stored), stored)
 
 
 def test_labels_that_the_store_has_not_are_refused_with_those_it_has(tmp_path: Path) -> None:
     put_store(tmp_path)
     with pytest.raises(DataError, match=r"without the label set 'intervals'; it has official.*--labels"):
         find_store(tmp_path, override(EXPERIMENT, {"label_set": "intervals"}), set())
-
-
-def test_a_setting_that_no_store_was_made_with_is_named(tmp_path: Path) -> None:
-    put_store(tmp_path)
-    with pytest.raises(DataError, match=rf"no finished cube store of {NAME} with cube.size=16 under"):
-        find_store(tmp_path, override(EXPERIMENT, {"cube.size": "16"}), {"cube.size"})
 
 
 def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
@@ -514,13 +524,15 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
 
 def test_providers_are_read_with_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    experiment, sources = with_providers(EXPERIMENT, Sources(tmp_path), "file:b/boxes_{split}.npz", "file:flows")
-    assert (experiment.cube.boxes.provider, experiment.cube.flow.provider) == ("file", "file")
+    boxes, flows = "file:b/boxes_{split}.npz", "file:flows"
+    assert provider_fields(boxes, flows) == {"cube.boxes.provider": "file", "cube.flow.provider": "file"}
+    sources = Sources.of(tmp_path, boxes, flows)
     assert sources.boxes_file("test") == tmp_path / "b" / "boxes_test.npz"
     assert sources.flow == tmp_path / "flows"
-    assert with_providers(EXPERIMENT, Sources(tmp_path), None, None) == (EXPERIMENT, Sources(tmp_path))
+    assert provider_fields(None, "dis") == {"cube.flow.provider": "dis"}
+    assert Sources.of(tmp_path, "motion", None) == Sources(tmp_path)
 
 
-def test_a_provider_that_is_not_known_is_refused(tmp_path: Path) -> None:
+def test_a_provider_that_is_not_known_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"cube.boxes.provider: .*'motion', 'onnx', 'torchvision' or 'file'"):
-        with_providers(EXPERIMENT, Sources(tmp_path), "yolo:x.onnx", None)
+        override(EXPERIMENT, provider_fields("yolo:x.onnx", None))

@@ -15,11 +15,12 @@ from amsrc.errors import DataError
 from bench import datasets
 from bench.cache import open_store
 from bench.config import derive
-from bench.prepare import Sources, find_store, prepare, store_path
+from bench.prepare import prepare
 from bench.recipes import build
 from bench.records import read_all, read_frame_scores, read_searches
 from bench.run_folder import history, is_trained
 from bench.storage import Remote, files_below
+from bench.stores import Sources, find_store, store_path
 from bench.toy import render_one
 from tests.integration.conftest import ROOT, logged, planned, run, started, wait_until
 from tests.integration.test_sweep import EPOCHS, TINY
@@ -198,7 +199,7 @@ def test_a_store_that_is_being_made_is_none(server: int, videos: Path) -> None:
 def test_a_killed_training_goes_on_elsewhere(first: tuple[Head, str], server: int, tmp_path: Path) -> None:
     """SIGKILL here, the same command with another node's folder there: the weights are those of an undisturbed run."""
     head, _ = first
-    words = [ROOT / "bench" / "train.py", "--recipe", "amsrc", "--dataset", "toy-ped2", "--home", str(head.home)]
+    words = ["-m", "bench", "train", "--recipe", "amsrc", "--dataset", "toy-ped2", "--home", str(head.home)]
     words += [*TINY, "--train.epochs", "5", "--seed", "3"]
 
     def running() -> list[Remote]:

@@ -22,10 +22,11 @@ from bench import cli, readers, toy
 from bench.config import derive, dump, fingerprint, override
 from bench.evaluate import evaluate
 from bench.overlay import Overlay
-from bench.prepare import Sources, find_store, on_cubes_of, prepare
+from bench.prepare import prepare
 from bench.recipes import build
 from bench.records import RunRecord, read_frame_scores, write
 from bench.storage import write_file
+from bench.stores import Sources, find_store
 from bench.train import fit
 from bench.trained import find_run
 from bench.watch import Request, open_clip
@@ -66,9 +67,8 @@ def trained(dataset: str, video: str, folder: Path) -> Trained:
             short.setitem(clips, dataset, [replace(clip, frames=LENGTHS[split]) for clip in clips[dataset][:2]])
         toy.render_one(dataset, folder / "data")
     torch.set_num_threads(1)
-    wanted = override(build("amsrc", dataset), SMALL)
-    store = prepare(wanted, Sources(folder / "data"), folder / "home")
-    experiment = on_cubes_of(wanted, store)
+    experiment = override(build("amsrc", dataset), SMALL)
+    store = prepare(experiment, Sources(folder / "data"), folder / "home")
     fit(experiment, store, folder / "home")
     record = evaluate(experiment, store, folder / "home", folder / "home" / "toy-results")
     path = folder / "data" / dataset / video

@@ -17,7 +17,7 @@ import pytest
 from amsrc.errors import ConfigError, DataError, RunError
 from bench import cli, options
 from bench.cli import COMMANDS, EXAMPLES, main
-from bench.plan import matrix, parse_axes
+from bench.plan import Cell, matrix, parse_axes
 from bench.records import SearchRecord, write_search
 from bench.sweep import DEFAULT_RECIPES, searches_of
 
@@ -132,7 +132,7 @@ def test_every_documented_line_is_understood(line: str, parsed: Seen) -> None:
     if args.command == "sweep":
         recipes = (args.recipes or DEFAULT_RECIPES[args.mode]).split(",")
         found = matrix((args.datasets or "ped2").split(","), recipes, args.seeds, changes, parse_axes(args.axis))
-        assert len(searches_of(args, found)) == (args.mode == "search")
+        assert len(searches_of(args, [Cell(e, Path()) for e in found])) == (args.mode == "search")
     elif getattr(args, "dataset", None):
         options.experiment_of(args, changes)
     else:

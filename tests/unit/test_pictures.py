@@ -18,6 +18,7 @@ from bench.datasets import find
 from bench.nulls import OF_CUBES
 from bench.recipes import RECIPES, build
 from bench.records import read, record_path
+from bench.stores import Sources, find_store
 
 NULLS = sorted(name for name in RECIPES if name.startswith("null-"))
 CHANGES = {"model": {"width": 2}, "train": {"epochs": 2, "batch": 256, "score_every": 1}}
@@ -42,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(prepare, "_cut_all", one_by_one)
         for recipe in ("amsrc", "no-gate-add", *NULLS):
             e = derive(build(recipe, "toy-ped2", 0), **CHANGES)
-            store = prepare.prepare(e, prepare.Sources(home / "toy"), home)
+            store = prepare.prepare(e, Sources(home / "toy"), home)
             assert isinstance(store, CubeStore)
             if e.method == "amsrc":
                 train.fit(e, store, home)
@@ -98,7 +99,7 @@ def test_a_dozen_frames_stand_for_a_video_whoever_draws_them(drawn: Path, home: 
 
 def test_boxes_are_those_of_the_store_with_their_fused_scores(drawn: Path, home: Path) -> None:
     e, _ = of(home, "amsrc")
-    store, _ = prepare.find_store(home, e, set())
+    store, _ = find_store(home, e, set())
     scores, _ = evaluate.score_cubes(e, store, pictures.run_folder.folder_of(e, home))
     known, boxes = scores.statistics, gallery.read_boxes(drawn)
     video, number = "02", sorted(boxes["02"])[3]
@@ -123,7 +124,7 @@ def test_the_parts_are_the_scores_that_the_record_measured_alone(drawn: Path, ho
 
 def test_no_score_chooses_the_cubes_that_are_shown(drawn: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     e, _ = of(home, "amsrc")
-    store, e = prepare.find_store(home, e, set())
+    store, e = find_store(home, e, set())
     dataset = find("toy-ped2", home / "toy")
     run = pictures._open(e, store, dataset, home, home / "toy-results")
     rows = pictures.chosen_cubes(run)
@@ -142,7 +143,7 @@ def test_errors_are_the_networks_own_and_sum_to_s_p(drawn: Path, home: Path) -> 
     import torch
 
     e, _ = of(home, "amsrc")
-    store, e = prepare.find_store(home, e, set())
+    store, e = find_store(home, e, set())
     run = pictures._open(e, store, find("toy-ped2", home / "toy"), home, home / "toy-results")
     rows = pictures.chosen_cubes(run)
     network = train.load_model(e, pictures.run_folder.folder_of(e, home), torch.device("cpu"))
@@ -172,7 +173,7 @@ def test_a_null_row_has_curves_and_a_frame_but_no_network(home: Path, recipe: st
 
 def test_a_copy_of_the_data_that_lacks_videos_is_refused(home: Path) -> None:
     e, _ = of(home, "amsrc")
-    store, e = prepare.find_store(home, e, set())
+    store, e = find_store(home, e, set())
     dataset = find("toy-ped2", home / "toy")
     with pytest.raises(DataError, match=r"lacks test videos .*: 02\. Pass --root"):
         pictures.draw(e, store, replace(dataset, test=dataset.test[:1]), home, home / "toy-results")

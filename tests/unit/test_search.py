@@ -45,8 +45,8 @@ FLOATS = {name: FloatDistribution(low, high, log=True) for name, (low, high) in 
 
 def a_search(*bases: Experiment, **changes: Any) -> Search:
     """Four trials over two fields of a tiny experiment, whose own values lie inside."""
-    wanted = Search(bases or (an_experiment(),), TWO, "crossfit", "qmc", 4)
-    return replace(wanted, **changes)
+    cells = tuple(Cell(base, STORES[base.dataset]) for base in bases or (an_experiment(),))
+    return replace(Search(cells, TWO, "crossfit", "qmc", 4), **changes)
 
 
 def on(dataset: str, seed: int = 0) -> Experiment:
@@ -78,7 +78,7 @@ class Driver:
         self.study = open_study(storage, wanted)
         self.missing = catch_up(self.study, wanted, rerun_failed=rerun_failed)
         self.worth: dict[int, list[RunRecord]] = {}
-        self.searcher = searcher(self.study, wanted, STORES, self.missing, lambda trial: self.worth[trial.number])
+        self.searcher = searcher(self.study, wanted, self.missing, lambda trial: self.worth[trial.number])
 
     def ask(self, name: str = "a") -> Trial:
         """The next trial, under Tune's name for it."""
@@ -264,31 +264,31 @@ def test_whatever_else_differs_gives_another_study() -> None:
 def test_a_trial_is_every_base_with_its_values_on_its_own_store() -> None:
     wanted = a_search(on("toy-ped2"), on("toy-ped2", 1), on("toy-avenue"), joint=True)
     params = {"loss.consistency": 0.1 + 0.2, "train.learning_rate": 1e-3}
-    trial = wanted.trial(7, params, STORES)
+    trial = wanted.trial(7, params)
     assert (trial.number, trial.params) == (7, params)
     for base, cell in zip(wanted.bases, trial.cells, strict=True):
-        assert flatten(cell.experiment) == flatten(base) | params, "to the last digit"
-        assert cell.store == STORES[base.dataset]
+        assert flatten(cell.experiment) == flatten(base.experiment) | params, "to the last digit"
+        assert cell.store == base.store == STORES[base.experiment.dataset]
 
 
 @pytest.mark.parametrize("rule", ["paper", "oracle", "crossfit", "label-free"])
 def test_a_trial_is_worth_the_mean_over_its_seeds(rule: str) -> None:
     wanted = a_search(on("toy-ped2"), on("toy-ped2", 1), rule=rule)
-    records = [a_record(base, value) for base, value in zip(wanted.bases, (0.6, 0.9), strict=True)]
+    records = [a_record(base.experiment, value) for base, value in zip(wanted.bases, (0.6, 0.9), strict=True)]
     assert wanted.values(records) == [pytest.approx(0.75)]
 
 
 def test_a_joint_trial_is_worth_the_mean_and_the_worst_of_the_data_sets() -> None:
     """Two seeds of 0.5 and 0.7 on one, of 0.8 and 1.0 on the other."""
     wanted = a_search(*(on(d, seed) for d in ("toy-ped2", "toy-avenue") for seed in (0, 1)), joint=True)
-    records = [a_record(base, value) for base, value in zip(wanted.bases, (0.5, 0.7, 0.8, 1.0), strict=True)]
+    records = [a_record(base.experiment, value) for base, value in zip(wanted.bases, (0.5, 0.7, 0.8, 1.0), strict=True)]
     assert wanted.values(records) == [pytest.approx(0.75), pytest.approx(0.6)]
 
 
 def test_a_gap_leaves_a_trial_without_a_value() -> None:
     wanted = a_search(on("toy-ped2"), on("toy-ped2", 1))
-    whole = [a_record(base) for base in wanted.bases]
-    for gap in (a_record(wanted.bases[1], status="failed"), a_record(wanted.bases[1], None)):
+    whole = [a_record(base.experiment) for base in wanted.bases]
+    for gap in (a_record(wanted.bases[1].experiment, status="failed"), a_record(wanted.bases[1].experiment, None)):
         assert wanted.values([whole[0], gap]) is None
     assert wanted.values(whole[:1]) is None
     assert wanted.values([]) is None
@@ -514,7 +514,7 @@ def test_the_trials_are_told_as_they_came_to_their_end(storage: optuna.storages.
     assert as_rows(driver.study, wanted) == [
         {"number": n, "state": s, "params": t.params, "values": v, "fingerprints": [fingerprint(t.cells[0].experiment)]}
         for n, s, t, v in [
-            (0, "done", wanted.trial(0, OWN, STORES), [0.8]),
+            (0, "done", wanted.trial(0, OWN), [0.8]),
             (2, "done", interrupted, [0.6]),
             (3, "failed", failed, None),
             (4, "pruned", stopped, None),
@@ -634,23 +634,25 @@ class Searched:
         torch.set_num_threads(1)
         self.home, self.base = home, an_experiment()
         self.store = write_store(home, self.base).path
-        self.wanted = a_search(self.base, space={"loss.consistency": (0.1, 10.0)}, trials=3)
+        self.wanted = self.on(self.store)
         self.study = open_study(optuna.storages.InMemoryStorage(), self.wanted)
         self.study.enqueue_trial({"loss.consistency": 5.0})
         self.results = home / "results"
         self.measure(self.store, self.results)
-        proposals = searcher(self.study, self.wanted, self.stores(self.store), 2, self.records)
+        proposals = searcher(self.study, self.wanted, 2, self.records)
         proposals.suggest("a")
         proposals.suggest("b")
         proposals.on_trial_complete("a", {"ended": True})
         proposals.on_trial_complete("b", None, error=True)
 
-    def stores(self, store: Path) -> dict[str, Path]:
-        return {"toy-ped2": store}
+    def on(self, store: Path) -> Search:
+        """The search on the cubes and labels of a store."""
+        wanted = a_search(self.base, space={"loss.consistency": (0.1, 10.0)}, trials=3)
+        return replace(wanted, bases=(Cell(self.base, store),))
 
     def cells(self, store: Path) -> tuple[Cell, Cell]:
         """The recipe's own and the trial's."""
-        (trial,) = self.wanted.trial(0, {"loss.consistency": 5.0}, self.stores(store)).cells
+        (trial,) = self.on(store).trial(0, {"loss.consistency": 5.0}).cells
         return Cell(self.base, store), trial
 
     def measure(self, store: Path, results: Path) -> list[RunRecord]:
@@ -665,7 +667,7 @@ class Searched:
         return [record for record in found if record]
 
     def conclude(self, store: Path, results: Path) -> SearchRecord:
-        return conclude(self.wanted, self.study, self.stores(store), results)
+        return conclude(self.on(store), self.study, results)
 
 
 @pytest.fixture(scope="module")
