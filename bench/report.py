@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from bench import browse, figures, framewise, gallery, hypertext, tables
+from bench import browse, figures, framewise, gallery, tables
 from bench.config import TOY, leaves
 from bench.layouts import SPECS
 from bench.recipes import DATASETS
@@ -28,9 +28,10 @@ from bench.storage import Place, write_file
 from bench.typeset import NAMES
 
 PAGE = Path(__file__).resolve().parent / "page"
-OWN_README = Path(__file__).resolve().parent.parent / "results" / "README.md"
+PROTOCOL = "README.md"  # in a folder of results
+OWN_PROTOCOL = Path(__file__).resolve().parent.parent / "results" / PROTOCOL
+SECTIONS = ("How a number comes to be", "Selection rules", "Deviations from the paper")
 LARGEST = 9_500_000  # bytes: what a mail takes
-PROTOCOL = ("How a number comes to be", "Selection rules", "Deviations from the paper")
 CAPTIONS = {
     "videos": "Scores over test videos, in standard deviations of training cubes; shaded: abnormal by the ground truth",
     "errors": "Target, predictions and squared errors of cubes that no score chose; all errors on one scale",
@@ -79,11 +80,10 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
     browsed = sorted(browse.runs(results, records), key=lambda run: names.index(run["dataset"]))
     strips = browse.strips(results, records)
     completed = [framewise.completed(results, record) for record in records]
-    made = tables.gathered(results, completed)
     page = {
         "about": about(records, searches),
         "findings": list(findings(records)),
-        "tables": list(hypertext.tables(made, tables.printed(results, completed, made))),
+        "tables": tables.gathered(results, completed),
         "runs": every_run(completed),
         "searches": [_search(search) for search in searches],
         "galleries": list(_galleries(results, completed)),
@@ -102,7 +102,7 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
 
 def _too_large(size: int, page: Mapping[str, Any]) -> str:
     """Why a page cannot be, with the three parts of it that take the most room."""
-    sizes = {name: len(json.dumps(part, default=vars)) for name, part in page.items()}
+    sizes = {name: len(json.dumps(part, default=str)) for name, part in page.items()}
     largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
     parts = ", ".join(f"{name} {sizes[name] / 1e6:.1f} MB" for name in largest)
     return (
@@ -239,14 +239,17 @@ def _percent(value: Any) -> str:
 
 
 def protocol(results: Place) -> str:
-    """Protocol and numbered deviations as HTML, from the README of these results or else the project's own."""
-    for path in (results / "README.md", OWN_README):
+    """Protocol and numbered deviations as HTML: those of these results, or else the project's own."""
+    from markdown_it import MarkdownIt
+
+    for path in (results / PROTOCOL, OWN_PROTOCOL):
         if path.is_file():
             parts = re.split(r"(?m)^## ", path.read_text(encoding="utf-8"))
-            found = [part for part in parts if part.partition("\n")[0].strip() in PROTOCOL]
+            found = [part for part in parts if part.partition("\n")[0].strip() in SECTIONS]
             if found:
-                return hypertext.markdown("\n".join(f"### {part}" for part in found))
-    return "<p>There is no README beside these results that says how they were measured.</p>"
+                renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
+                return str(renderer.render("\n".join(f"### {part}" for part in found)))
+    return f"<p>There is no {PROTOCOL} beside these results that says how they were measured.</p>"
 
 
 # -- figures -------------------------------------------------------------------------------------------------
