@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from bench import browse, figures, framewise, gallery, hypertext, tables
+from bench import browse, figures, framewise, gallery, tables
 from bench.config import leaves
 from bench.names import changes, label, latest
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
@@ -27,7 +27,8 @@ from bench.specs import title_of as named
 from bench.storage import Place, write_file
 
 PAGE = Path(__file__).resolve().parent / "page"
-OWN_PROTOCOL = Path(__file__).resolve().parent.parent / "results" / "PROTOCOL.md"
+PROTOCOL = "PROTOCOL.md"  # in a folder of results
+OWN_PROTOCOL = Path(__file__).resolve().parent.parent / "results" / PROTOCOL
 LARGEST = 9_500_000  # bytes: what a mail takes
 CAPTIONS = {
     "videos": "Scores over test videos, in standard deviations of training cubes; shaded: abnormal by the ground truth",
@@ -77,11 +78,10 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
     browsed = sorted(browse.runs(results, records), key=lambda run: names.index(run["dataset"]))
     strips = browse.strips(results, records)
     completed = [framewise.completed(results, record) for record in records]
-    made = tables.gathered(results, completed)
     page = {
         "about": about(records, searches),
         "findings": list(findings(records)),
-        "tables": list(hypertext.tables(made, tables.printed(results, completed, made))),
+        "tables": tables.gathered(results, completed),
         "runs": every_run(completed),
         "searches": [_search(search) for search in searches],
         "galleries": list(_galleries(results, completed)),
@@ -100,7 +100,7 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
 
 def _too_large(size: int, page: Mapping[str, Any]) -> str:
     """Why a page cannot be, with the three parts of it that take the most room."""
-    sizes = {name: len(json.dumps(part, default=vars)) for name, part in page.items()}
+    sizes = {name: len(json.dumps(part, default=str)) for name, part in page.items()}
     largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
     parts = ", ".join(f"{name} {sizes[name] / 1e6:.1f} MB" for name in largest)
     return (
@@ -231,13 +231,16 @@ def _percent(value: Any) -> str:
 
 
 def protocol(results: Place) -> str:
-    """Protocol and numbered deviations as HTML, from `PROTOCOL.md` of these results or else the project's own."""
-    for path in (results / "PROTOCOL.md", OWN_PROTOCOL):
+    """Protocol and numbered deviations as HTML: those of these results, or else the project's own."""
+    from markdown_it import MarkdownIt
+
+    for path in (results / PROTOCOL, OWN_PROTOCOL):
         if path.is_file():
             _, *sections = re.split(r"(?m)^## ", path.read_text(encoding="utf-8"))
             if sections:
-                return hypertext.markdown("\n".join(f"### {section}" for section in sections))
-    return "<p>These results have no PROTOCOL.md that says how they were measured.</p>"
+                renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
+                return str(renderer.render("\n".join(f"### {section}" for section in sections)))
+    return f"<p>These results have no {PROTOCOL} that says how they were measured.</p>"
 
 
 # -- figures -------------------------------------------------------------------------------------------------

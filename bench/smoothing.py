@@ -19,7 +19,7 @@ from bench.jsontext import as_json, check_fractions, loaded, validated
 from bench.records import Labels, RunRecord, Scores
 from bench.specs import is_toy, title_of
 from bench.storage import Place, files_below, write_file
-from bench.typeset import Cell, Column, Row, markdown, raw
+from bench.typeset import GAP, Cell, Column, Entry, Row, Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,20 +183,15 @@ def read_all(results: Place) -> list[Study]:
     return found
 
 
-def table(results: Place, toy: bool) -> dict[str, str]:
-    """`smoothing.md` and `smoothing.csv`; nothing without a study.
+def tables(results: Place, toy: bool) -> Iterator[Table]:
+    """The table of all studies; none without a study.
 
     Raises:
         DataError: as for `read_all`.
     """
     rows = [row for study in read_all(results) if is_toy(study.dataset) == toy for row in _rows(study)]
-    if not rows:
-        return {}
-    title = f"Smoothing. {CAPTION}"
-    return {
-        "smoothing.md": markdown(title, _columns(), rows, list(NOTES)),
-        "smoothing.csv": raw("smoothing", rows, by="score"),
-    }
+    if rows:
+        yield Table("smoothing", "Smoothing", CAPTION, _columns(), rows, NOTES, by="score", for_paper=False)
 
 
 def _rows(study: Study) -> Iterator[Row]:
@@ -225,8 +220,10 @@ def _cell(fraction: float | None, std: float | None = None) -> Cell | None:
 
 
 def _columns() -> list[Column]:
-    def figure(cell: Cell | None) -> str:
-        return "-" if cell is None else f"{cell.mean:.1f}" + ("" if cell.std is None else f" ± {cell.std:.1f}")
+    def figure(cell: Cell | None) -> Entry:
+        if cell is None:
+            return GAP
+        return Entry(f"{cell.mean:.1f}" + ("" if cell.std is None else f" ± {cell.std:.1f}"), value=cell.mean)
 
     kinds = [f"{kind}{after}" for after in ("", ", min-max") for kind in ("constant", "noise", "run")]
     return [

@@ -9,7 +9,7 @@ over seeds; the two are never mixed. Needs neither torch nor Ray, and the same r
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -34,8 +34,9 @@ from bench.specs import DATASETS, SPECS, is_toy, title_of
 from bench.storage import Place, write_file
 from bench.typeset import (
     Cell,
-    Column,
+    Footnote,
     Row,
+    Table,
     columns,
     footnotes,
     latex,
@@ -103,31 +104,18 @@ class Quote(NamedTuple):
 Quotes: TypeAlias = dict[tuple[str, str, str], Quote]  # by table, method and data set
 
 
-class Table(NamedTuple):
-    """One table before it is text."""
-
-    name: str
-    title: str
-    caption: str
-    shown: list[Column]
-    rows: list[Row]
-    notes: list[str]
-
-
 def build(results: Place) -> dict[str, str]:
     """Every table file by name.
 
     Raises:
         DataError: as for `gathered`, or a record cannot be read.
     """
-    records = read_all(results)
-    return printed(results, records, gathered(results, records))
-
-
-def printed(results: Place, records: list[RunRecord], made: Sequence[Table]) -> dict[str, str]:
-    """Every table file by name, of the records of these results and what `gathered` made of them."""
-    files = {name: text for table in made for name, text in _set(*table).items()}
-    return files | smoothing.table(results, _is_toy(records))
+    files: dict[str, str] = {}
+    for table in gathered(results, read_all(results)):
+        files |= {f"{table.name}.md": markdown(table), f"{table.name}.csv": raw(table)}
+        if table.for_paper:
+            files[f"{table.name}.tex"] = latex(table)
+    return files
 
 
 def _is_toy(records: list[RunRecord]) -> bool:
@@ -135,7 +123,7 @@ def _is_toy(records: list[RunRecord]) -> bool:
 
 
 def gathered(results: Place, records: list[RunRecord]) -> list[Table]:
-    """Every table but that of smoothing.
+    """Every table.
 
     Records on toy data sets are left out unless there are no others; then the tables show nothing else.
 
@@ -143,7 +131,7 @@ def gathered(results: Place, records: list[RunRecord]) -> list[Table]:
         records: all of these results.
 
     Raises:
-        DataError: a search, frame scores or `paper.csv` cannot be read.
+        DataError: a search, a study of smoothing, frame scores or `paper.csv` cannot be read.
     """
     quotes, toy = _quotes(results), _is_toy(records)
     records = [record for record in records if is_toy(record.dataset) == toy]
@@ -160,29 +148,21 @@ def gathered(results: Place, records: list[RunRecord]) -> list[Table]:
         ]
         shown = columns(datasets, footnotes(rows))
         compared = _differences(results, ours) if table == "table2" else []
-        notes = [*_notes(rows, toy), *_flags(rows), *compared, *_numbered(rows), *_gaps(ours)]
+        notes: list[str | Footnote] = [*_notes(rows, toy), *_flags(rows), *compared, *_numbered(rows), *_gaps(ours)]
         made.append(Table(table, f"Table {table[-1]}", caption, shown, rows, notes))
     rows = by_metric(records, partial(_figure, quotes, "table2"), interval, datasets)  # which has every method
     notes = [*_notes(rows, toy, METRICS_NOTE), *_flags(rows), *_numbered(rows)]
-    made.append(Table("table3", "Table 3", METRICS_CAPTION, metric_columns(METRICS, footnotes(rows)), rows, notes))
+    shown = metric_columns(METRICS, footnotes(rows))
+    made.append(Table("table3", "Table 3", METRICS_CAPTION, shown, rows, notes, by="metric"))
     rows = by_rule(records, read_searches(results), datasets)
     shown = rule_columns(list(RULES), list(GAPS), footnotes(rows))
     notes = [*_rule_notes(rows, toy), *_flags(rows), *_numbered(rows)]
-    made.append(Table("rules", "Selection rules", RULES_CAPTION, shown, rows, notes))
-    return made
+    made.append(Table("rules", "Selection rules", RULES_CAPTION, shown, rows, notes, by="rule"))
+    return [*made, *smoothing.tables(results, toy)]
 
 
-def _set(name: str, title: str, caption: str, shown: list[Column], rows: list[Row], notes: list[str]) -> dict[str, str]:
-    """The three files of one table."""
-    return {
-        f"{name}.md": markdown(f"{title}. {caption}", shown, rows, notes),
-        f"{name}.tex": latex(name, caption, shown, rows, notes),
-        f"{name}.csv": raw(name, rows, by={"rules": "rule", "table3": "metric"}.get(name, "dataset")),
-    }
-
-
-def _numbered(rows: list[Row]) -> list[str]:
-    return [f"[{number}] {text}" for text, number in footnotes(rows).items()]
+def _numbered(rows: list[Row]) -> list[Footnote]:
+    return [Footnote(number, text) for text, number in footnotes(rows).items()]
 
 
 def write(results: Place, readme: Path | None = None) -> list[Place]:

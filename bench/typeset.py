@@ -1,15 +1,16 @@
-"""A table as text: rows and one list of columns -> Markdown, LaTeX (booktabs), CSV.
+"""A table and its text: rows and one list of columns -> Markdown, LaTeX (booktabs), CSV.
 
 Pure functions for `bench.tables`; reads and writes nothing. Percents are rounded here and nowhere else; the
-CSV keeps every digit.
+CSV keeps every digit. As HTML a table is set by the template of the page (`bench/page`), from the same `Table.groups`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -31,9 +32,6 @@ TEX = str.maketrans(
 )
 
 RAW = ("table", "group", "method", "source", "reference", "recipe")  # then data set, rule and the fields of a cell
-
-Column: TypeAlias = tuple[str, str, Callable[[Any], str]]
-"""Header, key of the row, formatter of its value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,70 @@ class Row:
     """By data set or by rule, in the order of the columns."""
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What a table shows of a cell: `59.43`, then ` [34.1, 87.6] (1)`, then a footnote."""
+
+    figure: str
+    """On the page a link to the records behind it."""
+    after: str = ""
+    """Interval and number of seeds."""
+    note: int | None = None
+    """Number of the footnote."""
+    value: float | None = None
+    """What a column is sorted by; None for a gap."""
+    records: tuple[str, ...] = ()
+    """As in `Cell`."""
+
+    def __str__(self) -> str:
+        return self.figure + self.after + ("" if self.note is None else f" [{self.note}]")
+
+
+@dataclass(frozen=True)
+class Footnote:
+    """The setting of figures that show its number."""
+
+    number: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"[{self.number}] {self.text}"
+
+
+Column: TypeAlias = tuple[str, str, Callable[[Any], str | Entry]]
+"""Header, key of the row, formatter of its value. The first two columns are words, all others figures."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table before it is text."""
+
+    name: str
+    title: str
+    caption: str
+    shown: Sequence[Column]
+    rows: Sequence[Row]
+    notes: Sequence[str | Footnote]
+    by: str = "dataset"
+    """What a row has a cell for each of; if not for each data set, it is a row of one data set."""
+    for_paper: bool = True
+    """Whether it is set in LaTeX as well."""
+
+    def groups(self) -> Iterator[tuple[str, list[tuple[Row, list[str | Entry]]]]]:
+        """Each heading with the rows under it, and what these show column by column."""
+        for heading, rows in groupby(self.rows, key=lambda row: row.group):
+            yield heading, [(row, self._entries(row)) for row in rows]
+
+    def _entries(self, row: Row) -> list[str | Entry]:
+        deltas = [cell.delta if cell else None for cell in row.cells.values()]
+        first = next(filter(None, row.cells.values()), None)
+        named = {"method": row.method, "source": row.source, "dataset": row.dataset, "deltas": deltas, "first": first}
+        values = {**named, **row.cells}
+        return [formatter(values[key]) for _, key, formatter in self.shown]
+
+
 PRINTED = [field.name for field in fields(Cell) if field.name != "records"]
+GAP = Entry(MISSING)
 
 
 def footnotes(rows: list[Row]) -> dict[str, int]:
@@ -99,10 +160,12 @@ def columns(datasets: list[str], numbers: Mapping[str, int]) -> list[Column]:
         numbers: footnote of each setting.
     """
 
-    def figure(cell: Cell | None) -> str:
-        if cell is not None and cell.seeds is None:
-            return f"{cell.mean:.1f}"
-        return MISSING if cell is None else f"{_within(cell)} ({cell.seeds}) [{numbers[cell.setting]}]"
+    def figure(cell: Cell | None) -> Entry:
+        if cell is None:
+            return GAP
+        if cell.seeds is None:
+            return Entry(f"{cell.mean:.1f}", value=cell.mean)
+        return replace(_within(cell), after=f"{_ends(cell)} ({cell.seeds})", note=numbers[cell.setting])
 
     return [
         ("Method", "method", str),
@@ -123,8 +186,8 @@ def rule_columns(rules: list[str], gaps: list[str], numbers: Mapping[str, int]) 
     return [
         ("Method", "method", str),
         ("Data set", "dataset", title_of),
-        ("Seeds", "first", lambda cell: f"{cell.seeds} [{numbers[cell.setting]}]"),
-        *((rule.capitalize(), rule, _spread) for rule in rules),
+        ("Seeds", "first", partial(_seeds, numbers)),
+        *((rule.capitalize(), rule, _within) for rule in rules),
         *((name.capitalize(), name, _signed) for name in gaps),
     ]
 
@@ -139,20 +202,27 @@ def metric_columns(metrics: Mapping[str, str], numbers: Mapping[str, int]) -> li
     return [
         ("Method", "method", str),
         ("Data set", "dataset", title_of),
-        ("Seeds", "first", lambda cell: MISSING if cell is None else f"{cell.seeds} [{numbers[cell.setting]}]"),
+        ("Seeds", "first", partial(_seeds, numbers)),
         *((header, name, _within) for name, header in metrics.items()),
-        ("Δ paper", "auroc", lambda cell: _deltas([cell.delta if cell else None])),
+        ("Δ paper", "auroc", _delta),
     ]
 
 
-def _within(cell: Cell | None) -> str:
+def _seeds(numbers: Mapping[str, int], cell: Cell | None) -> Entry:
+    """The number of seeds of a row's cells and their footnote."""
+    return GAP if cell is None else Entry(str(cell.seeds), note=numbers[cell.setting], value=cell.seeds)
+
+
+def _within(cell: Cell | None) -> Entry:
     """A figure and, where there is one, its interval."""
-    return MISSING if cell is None else f"{_spread(cell)}{_ends(cell)}"
+    return GAP if cell is None else Entry(_spread(cell), _ends(cell), value=cell.mean, records=cell.records)
 
 
-def _spread(cell: Cell | None, sign: str = "") -> str:
-    if cell is None:
-        return MISSING
+def _signed(cell: Cell | None) -> Entry:
+    return GAP if cell is None else Entry(_minus(_spread(cell, "+")), value=cell.mean, records=cell.records)
+
+
+def _spread(cell: Cell, sign: str = "") -> str:
     return f"{cell.mean:{sign}.2f}" + ("" if cell.std is None else f" ± {cell.std:.2f}")
 
 
@@ -160,40 +230,33 @@ def _ends(cell: Cell) -> str:
     return "" if cell.low is None else f" [{cell.low:.1f}, {cell.high:.1f}]"
 
 
-def _signed(cell: Cell | None) -> str:
-    return MISSING if cell is None else _minus(_spread(cell, "+"))
-
-
 def _minus(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _deltas(deltas: list[float | None]) -> str:
+def _delta(cell: Cell | None) -> Entry:
+    """Of one cell, which leads to its records."""
+    return GAP if cell is None or cell.delta is None else replace(_deltas([cell.delta]), records=cell.records)
+
+
+def _deltas(deltas: list[float | None]) -> Entry:
     """Signed, one for each data set; a single mark for none at all."""
     texts = [MISSING if delta is None else _minus(f"{delta:+.2f}") for delta in deltas]
-    return MISSING if set(texts) == {MISSING} else " / ".join(texts)
+    known = [delta for delta in deltas if delta is not None]
+    return Entry(" / ".join(texts), value=known[0]) if known else GAP
 
 
-def _values(row: Row, shown: list[Column]) -> list[str]:
-    """The texts of a row, column by column."""
-    deltas = [cell.delta if cell else None for cell in row.cells.values()]
-    first = next(filter(None, row.cells.values()), None)
-    named = {"method": row.method, "source": row.source, "dataset": row.dataset, "deltas": deltas, "first": first}
-    fields = {**named, **row.cells}
-    return [formatter(fields[key]) for _, key, formatter in shown]
-
-
-def markdown(title: str, shown: list[Column], rows: list[Row], notes: list[str]) -> str:
+def markdown(table: Table) -> str:
     """A Markdown table that also reads well in a terminal, its notes as a list under it."""
-    lines: list[list[str]] = []
-    for group, members in groupby(rows, key=lambda row: row.group):
-        lines.append([f"**{group}**", *[""] * (len(shown) - 1)])
-        lines += [[text.replace("|", r"\|") for text in _values(row, shown)] for row in members]
-    table = [[header for header, _, _ in shown], *lines]
-    widths = [max(len(line[index]) for line in table) for index in range(len(shown))]
+    lines = [[header for header, _, _ in table.shown]]
+    for heading, rows in table.groups():
+        lines.append([f"**{heading}**", *[""] * (len(table.shown) - 1)])
+        lines += [[str(entry).replace("|", r"\|") for entry in entries] for _, entries in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], "-" * widths[1], *("-" * (width - 1) + ":" for width in widths[2:])]
-    body = "\n".join(_markdown_line(line, widths) for line in [table[0], rule, *lines])
-    return "\n".join([f"**{title}**", "", body, "", *(f"- {note}" for note in notes)]) + "\n"
+    body = "\n".join(_markdown_line(line, widths) for line in [lines[0], rule, *lines[1:]])
+    title = f"**{table.title}. {table.caption}**"
+    return "\n".join([title, "", body, "", *(f"- {note}" for note in table.notes)]) + "\n"
 
 
 def _markdown_line(texts: list[str], widths: list[int]) -> str:
@@ -202,45 +265,42 @@ def _markdown_line(texts: list[str], widths: list[int]) -> str:
     return f"| {' | '.join([*left, *right])} |"
 
 
-def latex(name: str, caption: str, shown: list[Column], rows: list[Row], notes: list[str]) -> str:
+def latex(table: Table) -> str:
     """A `table` environment for a paper; needs the package booktabs."""
-    body = [_latex_line([header for header, _, _ in shown])]
-    for group, members in groupby(rows, key=lambda row: row.group):
-        body += [r"\midrule", rf"\multicolumn{{{len(shown)}}}{{l}}{{\emph{{{group.translate(TEX)}}}}} \\"]
-        body += [_latex_line(_values(row, shown)) for row in members]
+    body = [_latex_line([header for header, _, _ in table.shown])]
+    for heading, rows in table.groups():
+        body += [r"\midrule", rf"\multicolumn{{{len(table.shown)}}}{{l}}{{\emph{{{heading.translate(TEX)}}}}} \\"]
+        body += [_latex_line(entries) for _, entries in rows]
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{caption.translate(TEX)}}}",
-        rf"\label{{tab:{name}}}",
-        rf"\begin{{tabular}}{{ll{'r' * (len(shown) - 2)}}}",
+        rf"\caption{{{table.caption.translate(TEX)}}}",
+        rf"\label{{tab:{table.name}}}",
+        rf"\begin{{tabular}}{{ll{'r' * (len(table.shown) - 2)}}}",
         r"\toprule",
         *body,
         r"\bottomrule",
         r"\end{tabular}",
         r"\par\smallskip\footnotesize\raggedright",
-        *(rf"{note.translate(TEX)}\par" for note in notes),
+        *(rf"{str(note).translate(TEX)}\par" for note in table.notes),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _latex_line(texts: list[str]) -> str:
-    return rf"{' & '.join(text.translate(TEX) for text in texts)} \\"
+def _latex_line(entries: Sequence[str | Entry]) -> str:
+    return rf"{' & '.join(str(entry).translate(TEX) for entry in entries)} \\"
 
 
-def raw(name: str, rows: list[Row], by: str = "dataset") -> str:
-    """CSV: one line a row and cell, numbers in percent with all their digits, empty where there is none.
-
-    Args:
-        by: what the cells of a row are: `dataset`, or `rule` in rows of one data set each.
-    """
+def raw(table: Table) -> str:
+    """CSV: one line a row and cell, numbers in percent with all their digits, empty where there is none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*RAW, *dict.fromkeys(["dataset", by]), *PRINTED, "delta"])
-    for row in rows:
+    writer.writerow([*RAW, *dict.fromkeys(["dataset", table.by]), *PRINTED, "delta"])
+    for row in table.rows:
+        about = [table.name, row.group, row.method, row.source, row.reference, row.recipe]
         for key, cell in row.cells.items():
-            where = {"dataset": row.dataset, by: key}.values()
+            where = {"dataset": row.dataset, table.by: key}.values()
             figures = [getattr(cell, field, None) for field in (*PRINTED, "delta")]
-            writer.writerow([name, row.group, row.method, row.source, row.reference, row.recipe, *where, *figures])
+            writer.writerow([*about, *where, *figures])
     return text.getvalue()

@@ -4,8 +4,9 @@
 
 const COLLATOR = new Intl.Collator("en", { numeric: true });
 
-function valueOf(text) {
-  const plain = text.trim().replace(/\u2212/g, "-");
+function valueOf(cell) {
+  if (cell?.dataset.value) return Number(cell.dataset.value);
+  const plain = (cell?.textContent ?? "").trim().replace(/\u2212/g, "-");
   if (plain === "" || plain === "-") return null;
   const number = plain.match(/^[+-]?\d+(\.\d+)?(?=$|[\s%(])/);
   return number ? Number(number[0]) : plain;
@@ -33,7 +34,7 @@ function sortable(table) {
       const rows = [...order];
       if (direction) {
         const sign = direction === "ascending" ? 1 : -1;
-        const value = new Map(rows.map((row) => [row, valueOf(row.cells[column]?.textContent ?? "")]));
+        const value = new Map(rows.map((row) => [row, valueOf(row.cells[column])]));
         rows.sort((a, b) => {
           const [x, y] = [value.get(a), value.get(b)];
           if (x === null || y === null) return (x === null) - (y === null);

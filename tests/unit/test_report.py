@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -111,11 +112,32 @@ def test_every_measured_figure_leads_to_its_records_and_every_quoted_row_to_its_
     for table in tables.gathered(results, read_all(results)):
         body = html.partition(f'<h3 id="{table.name}">')[2].partition("<tbody>")[2].partition("</table>")[0]
         shown = [(row, *column[1:]) for row in table.rows if row.source == "measured" for column in table.shown]
-        measured = [cell for row, key, text in shown if (cell := row.cells.get(key)) and text(cell) != "-"]
+        measured = [cell for row, key, text in shown if (cell := row.cells.get(key)) and str(text(cell)) != "-"]
         assert body.count('title="record ') == sum(len(cell.records) for cell in measured) > 0
         for row in table.rows:
             assert not row.reference or f'<tr title="{row.reference}">' in body
     assert 'href="#r-amsrc-ped2-crossfit-12345678"' in html, "a searched row leads to its search"
+
+
+def test_a_table_says_on_the_page_what_it_says_in_its_files(html: str, results: Path) -> None:
+    for table in tables.gathered(results, read_all(results)):
+        part = html.partition(f'<h3 id="{table.name}">')[2].partition("</details>")[0]
+        lines = iter(re.findall(r"<tr[ >].*?</tr>", part, re.DOTALL)[1:])
+        for heading, rows in table.groups():
+            assert (
+                next(lines)
+                == f'<tr class="group"><th colspan="{len(table.shown)}" scope="colgroup">{heading}</th></tr>'
+            )
+            for _, entries in rows:
+                cells = re.findall(r"<td([^>]*)>(.*?)</td>", next(lines))
+                texts = [unescape(re.sub(r"<sup>.*?</sup>|<.*?>", "", text)) for _, text in cells]
+                assert texts == [str(entry) for entry in entries]
+                values = [getattr(entry, "value", None) for entry in entries]
+                keys = [re.search(r'data-value="(.*?)"', about) for about, _ in cells]
+                assert [key and float(key[1]) for key in keys] == values
+        assert next(lines, None) is None
+        noted = re.findall(r"<li[^>]*>(.*?)</li>", part)
+        assert list(map(unescape, noted)) == [str(note) for note in table.notes]
 
 
 def test_protocol_and_numbered_deviations_are_on_it(html: str) -> None:
