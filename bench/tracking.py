@@ -1,6 +1,6 @@
-"""MLflow, which only this module and `bench.models` know: a sweep is a parent run, each of its cells a child run.
+"""MLflow, which only this module and `bench.models` know: a sweep is a parent run, each of its runs a child run.
 
-Reads run records and what lies beside them; writes to an MLflow store, by default `<home>/mlflow.db` with its
+Reads run records and the files next to them; writes to an MLflow store, by default `<home>/mlflow.db` with its
 files under `<home>/mlartifacts`. The records are the truth: a store that fails costs one warning and no result,
 and the same command run again logs what is missing. Every call names its run; MLflow's global "active run" is
 not used. MLflow and torch are imported when the first run is logged.
@@ -45,7 +45,7 @@ TABLE = "per_video.json"
 STATUS = {"done": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
 SHARES_A_POINT = 10  # of the fusion curve; the whole of it is in the record and in the figure
 SETTINGS = {  # environment of this process, unless the user has set it
-    # A dead server shows in seconds; by default MLflow goes on trying for minutes.
+    # A dead server shows in seconds; by default MLflow retries for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -67,10 +67,10 @@ class Store:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a cell leaves beside its record."""
+    """The artifacts of a run next to its record."""
 
     model: torch.nn.Module | None = None
-    """The trained network; logged as a `pt2` program that takes and gives plain tensors."""
+    """The trained network; logged as a `pt2` program from tensors to tensors."""
     example: tuple[torch.Tensor, ...] | None = None
     """One input of the network each, at least 2 cubes: a batch of 1 would be built into the program."""
     weights: Place | None = None
@@ -85,7 +85,7 @@ class Evidence:
 
 @dataclass
 class Tracker:
-    """Logs sweeps and cells until the store fails once, and from then on notes what it did not log.
+    """Logs sweeps and runs until the store fails once; from then on it notes what it did not log.
 
     Every method that logs gives a run id, or None when nothing was logged.
     """
@@ -100,7 +100,7 @@ class Tracker:
         """The parent run of a sweep: a new one, or the one of that name opened again.
 
         Args:
-            params: what the sweep was asked for; kept as tags, because MLflow's parameters are write-once
+            params: options of the sweep; kept as tags, because MLflow's parameters are write-once
                 and a sweep may be run again with more seeds.
         """
         return self._attempt(f"sweep {name}", lambda store: _start_sweep(store, name, params))
@@ -118,19 +118,19 @@ class Tracker:
     def log_cell(
         self, parent: str | None, record: RunRecord, evidence: Callable[[], Evidence] = Evidence
     ) -> str | None:
-        """The child run of a cell, found by its fingerprint and brought up to date.
+        """Create or update the child run of a record, found by its fingerprint.
 
-        A cell whose record and network are already there is only moved under `parent`, so this costs little for
-        cells that were finished before.
+        One whose record and network are logged already is only moved under `parent`, so this costs little for
+        runs that were finished before.
 
         Args:
-            parent: the sweep's run; None leaves the cell where it is.
-            evidence: called at most once, and not at all for a cell that is there with its network.
+            parent: the sweep's run; None leaves the child run where it is.
+            evidence: its artifacts; called at most once, and not at all where its network is logged already.
         """
         return self._attempt(title(record), lambda store: _log_cell(store, parent, record, evidence))
 
     def add_figures(self, fingerprint: str, figures: Mapping[str, bytes]) -> str | None:
-        """Keep further figures in the run of a cell, if there is one; the store is not made for that.
+        """Add figures to the MLflow run of a record, if there is one; a store is not created for that.
 
         Args:
             figures: content by file name.
@@ -140,17 +140,17 @@ class Tracker:
         return self._attempt(", ".join(figures), lambda store: _add_figures(store, fingerprint, figures))
 
     def register(self, rule: str, record: RunRecord) -> str | None:
-        """Point a rule's alias of the data set's registered model, `amsrc-<dataset>`, at a cell's network.
+        """Point a rule's alias of the data set's registered model, `amsrc-<dataset>`, at a run's network.
 
         The network gets a version if it has none. `models:/amsrc-ped2@crossfit` then names it wherever MLflow
         loads models.
 
         Args:
             rule: letters, digits, `-` and `_`.
-            record: the cell that the rule picks; logged before, with its network.
+            record: of the run that the rule chooses; logged before, with its network.
 
         Returns:
-            The version; None as well for a cell that has no network in the store.
+            The version; None as well for a run that has no network in the store.
         """
         return self._attempt(f"{title(record)} as {rule}", lambda store: _register(store, rule, record))
 
@@ -166,22 +166,22 @@ class Tracker:
             parent: the sweep's run; None, when it could not be logged, does nothing.
             status: `KILLED` for a sweep that was interrupted; starting it again opens its run again.
             tables: text by file name; those in Markdown (`.md`) also become the run's description. Without any,
-                the ones that are there stay.
+                the earlier ones remain.
         """
         if parent is not None:
             self._attempt("the sweep's tables", lambda store: _finish_sweep(store, parent, status, tables))
 
     def logged(self) -> dict[str, str]:
-        """Ids of the runs of cells by their fingerprints; empty where there is no store, or none that answers."""
+        """MLflow's run ids by fingerprint; empty where there is no store, or none that answers."""
         return (self._attempt("which runs there are", _logged) or {}) if self.stands() else {}
 
     def stands(self) -> bool:
-        """Whether there is a store to look at; one on a server is taken to be there."""
+        """Whether there is a store; one on a server is assumed to exist."""
         path = self.uri.removeprefix("sqlite:///")
         return path == self.uri or Path(path).is_file()
 
     def where(self, run_id: str | None = None) -> str:
-        """How to look at a run, or else at the list of all, in one or two lines for the user."""
+        """How to open a run, or else the list of all, in one or two lines for the user."""
         experiment = None if self.off else self._attempt("anything", lambda store: store.experiment)
         if experiment is None:
             return f"MLflow: not logged: {'; '.join(self.missed)}. Run the same command again to log it."
@@ -196,16 +196,16 @@ class Tracker:
         )
 
     def _attempt(self, what: str, work: Callable[[Store], T]) -> T | None:
-        """The one place where a failing store is met: warn once, and do without it from then on."""
+        """The one place where a failing store is handled: warn once, and continue without it."""
         if not self.off:
             try:
                 return work(self._store)
             except _failures() as error:
                 self.off = True
                 log.warning(
-                    "MLflow: could not log %s to %s, and this run goes on without it (%s). No result is lost: every "
-                    "record is written. Run the same command again when the store can be reached and written, and "
-                    "what is missing gets logged.",
+                    "MLflow: could not log %s to %s; continuing without it (%s). No result is lost: every record is "
+                    "written. Run the same command again once the store is reachable and writable to log what is "
+                    "missing.",
                     what,
                     _shown(self.uri),
                     _shown(_first_line(error)),
@@ -232,7 +232,7 @@ def open_tracker(home: Path, uri: str | None = None) -> Tracker:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What a dead, full or unwritable store raises; `OSError` covers the errors of HTTP requests."""
+    """Errors of a dead, full or unwritable store; `OSError` covers the errors of HTTP requests."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -257,7 +257,7 @@ def _open(uri: str, home: Path) -> Store:
 
 
 def _check_sqlite(path: Path) -> None:
-    """Ask SQLite at once what MLflow would retry for two minutes: can this file be written?"""
+    """Fail at once where MLflow would retry for two minutes: can SQLite write this file?"""
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, timeout=5)) as connection:
         connection.execute("BEGIN IMMEDIATE")
@@ -345,7 +345,7 @@ def _add_figures(store: Store, fingerprint: str, figures: Mapping[str, bytes]) -
 
 
 def _figures(record: RunRecord) -> dict[str, bytes]:
-    """The figures of a cell that its record suffices for, by file name."""
+    """The figures that are drawn from the record alone, by file name."""
     from bench import curves, figures
 
     drawn = {"fusion.png": figures.fusion(record), "epochs.png": curves.epochs(record)}
@@ -370,7 +370,7 @@ def _find(store: Store, tag: str, value: str) -> Run | None:
 
 
 def _name(record: RunRecord) -> str:
-    """What a cell's run is called: its title, and what it changes of its recipe, which tells trials apart."""
+    """Name of a child run: its title, and the settings that differ from its recipe, which tell trials apart."""
     return ", ".join([title(record), *changes(record)])
 
 
@@ -392,8 +392,8 @@ def _tags(record: RunRecord) -> dict[str, str]:
 
 
 def _metrics(record: RunRecord, run_id: str, model_id: str | None) -> Iterator[Metric]:
-    """Final metrics at step 0, those of the epochs as `epoch/...` with the epoch as step, AUROC over the share of S_f
-    as `fusion/auroc` with thousandths as step; gaps are left out.
+    """Final metrics at step 0, those of the epochs as `epoch/...` with the epoch as step, AUROC by fusion weight of
+    S_f as `fusion/auroc` with thousandths as step; gaps are left out.
 
     All carry the record's own time: logged twice, they are still one point each.
     """
@@ -420,7 +420,7 @@ def _metrics(record: RunRecord, run_id: str, model_id: str | None) -> Iterator[M
 
 
 def _log_table(client: MlflowClient, run_id: str, table: pd.DataFrame | None) -> None:
-    """Keep a table in the form that the page shows as one. MLflow's own `log_table` appends when called again."""
+    """Log a table in the form that MLflow's page shows as one. MLflow's own `log_table` appends when called again."""
     if table is None:
         return
     client.log_text(run_id, table.to_json(orient="split", index=False), TABLE)
