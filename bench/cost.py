@@ -11,13 +11,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amsrc.errors import DataError
 from amsrc.store import SPLITS, Sealed
 from bench.config import Experiment, dump, fingerprint
+from bench.json_file import strict
 from bench.machine import Machine, Packing
 from bench.plan import Cell
 from bench.records import RunRecord
@@ -75,13 +75,6 @@ class Row:
         return self.median / other if self.unit.endswith("/s") else other / self.median
 
 
-@cache
-def _adapter() -> Any:
-    from pydantic import ConfigDict, TypeAdapter, with_config
-
-    return TypeAdapter(with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(Row))
-
-
 def read_speed(folder: Path = SPEED) -> list[Row]:
     """Everything that was measured, of all machines; nothing where the folder is absent.
 
@@ -97,7 +90,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], list[Row]]:
         about = json.loads(path.read_text(encoding="utf-8"))
         if missing := ABOUT - set(about):
             raise ValueError(f"without {', '.join(sorted(missing))}")
-        return about, [_adapter().validate_python(row) for row in about.pop("rows")]
+        return about, [strict(Row).validate_python(row) for row in about.pop("rows")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a file of measured speeds ({error}). Restore or remove it.") from None
 
