@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from functools import cache
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from amsrc.config import CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
 from amsrc.errors import ConfigError, unknown
+from bench.json_file import strict
 from bench.specs import LABEL_SETS
 
 PROVIDERS = ("cube.boxes.provider", "cube.flow.provider")
@@ -64,24 +64,10 @@ def load(data: Mapping[str, Any]) -> Experiment:
     from pydantic import ValidationError
 
     try:
-        return _adapter().validate_python(dict(data))  # type: ignore[no-any-return]
+        return strict(Experiment).validate_python(dict(data))  # type: ignore[no-any-return]
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
         raise ConfigError("configuration: " + "; ".join(lines)) from None
-
-
-@cache
-def _adapter() -> Any:
-    from pydantic import ConfigDict, TypeAdapter, with_config
-
-    def strict(cls: type) -> None:
-        with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
-        for f in fields(cls):
-            if f.default_factory is not None and is_dataclass(f.default_factory):
-                strict(f.default_factory)
-
-    strict(Experiment)
-    return TypeAdapter(Experiment)
 
 
 def override(experiment: Experiment, changes: Mapping[str, str]) -> Experiment:

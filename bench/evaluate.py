@@ -10,8 +10,7 @@ import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +18,12 @@ import numpy.typing as npt
 from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, RunError, unknown
 from amsrc.fuse import Fuser, Statistics, cube_scores, frame_scores, statistics
-from amsrc.store import SPLITS, Cubes, CubeStore, Sealed, Split
-from bench import bootstrap, metrics, provenance, run_folder, smoothing
-from bench.config import Experiment, dump, fingerprint, run_key
+from amsrc.store import SPLITS, Cubes, CubeStore, Split
+from bench import bootstrap, metrics, run_folder, smoothing
+from bench.config import Experiment
 from bench.nulls import NULLS, Rows, rows_of
+from bench.origin import origin, regions_sha256, told
+from bench.provenance import now
 from bench.rbdc import Boxes, detection_areas
 from bench.records import RunRecord, write, write_frame_scores
 from bench.regions import Regions
@@ -74,16 +75,11 @@ def evaluate(
     log = epoch_log(experiment, store, folder, epochs, labels, measured)
     decision, curve = select(experiment, rows, epochs, labels)
     record = RunRecord(
-        recipe=experiment.recipe,
-        dataset=experiment.dataset,
-        seed=experiment.seed,
-        fingerprint=fingerprint(experiment),
-        run=run_key(experiment),
         status="done",
         metrics=measured,
         rules=dict(decision.rules),
         fusion=curve,
-        epochs=_told(log),
+        epochs=told(log),
         counts=summary(store)
         | {
             "scored_frames": sum(map(len, labels.values())),
@@ -316,66 +312,6 @@ def epoch_log(
     return log
 
 
-def _told(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The log as a record has it: code and hardware stand elsewhere in it."""
-    return [{name: value for name, value in line.items() if name not in ("code", "hardware")} for line in log]
-
-
-def unfinished(
-    experiment: Experiment,
-    store: Sealed | None,
-    folder: Place,
-    status: Literal["failed", "pruned"],
-    reason: str,
-    started: str,
-) -> RunRecord:
-    """The record of a cell that gave no number: why, and the epochs it had."""
-    log = run_folder.history(folder)
-    return RunRecord(
-        recipe=experiment.recipe,
-        dataset=experiment.dataset,
-        seed=experiment.seed,
-        fingerprint=fingerprint(experiment),
-        run=run_key(experiment),
-        status=status,
-        error=reason,
-        epochs=_told(log),
-        **origin(experiment, store, log),
-        started=started,
-        finished=now(),
-    )
-
-
-def origin(experiment: Experiment, store: Sealed | None, log: list[dict[str, Any]]) -> dict[str, Any]:
-    """The keys of a record that say where its numbers come from; hardware and code are also those that trained."""
-    sources = store.manifest["sources"] if store else {}
-    cube = experiment.cube
-    trained = ", ".join(dict.fromkeys(line["code"] for line in log)) or None
-    return {
-        "hardware": log[-1]["hardware"] if log else provenance.hardware(),
-        "versions": provenance.versions(),
-        "git": {**provenance.git(), "trained": trained},
-        "store": store.sha256 if store else None,
-        "labels": store.labels_sha256(experiment.label_set) if store else None,
-        "regions": regions_sha256(store, experiment.label_set) if store else None,
-        "boxes": _named(cube.boxes.provider, sources.get("boxes")),
-        "flow": _named(cube.flow.provider, sources.get("flow")),
-        "label_set": experiment.label_set,
-        "partial": experiment.partial,
-        "videos": [shard.video for shard in store.shards("test")] if store and experiment.partial else [],
-        "experiment": dump(experiment),
-    }
-
-
-def regions_sha256(store: Sealed, label_set: str) -> str | None:
-    """Digest of the abnormal regions that go with a label set: they are read off the masks of the official one."""
-    return store.regions_sha256 if label_set == "official" else None
-
-
-def _named(provider: str, digest: str | None) -> str:
-    return f"{provider}:{digest[:12]}" if digest else provider
-
-
 def per_video(frames: Mapping[str, Floats], labels: Labels) -> pd.DataFrame:
     """One row a test video: frames, abnormal frames, its AUROC, mean and largest score."""
     import pandas as pd
@@ -391,8 +327,3 @@ def per_video(frames: Mapping[str, Floats], labels: Labels) -> pd.DataFrame:
         }
         for video, score in sorted(frames.items())
     )
-
-
-def now() -> str:
-    """The time, ISO 8601, UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

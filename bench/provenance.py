@@ -7,12 +7,14 @@ checkout is (the driver), `hardware` where training runs.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -73,8 +75,7 @@ def _cpu() -> str | None:
 def _gpus() -> list[str]:
     if "torch" not in sys.modules:
         return []
-    import torch  # waits where another thread is still importing it
-
+    torch = importlib.import_module("torch")  # it is there; this waits where another thread is still importing it
     if not torch.cuda.is_available():
         return []
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -116,3 +117,8 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def now() -> str:
+    """The time, ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

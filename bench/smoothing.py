@@ -15,7 +15,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from amsrc.fuse import PADDINGS
-from bench.jsontext import as_json, check_fractions, loaded, validated
+from bench.json_file import as_json, check_fractions, loaded, validated
 from bench.records import Labels, RunRecord, Scores
 from bench.specs import is_toy, title_of
 from bench.storage import Place, files_below, write_file

@@ -15,7 +15,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def run(out: Path, quick: bool) -> list[Row]:
             rows.append(found)
     hardware = provenance.hardware()
     path = out / f"{machine(hardware)}.json"
-    about = {"measured": datetime.now(UTC).isoformat(timespec="seconds"), "quick": quick, "load_before": busy}
+    about = {"measured": provenance.now(), "quick": quick, "load_before": busy}
     about |= {"hardware": hardware, "versions": provenance.versions(), "git": provenance.git()}
     write_json(path, {**about, "rows": [asdict(row) for row in rows]})
     if importlib.util.find_spec("matplotlib") and (figure := growth.draw(rows)):

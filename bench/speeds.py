@@ -9,11 +9,11 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
+from bench.json_file import strict
 from bench.machine import Machine
 
 ABOUT = {"measured", "quick", "load_before", "hardware", "versions", "git"}
@@ -63,13 +63,6 @@ class Row:
         return self.median / other if self.unit.endswith("/s") else other / self.median
 
 
-@cache
-def _adapter() -> Any:
-    from pydantic import ConfigDict, TypeAdapter, with_config
-
-    return TypeAdapter(with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(Row))
-
-
 def read_speed(folder: Path = SPEED) -> list[Row]:
     """Everything that was measured, of all machines; nothing where the folder is absent.
 
@@ -85,7 +78,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], list[Row]]:
         about = json.loads(path.read_text(encoding="utf-8"))
         if missing := ABOUT - set(about):
             raise ValueError(f"without {', '.join(sorted(missing))}")
-        return about, [_adapter().validate_python(row) for row in about.pop("rows")]
+        return about, [strict(Row).validate_python(row) for row in about.pop("rows")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a file of measured speeds ({error}). Restore or remove it.") from None
 

@@ -17,8 +17,9 @@ from bench import provenance
 from bench.cache import open_store
 from bench.cells import Trial, finished
 from bench.config import fingerprint
-from bench.evaluate import now, scored_labels
+from bench.evaluate import scored_labels
 from bench.plan import Cell
+from bench.provenance import now
 from bench.records import RunRecord, SearchRecord, read_crossfit
 from bench.search import Search, own_values
 from bench.selection import Decision, Labels, across

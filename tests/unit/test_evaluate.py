@@ -19,8 +19,9 @@ from amsrc.store import CubeStore
 from bench import bootstrap, scoring, smoothing
 from bench.cells import finished
 from bench.config import Experiment, derive, fingerprint, run_key
-from bench.evaluate import evaluate, per_video, scored_labels, study_smoothing, unfinished, worth_of_epoch
+from bench.evaluate import evaluate, per_video, scored_labels, study_smoothing, worth_of_epoch
 from bench.metrics import equal_error, pooled
+from bench.origin import unfinished
 from bench.plan import Cell as Planned
 from bench.pseudo import KINDS
 from bench.recipes import RECIPES

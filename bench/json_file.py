@@ -1,10 +1,11 @@
-"""The JSON of records: in, checked against its class; out, readable line by line. For `bench.records` alone."""
+"""JSON of dataclasses: in, checked against the class; out, readable line by line."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -46,17 +47,28 @@ def validated(cls: type[Record], data: dict[str, Any], path: Place) -> Record:
     from pydantic import ValidationError
 
     try:
-        return _adapter(cls).validate_python(data)  # type: ignore[arg-type, no-any-return]
+        return strict(cls).validate_python(data)  # type: ignore[arg-type, no-any-return]
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise DataError(f"{path}: not a {cls.__name__}: {wrong}. Restore or remove it.") from None
 
 
 @cache
-def _adapter(cls: type) -> Any:
+def strict(cls: type) -> Any:
+    """What makes a dataclass of plain data: a `pydantic.TypeAdapter` that refuses unknown keys, NaN and infinity.
+
+    They are refused in the dataclasses that its fields have by default, too.
+    """
     from pydantic import ConfigDict, TypeAdapter, with_config
 
-    return TypeAdapter(with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(cls))
+    def forbid(part: type) -> None:
+        with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(part)
+        for f in fields(part):
+            if is_dataclass(f.default_factory):
+                forbid(f.default_factory)
+
+    forbid(cls)
+    return TypeAdapter(cls)
 
 
 def check_fractions(values: Mapping[str, Any], prefix: str, path: Place) -> None:
