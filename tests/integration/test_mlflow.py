@@ -17,10 +17,10 @@ import torch
 
 from amsrc.config import ModelConfig
 from amsrc.model import AMSRC
-from bench.config import dump, fingerprint
 from bench.recipes import build
 from bench.records import RunRecord
 from bench.tracking import Evidence, Tracker, open_tracker
+from tests.results_made import record_of
 
 START_UP_S = 120
 EXAMPLE = (torch.rand(2, 12, 32, 32), torch.rand(2, 8, 32, 32))
@@ -88,23 +88,9 @@ FUSION = {
 
 
 def a_record(seed: int) -> RunRecord:
+    epochs = [{"epoch": number, "loss": 1 / number} for number in range(1, 61)]
     e = build("amsrc", "toy-ped2", seed)
-    return RunRecord(
-        rules=RULES,
-        fusion=FUSION,
-        recipe="amsrc",
-        dataset="toy-ped2",
-        seed=seed,
-        fingerprint=fingerprint(e),
-        status="done",
-        metrics={"auroc": 0.95},
-        epochs=[{"epoch": number, "loss": 1 / number} for number in range(1, 61)],
-        boxes="motion",
-        flow="dis",
-        started="2025-01-01T00:00:00+00:00",
-        finished="2025-01-01T01:00:00+00:00",
-        experiment=dump(e),
-    )
+    return record_of(e, rules=RULES, fusion=FUSION, metrics={"auroc": 0.95}, epochs=epochs)
 
 
 def test_a_sweep_is_logged_to_a_server_and_survives_its_death(
