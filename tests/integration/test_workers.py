@@ -25,7 +25,7 @@ from bench.runs import history, is_trained, read_epochs
 from bench.scoring import Feed, score
 from bench.train import fit, load_model
 from tests.cubes_made import an_experiment, write_store
-from tests.integration.conftest import ROOT, started, wait_until
+from tests.integration.conftest import started, wait_until
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
@@ -151,7 +151,7 @@ def test_training_goes_on_by_itself_after_a_worker_was_killed(trained: Trained, 
 
 def test_ctrl_c_ends_with_130_and_every_epoch_is_kept(trained: Trained, tmp_path: Path) -> None:
     home = Path(shutil.copytree(trained.homes()[1], tmp_path / "home", ignore=shutil.ignore_patterns("runs")))
-    command: list[str | Path] = [ROOT / "bench" / "train.py", "--dataset", trained.experiment.dataset, "--home", home]
+    command: list[str | Path] = ["-m", "bench", "train", "--dataset", trained.experiment.dataset, "--home", home]
     fields = ["--train.epochs", "60", "--train.batch", "9", "--model.width", "2"]
 
     def epochs() -> list[int]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-import torch
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
@@ -35,7 +34,8 @@ from bench.study import (
     searcher,
     shown,
 )
-from tests.cubes_made import TEST, an_experiment, labels, write_labels, write_store
+from tests import cells_made
+from tests.cubes_made import TEST, an_experiment, labels, write_labels
 from tests.results_made import valued
 
 STORES = {"toy-ped2": Path("ped2"), "toy-avenue": Path("avenue")}
@@ -613,14 +613,12 @@ def test_without_a_ratio_or_a_number_there_is_no_fusion_study(storage: optuna.st
 class Searched:
     """A search of one trained trial beside the trained recipe, and where everything of it lies."""
 
-    def __init__(self, home: Path) -> None:
-        torch.set_num_threads(1)
-        self.home, self.base = home, an_experiment()
-        self.store = write_store(home, self.base).path
+    def __init__(self, recipes_own: cells_made.Cell) -> None:
+        self.home, self.base, self.store = recipes_own.home, recipes_own.experiment, recipes_own.store.path
         self.wanted = a_search(self.base, space={"loss.consistency": (0.1, 10.0)}, trials=3)
         self.study = open_study(optuna.storages.InMemoryStorage(), self.wanted)
         self.study.enqueue_trial({"loss.consistency": 5.0})
-        self.results = home / "results"
+        self.results = recipes_own.results
         self.measure(self.store, self.results)
         proposals = searcher(self.study, self.wanted, self.stores(self.store), 2, self.records)
         proposals.suggest("a")
@@ -652,9 +650,9 @@ class Searched:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+def searched(evaluated: cells_made.Cell, tmp_path_factory: pytest.TempPathFactory) -> Searched:
     """Read by many tests, changed by none."""
-    return Searched(tmp_path_factory.mktemp("search"))
+    return Searched(evaluated.copied(tmp_path_factory.mktemp("search")))
 
 
 def relabelled(searched: Searched, folder: Path, changed: dict[str, np.ndarray]) -> Path:
