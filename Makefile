@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint tables docs report clean
+.PHONY: demo test test-all lint tables docs report clean
 
 demo: .venv/ready  ## the main job on the embedded data sets: tables and a page in minutes
 	$(BIN)/python bench/sweep.py --toy --home .demo --results .demo/results --name demo
 	$(BIN)/amsrc-bench report --results .demo/results --home .demo --out .demo/report
 
-test: lint  ## lint, types, import contracts and all tests
+test: lint  ## lint, types, import contracts and the tests, in minutes
+	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "not slow and not cluster"
+
+test-all: lint  ## all tests: those that measure speed and those on a cluster of hosts too
 	$(BIN)/pytest -n 2 --no-loadscope-reorder
 
 lint: .venv/ready  ## style, types, who may import whom

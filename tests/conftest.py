@@ -1,9 +1,13 @@
 """Fixtures shared by all tests, and which tests may run at the same time."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.cells_made import Cell
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -26,3 +30,22 @@ def shared() -> Path:
     if not (folder / "data" / "ped2").is_dir():
         pytest.skip("needs the real data sets in ../shared/data, which are not part of the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> "Cell":
+    """The whole method on made-up cubes, trained and evaluated. Not to be changed: `copied` gives another one."""
+    from tests.cells_made import Cell
+    from tests.cubes_made import an_experiment
+
+    return Cell(tmp_path_factory.mktemp("evaluated"), an_experiment())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_figures() -> Iterator[None]:
+    """Figures of few pixels: no test looks at more, and most of the time goes into pixels."""
+    from bench.figures import STYLE
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STYLE, "savefig.dpi", 40)
+        yield

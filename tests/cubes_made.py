@@ -5,6 +5,7 @@ A few dozen cubes of 16 pixels, so that a training takes a second and still has 
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,9 @@ def write_store(home: Path, experiment: Experiment, *, content: int = 0, train_c
     """
     path = store_path(home, experiment)
     shape = (experiment.cube.frames, 3, SIZE, SIZE)
-    random = np.random.default_rng(content)
-
-    def shard(split: Split, video: str) -> Any:
-        return write_shard(path, split, video, _cubes(random, split, video, train_cubes), FRAMES, shape)
-
-    shards: dict[Split, Any] = {"train": [shard("train", v) for v in TRAIN], "test": [shard("test", v) for v in TEST]}
+    shards: dict[Split, Any] = {"train": [], "test": []}
+    for (split, video), cubes in _made(content, train_cubes).items():
+        shards[split].append(write_shard(path, split, video, cubes, FRAMES, shape))
     about = {
         "dataset": experiment.dataset,
         "partial": experiment.partial,
@@ -82,6 +80,14 @@ def labels() -> dict[str, np.ndarray]:
     for video in TEST[:-1]:
         found[video][ABNORMAL] = 1
     return found
+
+
+@cache
+def _made(content: int, train_cubes: int) -> dict[tuple[Split, str], list[FrameCubes]]:
+    """The cubes of each video: made once, written many times."""
+    random = np.random.default_rng(content)
+    videos: list[tuple[Split, str]] = [*(("train", video) for video in TRAIN), *(("test", video) for video in TEST)]
+    return {(split, video): list(_cubes(random, split, video, train_cubes)) for split, video in videos}
 
 
 def _cubes(random: np.random.Generator, split: Split, video: str, train_cubes: int) -> Iterator[FrameCubes]:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from bench import gallery
-from bench.config import derive, dump, fingerprint
+from bench.config import Experiment, derive, dump, fingerprint, run_key
 from bench.recipes import build
 from bench.records import RunRecord, SearchRecord, write, write_frame_scores, write_search
 
@@ -21,6 +21,31 @@ LINKS = "![p](https://evil.example/x.png) [click](https://evil.example/) <https:
 SHARES = [number / 20 for number in range(21)]
 
 
+def record_of(e: Experiment, **changes: object) -> RunRecord:
+    """A done record of an experiment, without any measurement; `changes` replace its keys."""
+    keys: dict[str, object] = {
+        "recipe": e.recipe,
+        "dataset": e.dataset,
+        "seed": e.seed,
+        "fingerprint": fingerprint(e),
+        "run": run_key(e),
+        "status": "done",
+        "boxes": e.cube.boxes.provider,
+        "flow": e.cube.flow.provider,
+        "experiment": dump(e),
+        **TIME,
+        **changes,
+    }
+    return RunRecord(**keys)  # type: ignore[arg-type]
+
+
+def valued(e: Experiment, value: float | None = 0.7, status: str = "done") -> RunRecord:
+    """A record whose objective under every rule is this value."""
+    rules: dict[str, object] = {rule: {"auroc": value} for rule in ("paper", "oracle", "crossfit")}
+    rules["label-free"] = {"auroc": 0.1, "pseudo_auroc": value}
+    return record_of(e, status=status, rules=rules if status == "done" else {})
+
+
 def a_record(recipe: str = "amsrc", dataset: str = "ped2", seed: int = 0, **changes: object) -> RunRecord:
     """A done record with epochs and a fusion curve; `changes` replace its keys."""
     e = build(recipe, dataset, seed)
@@ -28,24 +53,14 @@ def a_record(recipe: str = "amsrc", dataset: str = "ped2", seed: int = 0, **chan
     aurocs = [0.5 + 0.4 * share * (1 - share) * 2 for share in SHARES]
     curve = {"share_f": SHARES, "auroc": aurocs, "best_share": 0.5, "best_auroc": aurocs[10]}
     keys: dict[str, object] = {
-        "recipe": recipe,
-        "dataset": dataset,
-        "seed": seed,
-        "fingerprint": fingerprint(e),
-        "status": "done",
         "metrics": {"auroc": 0.8 + seed / 100, "auroc_f": 0.7 if trained else None, "macro_videos": 4},
         "fusion": {**curve, "paper_share": 0.9, "paper_auroc": 0.57} if trained else {},
         "epochs": [{"epoch": n, "auroc": 0.9 - n / 50, "auroc_f": 0.6, "auroc_p": None} for n in (1, 2, 3)] * trained,
         "rules": {"paper": {"auroc": 0.84, "epoch": 3, "share_f": 0.9}} if trained else {},
-        "boxes": "motion",
-        "flow": "dis",
         "git": {"sha": "0123456789abcdef", "dirty": False},
         "hardware": {"cpu": "a processor", "cores": 2, "gpus": []},
-        "experiment": dump(e),
-        **TIME,
-        **changes,
     }
-    return RunRecord(**keys)  # type: ignore[arg-type]
+    return record_of(e, **keys | changes)
 
 
 def scores_of(dataset: str, seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

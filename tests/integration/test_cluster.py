@@ -24,7 +24,7 @@ from tests.integration.conftest import files, planned, wait_until
 from tests.integration.hosts import CHECKOUT, HOME, ROOT, SHARED, Host, hosts, unavailable
 from tests.integration.test_sweep import TINY, at_work, unlogged
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 FILE = "clusters/onprem.yaml"
 EPOCHS = 20  # of a cell that is struck in the middle

@@ -1,25 +1,20 @@
-"""The main job as a user runs it: from rendered videos to tables, again, with a failing cell, without a store, killed.
+"""The main job as a user runs it: from rendered videos to tables, again, with a failing cell, without MLflow.
 
 Every command is a process of its own; all of them join the one Ray instance of these tests.
 """
 
 import shutil
-import signal
 import socket
 import subprocess
 from contextlib import closing
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 from bench import cli, sweep
 from bench.records import frame_scores_path, path_of, read_frame_scores
-from bench.run_folder import history, is_trained
-from tests.cubes_made import an_experiment, write_store
-from tests.integration.conftest import ROOT, Places, files, logged, planned, run, started, wait_until
+from tests.integration.conftest import ROOT, Places, files, logged, planned, run
 
 SMALL = ["--model.width", "2", "--train.epochs", "1", "--train.batch", "128"]
 
@@ -193,89 +188,7 @@ def test_a_dead_tracking_server_loses_no_result(places: Places) -> None:
     assert (places.results / "tables" / "table1.md").is_file()
 
 
-def killed_after_a_checkpoint(words: list[str | Path], home: Path, cwd: Path) -> Path:
-    """Start a command, kill it at its first new checkpoint, and give the run's folder."""
-    before = set(home.glob("runs/*"))
-
-    def fresh() -> list[Path]:
-        return [path for path in home.glob("runs/*") if path not in before and (path / "checkpoint.pt").is_file()]
-
-    with started(*words, cwd=cwd) as (process, _):
-        wait_until(lambda: bool(fresh()), process)
-        process.kill()
-        assert process.wait(timeout=60) == -signal.SIGKILL
-    (folder,) = fresh()
-    assert not is_trained(folder), "it was done before it could be killed"
-    return folder
-
-
-CLOCK = ("seconds", "score_seconds", "cubes_per_s", "peak_memory_gib", "hardware", "restarts")
-
-
-def log(folder: Path) -> list[dict[str, object]]:
-    return [{name: value for name, value in line.items() if name not in CLOCK} for line in history(folder)]
-
-
-def test_a_killed_training_goes_on_by_the_same_command(tmp_path: Path) -> None:
-    """And ends with the very weights of one that was never killed."""
-    epochs = 40
-    trained = {}
-    for name in ("killed", "straight"):
-        home = tmp_path / name
-        write_store(home, an_experiment())
-        words: list[str | Path] = ["-m", "bench", "train", "--recipe", "amsrc", "--dataset", "toy-ped2"]
-        words += ["--home", home, "--cube.size", "16", "--model.width", "2", "--train.batch", "16"]
-        words += ["--train.epochs", str(epochs), "--train.score_every", "1"]
-        if name == "killed":
-            folder = killed_after_a_checkpoint(words, home, tmp_path)
-            before = len(history(folder))
-            assert 1 <= before < epochs
-        done = run(*words, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        (trained[name],) = (home / "runs").iterdir()
-        assert f"trained: {trained[name]}" in done.stdout
-        if name == "killed":
-            shown = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("epoch")]
-            assert shown == list(range(shown[0], epochs + 1))
-            assert before <= shown[0] - 1 <= before + 1
-    assert [line["epoch"] for line in history(trained["killed"])] == list(range(1, epochs + 1))
-    assert history(trained["killed"])[-1]["restarts"] == 1
-    assert log(trained["killed"]) == log(trained["straight"])
-    weights = [(folder / "model.safetensors").read_bytes() for folder in trained.values()]
-    assert weights[0] == weights[1]
-    assert run(*words, cwd=tmp_path).stdout == f"trained: {trained['straight']}\n", "a third call trains nothing"
-
-
-def test_a_killed_sweep_goes_on_by_the_same_command(places: Places, tmp_path: Path) -> None:
-    words = [
-        "--recipes",
-        "baseline",
-        "--name",
-        "killed",
-        "--model.width",
-        "2",
-        "--train.epochs",
-        "6",
-        "--cpus-per-run",
-        "1",
-    ]
-    folder = killed_after_a_checkpoint(places.command(*words), places.home, tmp_path)
-    assert not places.records
-    done = places.sweep(*words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [line["epoch"] for line in history(folder)] == list(range(1, 7))
-    assert places.records["baseline"].status == "done"
-    assert places.records["baseline"].restarts == 1
-
-
 # -- what is refused: nothing is started, exit code 2 ---------------------------------------------------------
-
-
-@pytest.fixture
-def a_copy(first: tuple[Places, str], tmp_path: Path) -> Path:
-    """A data set that may be damaged."""
-    shutil.copytree(first[0].home / "toy" / "toy-ped2", tmp_path / "data" / "toy-ped2")
-    return tmp_path / "data"
 
 
 def refused(words: list[str | Path], capsys: pytest.CaptureFixture[str]) -> str:
@@ -285,53 +198,6 @@ def refused(words: list[str | Path], capsys: pytest.CaptureFixture[str]) -> str:
     assert error.startswith("error: ")
     assert "Traceback" not in error
     return error
-
-
-def test_a_corrupt_image_is_named(a_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    image = a_copy / "toy-ped2" / "UCSDped2" / "Train" / "Train002" / "017.tif"
-    image.write_bytes(image.read_bytes()[:60])
-    words = ["sweep", "--root", a_copy, "--datasets", "toy-ped2", "--recipes", "null-flow"]
-    error = refused([*words, "--home", tmp_path / "home", "--results", tmp_path / "results"], capsys)
-    assert "Train002" in error and "017.tif" in error
-    assert not list(tmp_path.glob("home/stores/*/manifest.json"))
-    assert not (tmp_path / "results").exists()
-
-
-@pytest.mark.parametrize(
-    ("box", "message"),
-    [
-        ([-3, 5, 20, 30], r"box [-3.0, 5.0, 20.0, 30.0]"),
-        ([5, 5, 2000, 30], "lies outside the 152x100 frame"),
-        ([5, 5, 5, 30], "has no area"),
-        ([np.nan, 5, 20, 30], "nan"),
-    ],
-)
-def test_boxes_that_do_not_fit_are_named(
-    a_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], box: list[float], message: str
-) -> None:
-    write_boxes(a_copy, tmp_path, box)
-    words = ["prepare", "--dataset", "toy-ped2", "--root", a_copy, "--home", tmp_path / "home"]
-    error = refused([*words, "--boxes", f"file:{tmp_path}/boxes_{{split}}.npz"], capsys)
-    assert message in error
-    assert not list(tmp_path.glob("home/stores/*/manifest.json"))
-
-
-def test_boxes_for_another_number_of_frames_are_refused(
-    a_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_boxes(a_copy, tmp_path, [5, 5, 20, 30], missing=1)
-    words = ["prepare", "--dataset", "toy-ped2", "--root", a_copy, "--home", tmp_path / "home"]
-    assert "frames" in refused([*words, "--boxes", f"file:{tmp_path}/boxes_{{split}}.npz"], capsys)
-    assert not list(tmp_path.glob("home/stores/*/manifest.json"))
-
-
-def write_boxes(root: Path, folder: Path, box: list[float], missing: int = 0) -> None:
-    """One box a frame; in frame 9 of the training videos this one."""
-    for split, name in (("train", "Train"), ("test", "Test")):
-        frames = len(list(root.glob(f"toy-ped2/UCSDped2/{name}/*[0-9]/*.tif"))) - missing
-        boxes = np.tile(np.array([5, 5, 20, 30], np.float32), (frames, 1))
-        boxes[9] = box if split == "train" else boxes[9]
-        np.savez(folder / f"boxes_{split}.npz", boxes=boxes, offsets=np.arange(frames + 1, dtype=np.int64))
 
 
 def test_without_data_it_says_loudly_what_it_runs_on(
@@ -361,9 +227,3 @@ def test_a_named_data_set_is_not_replaced_by_the_toy(
     assert "pass --root" in refused(["sweep", "--datasets", "ped2", "--home", tmp_path / "home"], capsys)
     words = ["sweep", "--datasets", "ped2", "--root", tmp_path, "--home", tmp_path / "home"]
     assert "ped2" in refused(words, capsys)
-
-
-def test_the_images_are_whole(first: tuple[Places, str]) -> None:
-    """Else the test of a corrupt one would prove nothing."""
-    image = first[0].home / "toy" / "toy-ped2" / "UCSDped2" / "Train" / "Train002" / "017.tif"
-    assert cv2.imread(str(image)).shape == (100, 152, 3)

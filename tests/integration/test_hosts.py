@@ -13,6 +13,8 @@ from tests.integration.hosts import ROOT, SHARED, Host, hosts, unavailable
 SSH = ("ssh", "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR")
 IMPATIENT = (*SSH, "-o", "ConnectTimeout=2")
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.fixture(autouse=True)
 def possible() -> None:

@@ -17,23 +17,25 @@ import torch
 
 from amsrc.config import ModelConfig
 from amsrc.model import AMSRC
-from bench.config import dump, fingerprint
 from bench.recipes import build
 from bench.records import RunRecord
 from bench.tracking import Evidence, Tracker, open_tracker
+from tests.results_made import record_of
 
 START_UP_S = 120
 EXAMPLE = (torch.rand(2, 12, 32, 32), torch.rand(2, 8, 32, 32))
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """Address and process of a server that keeps its own files; it and its workers end with the test."""
+Server = tuple[str, "subprocess.Popen[bytes]", Path]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Address, process and files of a server; it and its workers end with the tests, the last of which kills it."""
     with closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    folder = tmp_path / "server"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("server")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += [
         "--backend-store-uri",
@@ -48,7 +50,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
         )
     try:
         wait_for(f"http://127.0.0.1:{port}/health", process, folder / "log")
-        yield f"http://127.0.0.1:{port}", process
+        yield f"http://127.0.0.1:{port}", process, folder / "files"
     finally:
         end(process)
 
@@ -88,67 +90,9 @@ FUSION = {
 
 
 def a_record(seed: int) -> RunRecord:
+    epochs = [{"epoch": number, "loss": 1 / number} for number in range(1, 61)]
     e = build("amsrc", "toy-ped2", seed)
-    return RunRecord(
-        rules=RULES,
-        fusion=FUSION,
-        recipe="amsrc",
-        dataset="toy-ped2",
-        seed=seed,
-        fingerprint=fingerprint(e),
-        status="done",
-        metrics={"auroc": 0.95},
-        epochs=[{"epoch": number, "loss": 1 / number} for number in range(1, 61)],
-        boxes="motion",
-        flow="dis",
-        started="2025-01-01T00:00:00+00:00",
-        finished="2025-01-01T01:00:00+00:00",
-        experiment=dump(e),
-    )
-
-
-def test_a_sweep_is_logged_to_a_server_and_survives_its_death(
-    server: tuple[str, "subprocess.Popen[bytes]"],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    uri, process = server
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "environ", os.environ | {"MLFLOW_TRACKING_URI": uri})
-    home = tmp_path / "home"
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(b"weights")
-    tracker = open_tracker(home)
-
-    parent = tracker.start_sweep("demo", {"seeds": 2})
-    cell = tracker.log_cell(
-        parent,
-        a_record(0),
-        lambda: Evidence(
-            AMSRC(ModelConfig(width=2)), EXAMPLE, weights, pd.DataFrame({"video": ["01"], "auroc": [0.95]})
-        ),
-    )
-    assert parent is not None and cell is not None, tracker.missed
-
-    client = tracker._store.client
-    run = client.get_run(cell)
-    assert run.data.tags["mlflow.parentRunId"] == parent
-    assert [point.step for point in client.get_metric_history(cell, "epoch/loss")] == list(range(1, 61))
-    kept = {file.path for file in client.list_artifacts(cell)}
-    assert kept == {"figures", "model.safetensors", "per_video.json", "record.json"}
-    assert not home.exists(), "the server keeps the files"
-    assert len(list((tmp_path / "server" / "files").rglob("model.pt2"))) == 1
-    assert tracker.where(parent) == f"MLflow: {uri}/#/experiments/1/runs/{parent}?workflowType=machine_learning"
-    assert capsys.readouterr().out == ""
-
-    end(process)
-    before = time.monotonic()
-    assert tracker.log_cell(parent, a_record(1)) is None
-    assert tracker.register("paper", a_record(0)) is None
-    tracker.finish_sweep(parent, "FINISHED", {"table1.md": "x"})
-    assert time.monotonic() - before < 30
-    assert tracker.missed == ["amsrc on toy-ped2, seed 1", "amsrc on toy-ped2, seed 0 as paper", "the sweep's tables"]
+    return record_of(e, rules=RULES, fusion=FUSION, metrics={"auroc": 0.95}, epochs=epochs)
 
 
 def a_whole_sweep(tracker: Tracker, records: list[RunRecord], networks: list[AMSRC]) -> tuple[object, ...]:
@@ -164,15 +108,14 @@ def a_whole_sweep(tracker: Tracker, records: list[RunRecord], networks: list[AMS
     return parent, cells, versions
 
 
-@pytest.mark.parametrize("store", ["sqlite", "server"])
 def test_a_whole_sweep_is_logged_once_however_often_it_is_run(
-    store: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")})
-    uri = request.getfixturevalue("server")[0] if store == "server" else None
+    uri = server[0]
     records, networks = [a_record(seed) for seed in range(2)], [AMSRC(ModelConfig(width=2)) for _ in range(2)]
     tracker = open_tracker(tmp_path / "home", uri)
     first = a_whole_sweep(tracker, records, networks)
@@ -209,3 +152,48 @@ def test_a_whole_sweep_is_logged_once_however_often_it_is_run(
     finally:
         mlflow.set_tracking_uri(None)
     torch.testing.assert_close(list(program(*EXAMPLE)), list(networks[1].eval()(*EXAMPLE)))
+
+
+def test_a_sweep_is_logged_to_a_server_and_survives_its_death(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    uri, process, files = server
+    models = len(list(files.rglob("model.pt2")))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ | {"MLFLOW_TRACKING_URI": uri})
+    home = tmp_path / "home"
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    tracker = open_tracker(home)
+
+    parent = tracker.start_sweep("demo", {"seeds": 2})
+    cell = tracker.log_cell(
+        parent,
+        a_record(2),
+        lambda: Evidence(
+            AMSRC(ModelConfig(width=2)), EXAMPLE, weights, pd.DataFrame({"video": ["01"], "auroc": [0.95]})
+        ),
+    )
+    assert parent is not None and cell is not None, tracker.missed
+
+    client = tracker._store.client
+    run = client.get_run(cell)
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert [point.step for point in client.get_metric_history(cell, "epoch/loss")] == list(range(1, 61))
+    kept = {file.path for file in client.list_artifacts(cell)}
+    assert kept == {"figures", "model.safetensors", "per_video.json", "record.json"}
+    assert not home.exists(), "the server keeps the files"
+    assert len(list(files.rglob("model.pt2"))) == models + 1
+    assert tracker.where(parent) == f"MLflow: {uri}/#/experiments/1/runs/{parent}?workflowType=machine_learning"
+    assert capsys.readouterr().out == ""
+
+    end(process)
+    before = time.monotonic()
+    assert tracker.log_cell(parent, a_record(3)) is None
+    assert tracker.register("paper", a_record(2)) is None
+    tracker.finish_sweep(parent, "FINISHED", {"table1.md": "x"})
+    assert time.monotonic() - before < 30
+    assert tracker.missed == ["amsrc toy-ped2 seed 3", "amsrc toy-ped2 seed 2 as paper", "the sweep's tables"]

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.hosts import unavailable
 from tests.integration.two_nodes import EPOCHS
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 def played(scenario: str, folder: Path) -> Any:

@@ -343,6 +343,18 @@ def test_boxes_for_another_number_of_frames_are_refused_before_anything_is_cut(r
     assert shards(store_path(tmp_path / "home", experiment)) == []
 
 
+def test_a_box_that_does_not_fit_is_named_by_the_worker_and_seals_nothing(root: Path, tmp_path: Path) -> None:
+    put_boxes(tmp_path / "boxes", {split: total(split) for split in SPLITS})
+    with np.load(tmp_path / "boxes" / "boxes_train.npz") as arrays:
+        boxes = arrays["boxes"].copy()
+        boxes[9] = [5, 5, 2000, 30]
+        np.savez(tmp_path / "boxes" / "boxes_train.npz", boxes=boxes, offsets=arrays["offsets"])
+    experiment, sources = from_files(root, tmp_path / "boxes")
+    with pytest.raises(DataError, match=r"box \[5\.0, 5\.0, 2000\.0, 30\.0\] .* 152x100"):
+        prepare(experiment, sources, tmp_path / "home")
+    assert not (store_path(tmp_path / "home", experiment) / "manifest.json").exists()
+
+
 def test_a_boxes_file_that_is_not_there_is_named_before_anything_is_written(root: Path, tmp_path: Path) -> None:
     put_boxes(tmp_path / "boxes", {"train": total("train")})
     with pytest.raises(DataError, match=r"boxes/boxes_test.npz: no such boxes file. Pass --boxes file:DIR"):

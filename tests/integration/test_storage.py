@@ -4,12 +4,17 @@ The store is a real server of S3's protocol on loopback. A head that is lost is 
 next command does not have.
 """
 
+import json
+import signal
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
+from optuna.trial import TrialState
 
 from amsrc.errors import DataError
 from bench import datasets
@@ -19,9 +24,10 @@ from bench.prepare import prepare
 from bench.recipes import build
 from bench.records import read_all, read_frame_scores, read_searches
 from bench.run_folder import history, is_trained
-from bench.storage import Remote, files_below
+from bench.storage import Place, Remote, files_below, write_file
 from bench.stores import Sources, find_store, store_path
 from bench.toy import render_one
+from tests.cubes_made import an_experiment, write_store
 from tests.integration.conftest import ROOT, logged, planned, run, started, wait_until
 from tests.integration.test_sweep import EPOCHS, TINY
 from tests.object_store import remote, serving
@@ -107,35 +113,67 @@ def test_the_same_command_runs_nothing_on_another_head(first: tuple[Head, str], 
 
 
 def test_a_search_goes_on_after_its_head_was_lost(first: tuple[Head, str], tmp_path: Path) -> None:
-    """The study and what is finished outlive the machine; the interrupted goes on from its checkpoint."""
+    """The finished stay as they are, the interrupted go on from their checkpoints, and none is counted twice."""
     head = first[0].lost("searching")
     words = ["search", "--recipes", "amsrc", "--trials", "4", "--over", "loss.consistency"]
     words += ["--train.epochs", str(EPOCHS), "--name", "head-lost"]
 
-    def ended() -> int:
-        return len(files_below(head.results, "searches/*/records/*/*/*"))
+    def ended() -> list[Remote]:
+        return files_below(head.results, "searches/*/scores/*/*/*.npz")  # the last that a cell writes
 
-    def halfway() -> bool:
-        return any(1 < len(history(p.parent)) < EPOCHS for p in files_below(head.home, "runs/*/checkpoint.pt"))
+    def under_way() -> list[Remote]:
+        runs = [path.parent for path in files_below(head.home, "runs/*/checkpoint.pt")]
+        return [run for run in runs if 1 < len(history(run)) < EPOCHS / 2]
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AMSRC_CACHE", str(head.own))
         with started(*head.command(*words), cwd=tmp_path) as (process, _):
-            wait_until(lambda: ended() >= 2 and halfway(), process)
+            # Of the trials one repeats the recipe's own cell and so is finished at once.
+            wait_until(lambda: len(ended()) >= 2 and bool(under_way()), process)
+            interrupted = under_way()[0]
             process.kill()
             process.wait(timeout=60)
-    done = contents(head.results)
-    head.lost("the-next").sweep(*words)
+    done, names = contents(head.results), {path.name.removesuffix(".npz").partition("-")[2] for path in ended()}
+    trials = read_all(ended()[0].parent.parent.parent.parent)
+    kept = {r.run: all_of(head.home / "runs" / str(r.run)) for r in trials if r.fingerprint in names}
+    assert {record.status for record in trials if record.fingerprint in names} == {"done"}
+
+    other = head.lost("the-next")
+    other.sweep(*words)
     after = contents(head.results)
     assert {name: after[name] for name in done} == done
+    assert {run: all_of(head.home / "runs" / str(run)) for run in kept} == kept
     (search,) = read_searches(head.results)
     assert [trial["state"] for trial in search.trials] == ["done"] * 4
     records = read_all(head.results / "searches" / search.study)
     assert [record.status for record in records] == ["done"] * 4
-    assert sum(record.restarts for record in records) >= 1
+    assert {record.restarts for record in records if record.run == interrupted.name} == {1}
     for record in records:
         lines = history(head.home / "runs" / str(record.run))
         assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
+
+    (own,) = other.own.glob("remote/*")
+    study = optuna.load_study(study_name=search.study, storage=f"sqlite:///{own}/sweeps/head-lost/study.db")
+    repeated = {trial.user_attrs.get("again") for trial in study.trials}
+    complete = [trial for trial in study.trials if trial.number not in repeated]
+    assert [trial.state for trial in complete] == [TrialState.COMPLETE] * 4
+    assert all(study.trials[number].state == TrialState.FAIL for number in repeated - {None})
+    assert [trial["number"] for trial in search.trials] == [trial.number for trial in complete]
+    assert len({json.dumps(trial["params"]) for trial in search.trials}) == 4
+
+    sweeps, cells = logged(own)
+    (parent,) = [run for run in sweeps if run.info.run_name == "head-lost"]
+    assert parent.info.status == "FINISHED"
+    children = [run for run in cells if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    wanted = {record.fingerprint for record in [*records, *read_all(head.results)] if record.recipe == "amsrc"}
+    assert Counter(run.data.tags["fingerprint"] for run in children) == Counter(wanted)
+    assert {run.info.status for run in children} == {"FINISHED"}
+
+
+def all_of(folder: Remote) -> dict[str, bytes]:
+    """The content of a run's folder."""
+    found = [*files_below(folder, "*"), *files_below(folder, "*/*")]
+    return {str(path): path.read_bytes() for path in found}
 
 
 def test_a_missing_bucket_is_said_before_anything_starts(server: int, tmp_path: Path) -> None:
@@ -196,33 +234,79 @@ def test_a_store_that_is_being_made_is_none(server: int, videos: Path) -> None:
         find_store(far, e, set())
 
 
-def test_a_killed_training_goes_on_elsewhere(first: tuple[Head, str], server: int, tmp_path: Path) -> None:
-    """SIGKILL here, the same command with another node's folder there: the weights are those of an undisturbed run."""
-    head, _ = first
-    words = ["-m", "bench", "train", "--recipe", "amsrc", "--dataset", "toy-ped2", "--home", str(head.home)]
-    words += [*TINY, "--train.epochs", "5", "--seed", "3"]
+LONG = 40  # epochs of a training that is killed at once
+CLOCK = ("seconds", "score_seconds", "cubes_per_s", "peak_memory_gib", "hardware", "restarts")
 
-    def running() -> list[Remote]:
-        return [p.parent for p in files_below(head.home, "runs/*/checkpoint.pt") if 1 < len(history(p.parent)) < 5]
+
+def training(home: Place) -> list[str | Path]:
+    """The command that trains on the made-up cubes there."""
+    words = ["-m", "bench", "train", "--recipe", "amsrc", "--dataset", "toy-ped2", "--home", str(home)]
+    return [
+        *words,
+        "--cube.size",
+        "16",
+        "--model.width",
+        "2",
+        "--train.batch",
+        "16",
+        "--train.epochs",
+        str(LONG),
+        "--train.score_every",
+        "1",
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training that was never killed."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    write_store(home, an_experiment())
+    done = run(*training(home), cwd=home)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (home / "runs").iterdir()
+    return folder
+
+
+def log(folder: Place) -> list[dict[str, object]]:
+    return [{name: value for name, value in line.items() if name not in CLOCK} for line in history(folder)]
+
+
+@pytest.mark.parametrize("place", ["a folder", "an object store"])
+def test_a_killed_training_goes_on_by_the_same_command(
+    place: str, undisturbed: Path, server: int, tmp_path: Path
+) -> None:
+    """On another node, where both see the home; and it ends with the very weights of one that was never killed."""
+    home: Place = tmp_path / "home"
+    write_store(tmp_path / "home", an_experiment())
+    if place == "an object store":
+        home = remote(server, "killed")
+        for path in (path for path in (tmp_path / "home").rglob("*") if path.is_file()):
+            write_file(home / path.relative_to(tmp_path / "home").as_posix(), path.read_bytes())
+    words = training(home)
+
+    def begun() -> list[Place]:
+        return [path.parent for path in files_below(home, "runs/*/checkpoint.pt") if history(path.parent)]
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AMSRC_CACHE", str(tmp_path / "here"))
         with started(*words, cwd=tmp_path) as (process, _):
-            wait_until(lambda: bool(running()), process)
-            (folder,) = running()
+            wait_until(lambda: bool(begun()), process)
             process.kill()
-            process.wait(timeout=60)
+            assert process.wait(timeout=60) == -signal.SIGKILL
+        (folder,) = begun()
+        assert not is_trained(folder), "it was done before it could be killed"
+        before = len(history(folder))
+        assert 1 <= before < LONG
         environment.setenv("AMSRC_CACHE", str(tmp_path / "there"))
-        done = run(*words, cwd=tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
-        lines = history(folder)
-        assert [(line["epoch"], line["restarts"]) for line in lines][-1] == (5, 1)
-        undisturbed = tmp_path / "undisturbed"
-        copied = [str(word) for word in words]
-        copied[copied.index(str(head.home))] = str(undisturbed)
-        copy = undisturbed / "stores" / files_below(head.home, "stores/*/manifest.json")[0].parent.name
-        copy.parent.mkdir(parents=True)
-        copy.symlink_to(next((tmp_path / "there" / "cubes").glob("*/manifest.json")).parent)
-        assert run(*copied, cwd=tmp_path).returncode == 0
-    (mine,) = undisturbed.glob("runs/*/model.safetensors")
-    assert mine.read_bytes() == (folder / "model.safetensors").read_bytes()
+        done, again = (run(*words, cwd=tmp_path) for _ in range(2))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"trained: {folder}" in done.stdout
+    shown = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("epoch")]
+    assert shown == list(range(shown[0], LONG + 1))
+    assert before <= shown[0] - 1 <= before + 1
+    assert again.stdout == f"trained: {folder}\n", "a third call trains nothing"
+    assert {path.parent for path in files_below(home, "runs/*/log.jsonl")} == {folder}
+    assert [line["epoch"] for line in history(folder)] == list(range(1, LONG + 1))
+    assert history(folder)[-1]["restarts"] == 1
+    assert log(folder) == log(undisturbed)
+    assert (folder / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()

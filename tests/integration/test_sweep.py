@@ -3,7 +3,6 @@
 Every command is a process of its own; all of them join the one Ray instance of these tests.
 """
 
-import json
 import os
 import shlex
 import shutil
@@ -113,55 +112,6 @@ def strike(folder: Path) -> None:
 
 
 # -- what dies -----------------------------------------------------------------------------------------------
-
-
-def test_a_search_goes_on_after_its_driver_was_killed(searching: Places, tmp_path: Path) -> None:
-    """The finished stay as they are, the interrupted go on from their checkpoints, and none is counted twice."""
-    words = ["search", "--recipes", "amsrc", "--trials", "4", "--over", "loss.consistency"]
-    words += ["--train.epochs", str(EPOCHS), "--name", "driver-killed"]
-
-    def finished() -> list[Path]:
-        scores = searching.results.glob("searches/*/scores/*/*/*.npz")  # the last that a cell writes
-        return [Path(str(path).replace("/scores/", "/records/")).with_suffix(".json") for path in scores]
-
-    with started(*searching.command(*words), cwd=tmp_path) as (process, _):
-        # Of the trials one repeats the recipe's own cell and so is finished at once.
-        wait_until(lambda: len(finished()) >= 2 and under_way(searching.home) is not None, process)
-        interrupted = under_way(searching.home)
-        process.kill()
-        process.wait(timeout=60)
-    assert interrupted is not None
-    done = [RunRecord(**json.loads(path.read_text())) for path in finished()]
-    assert {record.status for record in done} == {"done"}
-    kept = [*(run_folder(searching, record) for record in done)]
-    before = files(*kept) | {str(path): files(path.parent)[str(path)] for path in finished()}
-
-    again = searching.sweep(*words)
-    assert again.returncode == 0, again.stdout + again.stderr
-    after = files(*kept, searching.results)
-    assert {name: after[name] for name in before} == before
-    records = trials_of(searching)
-    assert [record.status for record in records] == ["done"] * 4
-    assert {r.restarts for r in records if run_folder(searching, r) == interrupted} == {1}
-    for record in records:
-        assert epochs_of(run_folder(searching, record)) == list(range(1, EPOCHS + 1))
-
-    trials = study_of(searching, "driver-killed")
-    repeated = {trial.user_attrs.get("again") for trial in trials}
-    ended = [trial for trial in trials if trial.number not in repeated]
-    assert [trial.state for trial in ended] == [TrialState.COMPLETE] * 4
-    assert all(trials[number].state == TrialState.FAIL for number in repeated - {None})
-    assert [trial["number"] for trial in found(searching).trials] == [trial.number for trial in ended]
-    assert len({json.dumps(trial["params"]) for trial in found(searching).trials}) == 4
-
-    sweeps, cells = logged(searching.home)
-    (parent,) = [run for run in sweeps if run.info.run_name == "driver-killed"]
-    assert parent.info.status == "FINISHED"
-    children = [run for run in cells if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert Counter(run.data.tags["fingerprint"] for run in children) == Counter(
-        {record.fingerprint for record in [*records, *read_all(searching.results)]}
-    )
-    assert {run.info.status for run in children} == {"FINISHED"}
 
 
 def test_a_trial_whose_process_was_killed_is_started_again(searching: Places, tmp_path: Path) -> None:
@@ -351,20 +301,6 @@ def test_a_joint_search_takes_one_setting_for_all_data_sets(places: Places) -> N
 
 
 # -- nothing is started --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", [["matrix", "--seeds", "2"], ["search", "--trials", "7"]], ids=lambda words: words[0])
-def test_a_dry_run_says_the_plan_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: list[str]
-) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # who asks Ray fails
-    places = Places(tmp_path / "home", tmp_path / "results", TINY)
-    done = places.sweep(*mode, "--dry-run")
-    assert done.returncode == 0, done.stderr
-    assert planned(done.stdout) == ((6, 0, 6) if mode[0] == "matrix" else (1, 0, 1))
-    assert "to prepare  toy-ped2" in done.stdout
-    assert ("7 trials of 1 cells" in done.stdout) == (mode[0] == "search")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

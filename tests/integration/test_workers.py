@@ -196,6 +196,7 @@ def test_a_batch_that_is_too_small_for_the_workers_is_refused_at_once(tmp_path: 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_speeds_of_one_and_of_two_workers_are_measured_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"CUBES": 160, "FRAMES": 12}.items():
         monkeypatch.setattr(speed_harness, name, value)

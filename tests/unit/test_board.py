@@ -15,10 +15,11 @@ from rich.console import Console
 from bench import board
 from bench.board import EVERY_S, Board, clock
 from bench.cells import Trial
-from bench.config import dump, fingerprint
+from bench.config import fingerprint
 from bench.plan import Cell
 from bench.records import RunRecord
 from tests.cubes_made import an_experiment
+from tests.results_made import valued
 
 
 class Time:
@@ -49,21 +50,7 @@ def a_line(trial: Trial, epoch: int, cell: int = 0) -> dict[str, Any]:
 
 
 def a_record(trial: Trial, cell: int = 0, auroc: float | None = 0.75, status: str = "done") -> RunRecord:
-    e = trial.cells[cell].experiment
-    worth = {"paper": {"auroc": auroc}, "label-free": {"auroc": 0.1, "pseudo_auroc": auroc}}
-    return RunRecord(
-        recipe=e.recipe,
-        dataset=e.dataset,
-        seed=e.seed,
-        fingerprint=fingerprint(e),
-        status=status,  # type: ignore[arg-type]
-        rules=worth if status == "done" else {},
-        boxes="motion",
-        flow="dis",
-        started="",
-        finished="",
-        experiment=dump(e),
-    )
+    return valued(trial.cells[cell].experiment, auroc, status)
 
 
 def shown(board: Board, width: int = 200) -> str:

@@ -340,8 +340,9 @@ def test_a_video_longer_than_the_file_is_named(tmp_path: Path) -> None:
 def test_boxes_outside_the_frame_or_without_area_stop_the_cubes(tmp_path: Path, box: list[float]) -> None:
     path = write(tmp_path / "b.npz", boxes=np.array([box], np.float32), offsets=np.array([0, 1]))
     boxes_of = boxes.from_file(path, FIRST, frames=1)
-    with pytest.raises(DataError, match="outside the 120x80 frame or has no area"):
+    with pytest.raises(DataError, match="outside the 120x80 frame or has no area") as caught:
         list(cut("01", [scene()], boxes_of, lambda _: np.zeros((80, 120, 2), np.float32), CubeConfig()))
+    assert f"box {np.array(box, float).tolist()}" in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "option"), [("onnx", "--boxes onnx:FILE"), ("file", "--boxes file:DIR")])

@@ -339,20 +339,23 @@ def stop(*_, **__):
     raise AssertionError("started")
 
 sweep.connect = sweep.render = sweep.prepare = sweep.open_tracker = stop
+lines = ["", "search --trials 7 --seeds 2", "search --joint --rule label-free --over loss.gradient",
+         "matrix --datasets toy-ped2 --seeds 2", "search --datasets toy-ped2 --trials 6"]
 codes = [main(["sweep", *line.split(), "--toy", "--dry-run", "--home", "home", "--results", "results"])
-         for line in ("", "search --trials 7 --seeds 2", "search --joint --rule label-free --over loss.gradient")]
+         for line in lines]
 ray = sys.modules.get("ray")
 print("codes", codes, "ray", bool(ray and ray.is_initialized()), "left", os.listdir())
 """
 
 
 def test_a_dry_run_says_the_plan_and_starts_nothing(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    alone = {"RAY_ADDRESS": "127.0.0.1:1"}  # who asks Ray fails
+    environment = {**os.environ, **alone, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-c", DRY], cwd=tmp_path, env=environment, text=True, capture_output=True, check=True
     )
     *text, last = done.stdout.splitlines()
-    assert last == "codes [0, 0, 0] ray False left []"
+    assert last == "codes [0, 0, 0, 0, 0] ray False left []"
     assert done.stderr == ""
     said = "\n".join(text)
     for recipe in ("amsrc", "no-gate-add", "baseline"):
@@ -361,8 +364,13 @@ def test_a_dry_run_says_the_plan_and_starts_nothing(tmp_path: Path) -> None:
     assert [name.rpartition("-")[0] for name in studies] == [
         *(f"amsrc-toy-{name}-crossfit" for name in ("ped2", "avenue", "shanghaitech")),
         "amsrc-joint-label-free",
+        "amsrc-toy-ped2-crossfit",
     ]
+    planned = [tuple(map(int, line.split()[1:])) for line in text if line.startswith("all ")]
+    assert planned[-2:] == [(6, 0, 6), (1, 0, 1)], "cells, those that are there, those to run"
+    assert said.count("to prepare  toy-ped2") == len(planned) == 5
     assert "7 trials of 2 cells, " in said
+    assert "6 trials of 1 cells, " in said
     assert "20 trials of 3 cells, " in said
     assert re.search(r"over +loss.gradient 0.1 to 10; rule label-free, sampler tpe\.", said)
 

@@ -10,7 +10,7 @@ from amsrc.config import CubeConfig, ModelConfig
 from amsrc.cubes import FrameCubes
 from amsrc.model import AMSRC
 from amsrc.store import write_shard
-from bench.config import Experiment, derive, dump, fingerprint
+from bench.config import Experiment, derive, fingerprint
 from bench.estimate import (
     Cubes,
     Estimate,
@@ -29,6 +29,7 @@ from bench.recipes import build
 from bench.records import RunRecord
 from bench.speeds import Row
 from tests.cubes_made import TEST, TRAIN, an_experiment, write_store
+from tests.results_made import record_of
 
 GPU = Machine(((4.0, 1.0),) * 2, "A10G", 1.5)
 CPU = Machine(((4.0, 0.0),), "AMD EPYC")
@@ -218,27 +219,15 @@ def test_an_overhead_that_was_not_measured_is_left_out_and_said() -> None:
 # Cubes
 
 
-def a_record(experiment: Experiment, train_cubes: int, finished: str = "2026-01-01") -> RunRecord:
-    return RunRecord(
-        recipe=experiment.recipe,
-        dataset=experiment.dataset,
-        seed=0,
-        fingerprint=fingerprint(experiment),
-        status="done",
-        boxes=experiment.cube.boxes.provider,
-        flow="dis",
-        started="2026-01-01",
-        finished=finished,
-        counts={"train_cubes": train_cubes, "test_cubes": 1},
-        experiment=dump(experiment),
-    )
+def counted(experiment: Experiment, train_cubes: int, finished: str = "2026-01-01") -> RunRecord:
+    return record_of(experiment, finished=finished, counts={"train_cubes": train_cubes, "test_cubes": 1})
 
 
 def test_cubes_are_counted_in_a_sealed_store(tmp_path: Path) -> None:
     experiment = an_experiment()
     store = write_store(tmp_path, experiment)
     cell = Cell(experiment, store.path)
-    found = cubes_of([cell], [a_record(experiment, 7)])[store.path]
+    found = cubes_of([cell], [counted(experiment, 7)])[store.path]
     assert (found.train, found.test) == (len(store.train), len(store.test))
     assert len(store.train) == 40 * len(TRAIN) and len(store.test) > 40 * len(TEST)
 
@@ -247,8 +236,8 @@ def test_cubes_of_a_store_to_come_are_those_of_the_latest_record_with_the_same_c
     experiment = build("amsrc", "ped2")
     onnx = derive(experiment, cube={"boxes": derive(experiment).cube.boxes.__class__(provider="onnx")})
     other = build("amsrc", "avenue")
-    records = [a_record(experiment, 3, "2026-02-01"), a_record(experiment, 4, "2026-03-01")]
-    records += [a_record(onnx, 9, "2026-04-01"), a_record(other, 11, "2026-05-01")]
+    records = [counted(experiment, 3, "2026-02-01"), counted(experiment, 4, "2026-03-01")]
+    records += [counted(onnx, 9, "2026-04-01"), counted(other, 11, "2026-05-01")]
     cell = Cell(experiment, tmp_path / "absent")
     assert cubes_of([cell], records)[cell.store].train == 4
     by_others = cubes_of([cell], records[2:])[cell.store]

@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import CubeStore
 from bench import bootstrap, scoring, smoothing
 from bench.cells import finished
-from bench.config import Experiment, derive, fingerprint, run_key
+from bench.config import derive, fingerprint, run_key
 from bench.evaluate import evaluate, per_video, scored_labels, study_smoothing, worth_of_epoch
 from bench.metrics import equal_error, pooled
 from bench.origin import unfinished
 from bench.plan import Cell as Planned
 from bench.pseudo import KINDS
 from bench.recipes import RECIPES
-from bench.records import RunRecord, frame_scores_path, path_of, read, read_crossfit, read_frame_scores, write
+from bench.records import frame_scores_path, path_of, read, read_crossfit, read_frame_scores, write
 from bench.rules import RULES
 from bench.run_folder import history, read_epochs
 from bench.selection import pseudo_worth
 from bench.train import fit
+from tests.cells_made import Cell
 from tests.cubes_made import FRAMES, TEST, an_experiment, labels, write_labels, write_regions, write_store
 from tests.parity import reference
 from tests.parity.test_rbdc import slow_areas
@@ -37,30 +37,10 @@ from tests.parity.test_rbdc import slow_areas
 SKIP = 4
 
 
-class Cell:
-    """A trained and evaluated cell, and where everything of it lies."""
-
-    def __init__(self, home: Path, experiment: Experiment) -> None:
-        torch.set_num_threads(1)
-        self.home, self.results, self.experiment = home, home / "results", experiment
-        self.store = write_store(home, experiment)
-        self.folder = home / "runs" / run_key(experiment)
-        if experiment.method == "amsrc":
-            fit(experiment, self.store, home)
-        self.record = self.evaluate()
-
-    def evaluate(self) -> RunRecord:
-        return evaluate(self.experiment, self.store, self.home, self.results)
-
-    @property
-    def cubes(self) -> pd.DataFrame:
-        return pd.read_parquet(self.folder / "cubes.parquet")
-
-
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
+def cell(evaluated: Cell) -> Cell:
     """The whole method; read by many tests, changed by none."""
-    return Cell(tmp_path_factory.mktemp("amsrc"), an_experiment())
+    return evaluated
 
 
 @pytest.fixture(scope="module")
@@ -277,8 +257,8 @@ def test_epochs_that_were_not_scored_have_no_auroc(tmp_path: Path) -> None:
     ]
 
 
-def test_a_second_evaluation_scores_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cell = Cell(tmp_path, an_experiment(train={"epochs": 1}))
+def test_a_second_evaluation_scores_nothing_again(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = cell.copied(tmp_path)
     before = (cell.folder / "cubes.parquet").stat().st_mtime_ns
     monkeypatch.setattr(scoring, "score", lambda *_: pytest.fail("scored again"))
     again = cell.evaluate()
@@ -287,8 +267,8 @@ def test_a_second_evaluation_scores_nothing_again(tmp_path: Path, monkeypatch: p
     assert (again.timings_s["score"], again.throughput["score"]) == (None, None)
 
 
-def test_another_fusion_ratio_needs_no_network(tmp_path: Path) -> None:
-    cell = Cell(tmp_path, an_experiment(train={"epochs": 1}))
+def test_another_fusion_ratio_needs_no_network(cell: Cell, tmp_path: Path) -> None:
+    cell = cell.copied(tmp_path)
     (cell.folder / "model.safetensors").unlink()
     other = derive(cell.experiment, score={"weight_f": 0.0, "weight_p": 1.0})
     record = evaluate(other, cell.store, cell.home, cell.results)
@@ -388,9 +368,9 @@ def test_videos_of_one_class_have_no_auroc(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["amsrc", "null-flow"])
-def test_scores_kept_from_other_cubes_are_not_used(tmp_path: Path, recipe: str) -> None:
+def test_scores_kept_from_other_cubes_are_not_used(cell: Cell, null: Cell, tmp_path: Path, recipe: str) -> None:
     """The store was prepared anew from changed data: as many cubes, other pixels and flows."""
-    cell = Cell(tmp_path, an_experiment(recipe, train={"epochs": 1}))
+    cell = {"amsrc": cell, "null-flow": null}[recipe].copied(tmp_path)
     cell.store = write_store(cell.home, cell.experiment, content=1)
     assert len(cell.store.test) == len(cell.cubes) - 80
     with pytest.raises(ConfigError, match=f"belongs to the cubes .* holds {cell.store.sha256[:12]}"):
@@ -398,15 +378,15 @@ def test_scores_kept_from_other_cubes_are_not_used(tmp_path: Path, recipe: str) 
     assert read(path_of(cell.results, cell.record)) == cell.record
 
 
-def test_scores_of_another_number_of_cubes_are_refused(tmp_path: Path) -> None:
-    cell = Cell(tmp_path, an_experiment("null-flow"))
+def test_scores_of_another_number_of_cubes_are_refused(null: Cell, tmp_path: Path) -> None:
+    cell = null.copied(tmp_path)
     cell.cubes.iloc[:-1].to_parquet(cell.folder / "cubes.parquet")
     with pytest.raises(RunError, match=r"cubes\.parquet holds other cubes than .*Delete it and evaluate again"):
         cell.evaluate()
 
 
-def test_a_score_that_is_not_finite_makes_no_record(tmp_path: Path) -> None:
-    cell = Cell(tmp_path, an_experiment("null-flow"))
+def test_a_score_that_is_not_finite_makes_no_record(null: Cell, tmp_path: Path) -> None:
+    cell = null.copied(tmp_path)
     path_of(cell.results, cell.record).unlink()
     table = cell.cubes
     table.loc[len(table) - 1, "s_p"] = np.nan
@@ -602,8 +582,8 @@ def test_labels_lose_the_frames_without_a_score() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no table"])
-def test_a_damaged_table_of_cube_scores_is_named(tmp_path: Path, content: bytes) -> None:
-    cell = Cell(tmp_path, an_experiment(train={"epochs": 1}))
+def test_a_damaged_table_of_cube_scores_is_named(cell: Cell, tmp_path: Path, content: bytes) -> None:
+    cell = cell.copied(tmp_path)
     (cell.folder / "cubes.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"cubes\.parquet is damaged .* run `amsrc-bench evaluate` again"):
         cell.evaluate()

@@ -13,9 +13,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from bench import figures
-from bench.config import dump, fingerprint
 from bench.recipes import build
 from bench.records import RunRecord, SearchRecord
+from tests.results_made import record_of
 
 SPACE = {
     "loss.consistency": [0.01, 100.0],
@@ -34,20 +34,7 @@ FUSION = {
 
 
 def a_record(**fusion: object) -> RunRecord:
-    e = build("amsrc", "ped2", 0)
-    return RunRecord(
-        recipe="amsrc",
-        dataset="ped2",
-        seed=0,
-        fingerprint=fingerprint(e),
-        status="done",
-        fusion=fusion,
-        boxes="motion",
-        flow="dis",
-        started="2025-01-01T00:00:00+00:00",
-        finished="2025-01-01T01:00:00+00:00",
-        experiment=dump(e),
-    )
+    return record_of(build("amsrc", "ped2"), fusion=fusion)
 
 
 def a_search(

@@ -40,35 +40,39 @@ def test_the_command_draws_every_run_and_every_data_set_in_both_forms(tmp_path: 
     assert not gallery.folder_of(tmp_path, records[-1]).exists(), "it failed"
 
 
-def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
-    put(tmp_path, a_record())
-    drawn = [{path: path.read_bytes() for path in gallery.draw(tmp_path)} for _ in range(2)]
-    assert drawn[0] == drawn[1]
-    assert len(drawn[0]) == 8
+Drawn = tuple[Path, dict[str, bytes]]
 
 
-def test_results_in_an_object_store_are_drawn_and_reported_there(tmp_path: Path) -> None:
-    put(tmp_path, a_record())
-    put_pictures(tmp_path, a_record())
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    """A results folder of one run, and the content of its figures by name. Not to be changed."""
+    results = tmp_path_factory.mktemp("drawn")
+    put(results, a_record())
+    put_pictures(results, a_record())
+    return results, {path.name: path.read_bytes() for path in gallery.draw(results)}
+
+
+def test_results_in_an_object_store_are_drawn_and_reported_there_with_the_same_bytes(drawn: Drawn) -> None:
+    here, figures = drawn
+    assert len(figures) == 8
     with serving() as port:
         results = remote(port, "results")
-        for path in (path for path in tmp_path.rglob("*") if path.is_file()):
-            write_file(results / path.relative_to(tmp_path).as_posix(), path.read_bytes())
-        assert {path.name for path in gallery.draw(results)} == {path.name for path in gallery.draw(tmp_path)}
+        for path in (path for path in here.rglob("*") if path.is_file()):
+            write_file(results / path.relative_to(here).as_posix(), path.read_bytes())
+        assert {path.name: path.read_bytes() for path in gallery.draw(results)} == figures
         page, size = report.write(results, results / "report", {})
         content = page.read_bytes()
     assert len(content) == size
-    assert content.decode() == report.build(tmp_path)
+    assert content.decode() == report.build(here)
     assert b'"01":{"4":"' in content, "the strips of its videos"
 
 
-def test_figures_look_nothing_up_to_be_shown(tmp_path: Path) -> None:
-    put(tmp_path, a_record())
-    for path in gallery.draw(tmp_path):
-        if path.name.endswith(".svg"):
-            text = path.read_text(encoding="utf-8")
-            assert "<text" not in text, "letters are outlines"
-            assert 'href="http' not in text
+def test_figures_look_nothing_up_to_be_shown(drawn: Drawn) -> None:
+    texts = [content.decode() for name, content in drawn[1].items() if name.endswith(".svg")]
+    assert len(texts) == 4
+    for text in texts:
+        assert "<text" not in text, "letters are outlines"
+        assert 'href="http' not in text
 
 
 def changed(**fields: str) -> dict[str, object]:

@@ -21,8 +21,12 @@ from bench.records import read, record_path
 from bench.stores import Sources, find_store
 
 NULLS = sorted(name for name in RECIPES if name.startswith("null-"))
-CHANGES = {"model": {"width": 2}, "train": {"epochs": 2, "batch": 256, "score_every": 1}}
-WORDS = ["--model.width", "2", "--train.epochs", "2", "--train.batch", "256", "--train.score_every", "1"]
+CHANGES = {"cube": {"size": 16}, "model": {"width": 2}, "train": {"epochs": 2, "batch": 256, "score_every": 1}}
+LENGTHS = {"train": 30, "test": 50}
+WORDS = [
+    *("--cube.size", "16", "--model.width", "2", "--train.epochs", "2"),
+    *("--train.batch", "256", "--train.score_every", "1"),
+]
 
 
 def one_by_one(store: Path, dataset: Any, cube: Any, sources: Any, todo: list[Any]) -> Iterator[str]:
@@ -37,8 +41,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cubes of the first videos of toy-ped2 and three evaluated runs on them; records beside, as toy results are."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        for clips in (toy.TRAIN, toy.TEST):
-            patch.setitem(clips, "toy-ped2", clips["toy-ped2"][:2])
+        for split, clips in (("train", toy.TRAIN), ("test", toy.TEST)):
+            short = [replace(clip, frames=LENGTHS[split]) for clip in clips["toy-ped2"][:2]]
+            patch.setitem(clips, "toy-ped2", short)
         toy.render_one("toy-ped2", home / "toy")
         patch.setattr(prepare, "_cut_all", one_by_one)
         for recipe in ("amsrc", "no-gate-add", *NULLS):

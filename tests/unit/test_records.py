@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 
 from amsrc.errors import DataError, RunError
-from bench.config import dump, fingerprint, load, run_key
-from bench.recipes import build
+from bench.config import fingerprint, load
 from bench.records import (
-    RunRecord,
     SearchRecord,
     frame_scores_path,
     path_of,
@@ -28,29 +26,9 @@ from bench.records import (
     write_frame_scores,
     write_search,
 )
-from tests.results_made import a_trial
+from tests.results_made import a_record, a_trial
 
 EXAMPLES = Path(__file__).parents[1] / "data" / "records"
-
-
-def a_record(recipe="amsrc", dataset="ped2", seed=0, **changes):
-    e = build(recipe, dataset, seed)
-    facts = {
-        "recipe": recipe,
-        "dataset": dataset,
-        "seed": seed,
-        "fingerprint": fingerprint(e),
-        "run": run_key(e),
-        "status": "done",
-        "metrics": {"auroc": 0.9, "auroc_f": None, "macro_videos": 8},
-        "epochs": [{"epoch": 1, "loss": 0.5, "precision": "fp32", "auroc": None}],
-        "boxes": "file:3f2a",
-        "flow": "dis",
-        "started": "2025-01-01T00:00:00+00:00",
-        "finished": "2025-01-01T01:00:00+00:00",
-        "experiment": dump(e),
-    }
-    return RunRecord(**(facts | changes))
 
 
 def test_a_record_comes_back_as_it_was(tmp_path):

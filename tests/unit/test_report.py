@@ -171,8 +171,7 @@ def test_it_names_the_data_sets_without_numbers() -> None:
     assert report.about([a_record()], [])["Not measured"] == "Avenue, ShanghaiTech"
 
 
-def test_what_is_missing_comes_with_the_command_that_makes_it(results: Path) -> None:
-    html = report.build(results)
+def test_what_is_missing_comes_with_the_command_that_makes_it(html: str) -> None:
     assert "amsrc-bench figures --recipe amsrc --dataset avenue --seed 0 --home HOME --root DATA" in html
 
 
@@ -216,11 +215,12 @@ def test_frames_that_do_not_fit_are_thinned_out_where_there_are_most_and_it_says
     assert browse.thinned({}, -5) == ({}, "")
 
 
-def test_a_page_that_could_not_be_sent_names_what_is_large(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_could_not_be_sent_names_what_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, a_record())
     monkeypatch.setattr(report, "LARGEST", 100_000)
     said = r"would take \d\.\d MB .* than the 0\.1 that .*: figures \d\.\d MB, .*\d MB\. Report"
     with pytest.raises(DataError, match=said):
-        report.build(results)
+        report.build(tmp_path)
 
 
 def test_the_few_frames_beside_a_run_are_shown_where_there_are_no_strips(tmp_path: Path) -> None:

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-import torch
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from amsrc.errors import ConfigError
 from bench.cells import Job, Trial, finished, run_cell
-from bench.config import Experiment, derive, dump, fingerprint, flatten
+from bench.config import Experiment, derive, fingerprint, flatten
 from bench.plan import Cell
 from bench.recipes import build
 from bench.records import RunRecord, SearchRecord, path_of, read_searches, write_search
@@ -35,7 +34,9 @@ from bench.study import (
     searcher,
     shown,
 )
-from tests.cubes_made import TEST, an_experiment, labels, write_labels, write_store
+from tests import cells_made
+from tests.cubes_made import TEST, an_experiment, labels, write_labels
+from tests.results_made import valued
 
 STORES = {"toy-ped2": Path("ped2"), "toy-avenue": Path("avenue")}
 TWO = {"loss.consistency": (0.1, 10.0), "train.learning_rate": (1e-4, 1e-2)}
@@ -51,24 +52,6 @@ def a_search(*bases: Experiment, **changes: Any) -> Search:
 
 def on(dataset: str, seed: int = 0) -> Experiment:
     return replace(an_experiment(seed=seed), dataset=dataset)
-
-
-def a_record(e: Experiment, value: float | None = 0.7, status: str = "done") -> RunRecord:
-    """A record whose objective under every rule is this value."""
-    rules = {rule: {"auroc": value} for rule in ("paper", "oracle", "crossfit")}
-    return RunRecord(
-        recipe=e.recipe,
-        dataset=e.dataset,
-        seed=e.seed,
-        fingerprint=fingerprint(e),
-        status=status,  # type: ignore[arg-type]
-        rules=rules | {"label-free": {"auroc": 0.1, "pseudo_auroc": value}} if status == "done" else {},
-        boxes="motion",
-        flow="dis",
-        started="2025-01-01T00:00:00+00:00",
-        finished="2025-01-01T01:00:00+00:00",
-        experiment=dump(e),
-    )
 
 
 class Driver:
@@ -88,7 +71,7 @@ class Driver:
     def tell(self, name: str, trial: Trial, value: float | None = 0.7) -> None:
         """The trial came to its end with this value in each of its cells; None: they failed."""
         status = "failed" if value is None else "done"
-        self.worth[trial.number] = [a_record(cell.experiment, value, status) for cell in trial.cells]
+        self.worth[trial.number] = [valued(cell.experiment, value, status) for cell in trial.cells]
         self.searcher.on_trial_complete(name, {"ended": True})
 
     def run(self, value: float | None = 0.7) -> Trial:
@@ -274,21 +257,21 @@ def test_a_trial_is_every_base_with_its_values_on_its_own_store() -> None:
 @pytest.mark.parametrize("rule", ["paper", "oracle", "crossfit", "label-free"])
 def test_a_trial_is_worth_the_mean_over_its_seeds(rule: str) -> None:
     wanted = a_search(on("toy-ped2"), on("toy-ped2", 1), rule=rule)
-    records = [a_record(base.experiment, value) for base, value in zip(wanted.bases, (0.6, 0.9), strict=True)]
+    records = [valued(base.experiment, value) for base, value in zip(wanted.bases, (0.6, 0.9), strict=True)]
     assert wanted.values(records) == [pytest.approx(0.75)]
 
 
 def test_a_joint_trial_is_worth_the_mean_and_the_worst_of_the_data_sets() -> None:
     """Two seeds of 0.5 and 0.7 on one, of 0.8 and 1.0 on the other."""
     wanted = a_search(*(on(d, seed) for d in ("toy-ped2", "toy-avenue") for seed in (0, 1)), joint=True)
-    records = [a_record(base.experiment, value) for base, value in zip(wanted.bases, (0.5, 0.7, 0.8, 1.0), strict=True)]
+    records = [valued(base.experiment, value) for base, value in zip(wanted.bases, (0.5, 0.7, 0.8, 1.0), strict=True)]
     assert wanted.values(records) == [pytest.approx(0.75), pytest.approx(0.6)]
 
 
 def test_a_gap_leaves_a_trial_without_a_value() -> None:
     wanted = a_search(on("toy-ped2"), on("toy-ped2", 1))
-    whole = [a_record(base.experiment) for base in wanted.bases]
-    for gap in (a_record(wanted.bases[1].experiment, status="failed"), a_record(wanted.bases[1].experiment, None)):
+    whole = [valued(base.experiment) for base in wanted.bases]
+    for gap in (valued(wanted.bases[1].experiment, status="failed"), valued(wanted.bases[1].experiment, None)):
         assert wanted.values([whole[0], gap]) is None
     assert wanted.values(whole[:1]) is None
     assert wanted.values([]) is None
@@ -453,7 +436,7 @@ def test_it_tells_done_failed_and_stopped_trials_apart(storage: optuna.storages.
     driver.run(None)
     for name in "bcde":
         trial = driver.ask(name)
-        driver.worth[trial.number] = [a_record(cell.experiment) for cell in trial.cells]
+        driver.worth[trial.number] = [valued(cell.experiment) for cell in trial.cells]
     driver.searcher.on_trial_complete("b", {"epoch": 2, "loss": 0.1, "worth": 0.6})
     driver.searcher.on_trial_complete("c", {"ended": True}, error=True)
     driver.searcher.on_trial_complete("d", None, error=True)  # its worker died
@@ -465,7 +448,7 @@ def test_it_tells_done_failed_and_stopped_trials_apart(storage: optuna.storages.
 def test_a_trial_without_all_its_records_failed(storage: optuna.storages.BaseStorage) -> None:
     driver = Driver(storage, a_search(on("toy-ped2"), on("toy-ped2", 1)))
     trial = driver.ask()
-    driver.worth[0] = [a_record(trial.cells[0].experiment)]
+    driver.worth[0] = [valued(trial.cells[0].experiment)]
     driver.searcher.on_trial_complete("a", {"ended": True})
     assert driver.states == ["FAIL"]
 
@@ -491,7 +474,7 @@ def test_a_joint_search_has_two_values_to_raise(storage: optuna.storages.BaseSto
         warnings.simplefilter("error")  # nothing to read for who runs it
         driver = Driver(storage, wanted)
     trial = driver.ask()
-    driver.worth[0] = [a_record(cell.experiment, v) for cell, v in zip(trial.cells, (0.9, 0.5), strict=True)]
+    driver.worth[0] = [valued(cell.experiment, v) for cell, v in zip(trial.cells, (0.9, 0.5), strict=True)]
     driver.searcher.on_trial_complete("a", {"ended": True})
     driver.run(None)
     driver.run()
@@ -575,7 +558,7 @@ def a_fused_record(undefined: bool = False) -> RunRecord:
     aurocs = [None if undefined else 0.9 - abs(share - 0.3) / 2 for share in shares]
     best = None if undefined else 0.9
     ends = {"best_share": 0.3, "best_auroc": best, "paper_share": 1 / 1.01, "paper_auroc": aurocs[990]}
-    return replace(a_record(an_experiment()), fusion={"share_f": shares, "auroc": aurocs, **ends})
+    return replace(valued(an_experiment()), fusion={"share_f": shares, "auroc": aurocs, **ends})
 
 
 def test_the_fusion_share_is_a_study_over_the_records_curve(storage: optuna.storages.BaseStorage) -> None:
@@ -619,7 +602,7 @@ def test_a_fusion_study_is_made_once_even_if_its_driver_died_over_it(
 
 
 def test_without_a_ratio_or_a_number_there_is_no_fusion_study(storage: optuna.storages.BaseStorage) -> None:
-    fusion_study(storage, a_record(an_experiment()))
+    fusion_study(storage, valued(an_experiment()))
     fusion_study(storage, a_fused_record(undefined=True))
     assert optuna.get_all_study_names(storage) == []
 
@@ -630,14 +613,12 @@ def test_without_a_ratio_or_a_number_there_is_no_fusion_study(storage: optuna.st
 class Searched:
     """A search of one trained trial beside the trained recipe, and where everything of it lies."""
 
-    def __init__(self, home: Path) -> None:
-        torch.set_num_threads(1)
-        self.home, self.base = home, an_experiment()
-        self.store = write_store(home, self.base).path
+    def __init__(self, recipes_own: cells_made.Cell) -> None:
+        self.home, self.base, self.store = recipes_own.home, recipes_own.experiment, recipes_own.store.path
         self.wanted = self.on(self.store)
         self.study = open_study(optuna.storages.InMemoryStorage(), self.wanted)
         self.study.enqueue_trial({"loss.consistency": 5.0})
-        self.results = home / "results"
+        self.results = recipes_own.results
         self.measure(self.store, self.results)
         proposals = searcher(self.study, self.wanted, 2, self.records)
         proposals.suggest("a")
@@ -671,9 +652,9 @@ class Searched:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+def searched(evaluated: cells_made.Cell, tmp_path_factory: pytest.TempPathFactory) -> Searched:
     """Read by many tests, changed by none."""
-    return Searched(tmp_path_factory.mktemp("search"))
+    return Searched(evaluated.copied(tmp_path_factory.mktemp("search")))
 
 
 def relabelled(searched: Searched, folder: Path, changed: dict[str, np.ndarray]) -> Path:

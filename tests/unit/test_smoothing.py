@@ -10,7 +10,7 @@ from amsrc.errors import DataError
 from amsrc.fuse import PADDINGS, Statistics, frame_scores
 from bench import smoothing, tables
 from bench.metrics import pooled_auroc
-from tests.unit.test_records import a_record
+from tests.results_made import a_record
 
 
 @pytest.mark.parametrize(("padding", "ends"), [("zero", (0.0, 1.0)), ("reflect", (5.0, 1.0)), ("nearest", (5.0, 1.0))])

@@ -63,6 +63,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "STAGES", tuple(quick))  # the others: below, and tests/integration/test_workers.py
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_written_and_read_again(
     small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +128,7 @@ speed.run(Path(sys.argv[1]), True)
 """
 
 
+@pytest.mark.slow
 def test_a_machine_with_torch_numpy_and_opencv_alone_can_be_measured(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", BARE, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -220,6 +222,7 @@ def test_the_exponent_of_a_cost_is_fitted() -> None:
     assert growth.draw([]) is None
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own(small: None) -> None:
     few, many = growth.remembering(True)
     assert (few.settings["cubes"], many.settings["cubes"]) == (160, 16384)
@@ -229,6 +232,7 @@ def test_memory_is_measured_in_a_process_of_its_own(small: None) -> None:
     )  # all 520 MB of cubes were read, 64 MB between letting go, and pages around
 
 
+@pytest.mark.slow
 def test_cells_that_train_at_once_are_counted_together(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     rows = list(speed_network.packed(True))

@@ -9,7 +9,7 @@ from bench.plan import Cell
 from bench.recipes import build
 from bench.records import RunRecord
 from bench.sweep import Sweep
-from tests.unit.test_search import a_record
+from tests.results_made import valued
 
 
 def picked(cells: list[Experiment], records: list[RunRecord]) -> dict[tuple[str, str], str]:
@@ -21,17 +21,17 @@ def picked(cells: list[Experiment], records: list[RunRecord]) -> dict[tuple[str,
 
 def worth(e: Experiment, **by_rule: float) -> RunRecord:
     rules: dict[str, Any] = {rule.replace("_", "-"): {"auroc": v, "pseudo_auroc": v} for rule, v in by_rule.items()}
-    return replace(a_record(e), rules=rules)
+    return replace(valued(e), rules=rules)
 
 
 def test_rules_take_the_first_recipe_and_seed_whatever_finished_first() -> None:
     ours, other = build("amsrc", "ped2"), build("baseline", "ped2")
     cells = [ours, build("amsrc", "ped2", 1), other]
-    records = [a_record(e, value) for e, value in zip(reversed(cells), (0.9, 0.8, 0.7), strict=True)]
+    records = [valued(e, value) for e, value in zip(reversed(cells), (0.9, 0.8, 0.7), strict=True)]
     rules = ("paper", "oracle", "crossfit", "label-free")
     assert picked(cells, records) == {("ped2", rule): fingerprint(ours) for rule in rules}
-    assert picked([build("null-flow", "ped2")], [a_record(build("null-flow", "ped2"))]) == {}
-    assert picked(cells, [replace(a_record(ours), status="failed")]) == {}
+    assert picked([build("null-flow", "ped2")], [valued(build("null-flow", "ped2"))]) == {}
+    assert picked(cells, [replace(valued(ours), status="failed")]) == {}
 
 
 def test_along_an_axis_no_cell_is_taken_by_the_number_that_it_reports_under_crossfit() -> None:

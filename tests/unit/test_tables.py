@@ -15,10 +15,10 @@ from amsrc.config import ModelConfig, TrainConfig
 from amsrc.errors import DataError
 from bench import recipes, tables
 from bench.bootstrap import auroc_interval, difference
-from bench.config import Experiment, derive, dump, fingerprint
+from bench.config import Experiment, derive, fingerprint
 from bench.metrics import equal_error, pooled
-from bench.records import RunRecord, SearchRecord, write, write_frame_scores, write_search
-from tests.results_made import a_trial
+from bench.records import SearchRecord, write, write_frame_scores, write_search
+from tests.results_made import a_trial, record_of
 
 TABLES = ("table1", "table2", "table3", "rules")
 GOLDEN = Path(__file__).parents[1] / "data" / "tables"
@@ -45,21 +45,8 @@ def fixed_recipes(monkeypatch):
 def add(results, recipe, dataset, seed, auroc, *, experiment=None, **changes):
     """Put a record into `results`: done with this AUROC, or failed."""
     e = experiment or pinned(recipe, dataset, seed)
-    facts = {
-        "recipe": recipe,
-        "dataset": dataset,
-        "seed": seed,
-        "fingerprint": fingerprint(e),
-        "status": "done",
-        "metrics": {"auroc": auroc},
-        "git": {"sha": "0" * 40, "dirty": False},
-        "boxes": "file:3f2a",
-        "flow": "dis",
-        "started": "2025-01-01T00:00:00+00:00",
-        "finished": "2025-01-01T01:00:00+00:00",
-        "experiment": dump(e),
-    }
-    record = RunRecord(**(facts | changes))
+    known = {"metrics": {"auroc": auroc}, "git": {"sha": "0" * 40, "dirty": False}, "boxes": "file:3f2a"}
+    record = record_of(e, **known | changes)
     write(record, results)
     return record
 

@@ -15,10 +15,10 @@ import torch
 
 from amsrc.config import ModelConfig
 from amsrc.model import AMSRC
-from bench.config import dump, fingerprint, run_key
 from bench.recipes import build
 from bench.records import RunRecord
 from bench.tracking import Evidence, Tracker, open_tracker
+from tests.results_made import record_of
 
 EXAMPLE = (torch.rand(2, 12, 32, 32), torch.rand(2, 8, 32, 32))
 PER_VIDEO = pd.DataFrame({"video": ["01", "02"], "auroc": [None, 0.75]})
@@ -45,29 +45,19 @@ FUSION = {
 }
 
 
+MEASURED = {
+    "metrics": {"auroc": 0.9, "auroc_f": None},
+    "epochs": [
+        {"epoch": 1, "loss": 0.5, "precision": "fp32", "auroc": None},
+        {"epoch": 2, "loss": 0.25, "precision": "fp32", "auroc": 0.8},
+    ],
+    "timings_s": {"train": 12.5, "prepare": None},
+    "git": {"sha": "07fe496", "dirty": False},
+}
+
+
 def a_record(recipe: str = "amsrc", dataset: str = "ped2", seed: int = 0, **changes: object) -> RunRecord:
-    e = build(recipe, dataset, seed)
-    facts = {
-        "recipe": recipe,
-        "dataset": dataset,
-        "seed": seed,
-        "fingerprint": fingerprint(e),
-        "run": run_key(e),
-        "status": "done",
-        "metrics": {"auroc": 0.9, "auroc_f": None},
-        "epochs": [
-            {"epoch": 1, "loss": 0.5, "precision": "fp32", "auroc": None},
-            {"epoch": 2, "loss": 0.25, "precision": "fp32", "auroc": 0.8},
-        ],
-        "timings_s": {"train": 12.5, "prepare": None},
-        "git": {"sha": "07fe496", "dirty": False},
-        "boxes": "motion",
-        "flow": "dis",
-        "started": "2025-01-01T00:00:00+00:00",
-        "finished": "2025-01-01T01:00:00+00:00",
-        "experiment": dump(e),
-    }
-    return RunRecord(**(facts | changes))
+    return record_of(build(recipe, dataset, seed), **MEASURED | changes)
 
 
 @pytest.fixture(scope="module")
