@@ -32,7 +32,7 @@ WORDS = {
 def schema() -> str:
     """The whole document, in Markdown."""
     from amsrc import store
-    from bench import gallery, runs
+    from bench import gallery
     from bench.config import Experiment
     from bench.records import RunRecord, SearchRecord, frame_scores_path
     from bench.smoothing import Study
@@ -45,7 +45,7 @@ def schema() -> str:
     parts += _record("Record of a search", "results/searches/<study>/search.json", SearchRecord)
     parts += _record("Study of smoothing", f"results/smoothing/{run}.json", Study)
     parts += _described("Figures", "results/figures/", gallery)
-    parts += _described("Folder of a run", "<home>/runs/<run>/", runs)
+    parts += _described("Folder of a run", "<home>/runs/<run>/", run_folder)
     parts += _described("Cube store", "<home>/stores/<store>/", store)
     return "\n\n".join(parts) + "\n"
 
