@@ -77,5 +77,5 @@ def test_a_dry_run_without_a_copy_says_what_it_does_not_know(
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"not known   ped2: no copy is under {tmp_path}; planned for a partial one"
     assert cli.main([*words, "--results", str(tmp_path / "results")]) == 2
-    assert "ped2: no videos under" in capsys.readouterr().err
+    assert "ped2: no videos in" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
