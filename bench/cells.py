@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from amsrc.errors import AwayError
 from amsrc.store import Sealed
 from bench import provenance, run_folder
-from bench.cache import open_store
 from bench.cluster import WAIT_S, Patience, connect, same_code
 from bench.config import fingerprint
 from bench.evaluate import evaluate, worth_of_epoch
@@ -27,7 +26,8 @@ from bench.origin import regions_sha256, unfinished
 from bench.plan import Cell
 from bench.provenance import now
 from bench.records import RunRecord, frame_scores_path, read, record_path, write
-from bench.storage import Place
+from bench.storage.node_cache import open_store
+from bench.storage.places import Place
 
 if TYPE_CHECKING:
     from ray.tune.search import Searcher

@@ -21,7 +21,7 @@ from bench import options
 from bench.options import Parser, experiment_of, home_of, overrides, results_of, root_of
 from bench.progress import epoch_line, progress
 from bench.specs import is_toy
-from bench.storage import place
+from bench.storage.places import place
 
 ABOUT = """AMSRC, video anomaly detection by appearance-motion consistency, measured on UCSD Ped2, CUHK Avenue
 and ShanghaiTech. Every stage reads what the previous one wrote; the same command resumes an interrupted one."""
@@ -116,7 +116,7 @@ def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
     experiment, _ = experiment_of(args, changes)
     from bench import datasets, stores
     from bench import prepare as stage
-    from bench.cache import verify
+    from bench.storage.node_cache import verify
 
     sources = stores.Sources.of(root_of(args), args.boxes, args.flow)
     experiment = replace(experiment, partial=datasets.find(args.dataset, sources.root, args.partial).partial)
@@ -223,7 +223,7 @@ def report(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
     logged: Mapping[str, str] = {}
     if args.home or args.mlflow:
-        from bench.storage import beside
+        from bench.storage.places import beside
         from bench.tracking import open_tracker
 
         logged = open_tracker(beside(home_of(args)), args.mlflow).logged()

@@ -14,7 +14,7 @@ from typing import Any
 
 from amsrc.errors import AwayError, ConfigError, RunError
 from bench import provenance
-from bench.storage import Place, writable, write_file
+from bench.storage.places import Place, writable, write_file
 
 KNOCK_S = 10.0
 ANSWER_WITHIN_S = 60.0

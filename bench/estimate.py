@@ -21,7 +21,7 @@ from bench.pseudo import KINDS, PSEUDO_CUBES, STATISTICS_CUBES
 from bench.records import RunRecord
 from bench.specs import SPECS, Spec, spec_of
 from bench.speeds import Row, efficiency, nearest
-from bench.storage import Place
+from bench.storage.places import Place
 
 FLOAT = 4  # bytes of a gradient or weight
 PARTS = ("decode", "flow", "boxes", "cut", "write")

@@ -29,7 +29,7 @@ from bench.records import RunRecord, write, write_frame_scores
 from bench.regions import Regions
 from bench.run_folder import Epoch
 from bench.selection import Decision, decide, fusion_curve, pseudo_worth
-from bench.storage import Place, locked, write_file
+from bench.storage.places import Place, locked, write_file
 from bench.stores import summary
 
 if TYPE_CHECKING:

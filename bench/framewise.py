@@ -12,7 +12,7 @@ from bench import bootstrap
 from bench.bootstrap import Difference
 from bench.metrics import equal_error, pooled
 from bench.records import Labels, RunRecord, Scores, frame_scores_path, read_frame_scores
-from bench.storage import Place
+from bench.storage.places import Place
 
 
 def completed(results: Place, record: RunRecord) -> RunRecord:

@@ -31,7 +31,7 @@ from bench.names import all_but_seed, label, latest
 from bench.recipes import RECIPES, build
 from bench.records import RunRecord, frame_scores_path, read_all, read_frame_scores
 from bench.specs import DATASETS, SPECS
-from bench.storage import Place, files_below, write_file
+from bench.storage.places import Place, files_below, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from amsrc.errors import DataError
-from bench.storage import Place
+from bench.storage.places import Place
 
 Record = TypeVar("Record")
 FRACTIONS = ("auroc", "average_precision", "eer", "rbdc", "tbdc")

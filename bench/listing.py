@@ -17,7 +17,7 @@ from bench.recipes import RECIPES
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.rules import RULES
 from bench.specs import SPECS
-from bench.storage import Place, beside, files_below, writable
+from bench.storage.places import Place, beside, files_below, writable
 
 NEEDED = ("torch", "ray", "optuna", "mlflow", "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "matplotlib")
 OPTIONAL = {"onnxruntime": "--boxes onnx:FILE", "torchvision": "--boxes torchvision and --flow raft", "av": "watch"}

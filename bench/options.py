@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from amsrc.errors import ConfigError
 from bench.config import Experiment, override, provider_fields
 from bench.specs import LABEL_SETS, SPECS, TOYS
-from bench.storage import Place, answering, place
+from bench.storage.places import Place, answering, place
 
 if TYPE_CHECKING:
     from bench.machine import Workers

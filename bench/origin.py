@@ -14,7 +14,7 @@ from bench.config import Experiment, dump, fingerprint, run_key
 from bench.provenance import now
 from bench.records import RunRecord
 from bench.run_folder import history
-from bench.storage import Place
+from bench.storage.places import Place
 
 
 def origin(experiment: Experiment, store: Sealed | None, log: list[dict[str, Any]]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from bench.plan import Cell
 from bench.records import read_all
 from bench.search import Search
 from bench.specs import is_toy
-from bench.storage import Place
+from bench.storage.places import Place
 from bench.stores import store_path
 
 

@@ -31,7 +31,7 @@ from bench.nulls import OF_FRAMES, rows_of
 from bench.options import experiment_of, home_of, results_of, root_of
 from bench.records import read, read_frame_scores, record_path
 from bench.specs import is_toy
-from bench.storage import Place, beside, files_below, locked, write_file
+from bench.storage.places import Place, beside, files_below, locked, write_file
 from bench.stores import find_store
 from bench.tracking import open_tracker
 

@@ -15,7 +15,7 @@ from amsrc.config import LossConfig, ModelConfig, TrainConfig
 from amsrc.errors import ConfigError, unknown
 from bench.config import Experiment, derive, flatten, override, run_key
 from bench.recipes import build
-from bench.storage import Place
+from bench.storage.places import Place
 
 
 @dataclass(frozen=True)

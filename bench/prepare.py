@@ -29,7 +29,7 @@ from bench.config import Experiment, cube_key, dump
 from bench.datasets import Dataset, Video
 from bench.regions import Regions, regions_of
 from bench.specs import is_toy
-from bench.storage import Place, Remote, files_below, locked, upload, writable, write_file, write_json
+from bench.storage.places import Place, Remote, files_below, locked, upload, writable, write_file, write_json
 from bench.stores import Sources, store_path
 
 LOOK_EVERY_S = 10.0
@@ -43,7 +43,7 @@ def prepare(experiment: Experiment, sources: Sources, home: Place, *, progress: 
         experiment: with `partial` as the copy of the data set is (`bench.datasets.find`).
 
     Returns:
-        A `CubeStore` where it lies in a folder, else what it says of itself (`bench.cache.open_store` brings it here).
+        A `CubeStore` where it lies in a folder, else what it says of itself (`bench.storage.node_cache.open_store` brings it here).
 
     Raises:
         DataError: the copy is partial and the experiment is not, or the other way round; it has no such label set; or

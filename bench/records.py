@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 
 from amsrc.errors import DataError, RunError, why
 from bench.json_file import as_json, check_fractions, loaded, validated
-from bench.storage import Place, files_below, write_file
+from bench.storage.places import Place, files_below, write_file
 
 if TYPE_CHECKING:
     import numpy as np

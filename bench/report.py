@@ -24,7 +24,7 @@ from bench.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.rules import RULES
 from bench.specs import DATASETS, SPECS, TOY
 from bench.specs import title_of as named
-from bench.storage import Place, write_file
+from bench.storage.places import Place, write_file
 
 PAGE = Path(__file__).resolve().parent / "page"
 PROTOCOL = "PROTOCOL.md"  # in a folder of results

@@ -31,7 +31,7 @@ from amsrc.errors import ConfigError, DataError, RunError, why
 from amsrc.fuse import Floats, Statistics
 from amsrc.store import CubeStore
 from bench.config import Experiment, dump, run_key
-from bench.storage import Place, files_below, remove_tree, writable, write_file, write_json
+from bench.storage.places import Place, files_below, remove_tree, writable, write_file, write_json
 
 if TYPE_CHECKING:
     import pandas as pd

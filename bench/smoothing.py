@@ -18,7 +18,7 @@ from amsrc.fuse import PADDINGS
 from bench.json_file import as_json, check_fractions, loaded, validated
 from bench.records import Labels, RunRecord, Scores
 from bench.specs import is_toy, title_of
-from bench.storage import Place, files_below, write_file
+from bench.storage.places import Place, files_below, write_file
 from bench.typeset import GAP, Cell, Column, Entry, Row, Table
 
 if TYPE_CHECKING:

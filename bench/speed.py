@@ -21,7 +21,7 @@ from typing import Any
 from amsrc.files import write_file, write_json
 from bench import growth, provenance, speed_harness, speed_network, speed_prepare
 from bench.speeds import Row, read_file
-from bench.storage import writable
+from bench.storage.places import writable
 
 HEAD = ("stage", "settings", "on", "median", "spread", "repeats", "straightforward", "times as fast", "limit", "of it")
 ABOUT = """Made by `amsrc-bench speed`. Spread: largest minus smallest of the repeats. Straightforward: the same work as

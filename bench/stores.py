@@ -18,11 +18,11 @@ from typing import Any
 from amsrc.errors import ConfigError, DataError
 from amsrc.files import digest
 from amsrc.store import SPLITS, CubeStore, Sealed, Split
-from bench.cache import open_store
 from bench.config import PROVIDERS, Experiment, cube_key, dump, leaves, override
 from bench.recipes import build
 from bench.specs import is_toy
-from bench.storage import Place, files_below
+from bench.storage.node_cache import open_store
+from bench.storage.places import Place, files_below
 
 
 @dataclass(frozen=True)

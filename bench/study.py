@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from amsrc.errors import ConfigError
 from amsrc.store import Sealed
 from bench import provenance
-from bench.cache import open_store
 from bench.cells import Trial, finished
 from bench.config import fingerprint
 from bench.evaluate import scored_labels
@@ -23,7 +22,8 @@ from bench.provenance import now
 from bench.records import RunRecord, SearchRecord, read_crossfit
 from bench.search import Search, own_values
 from bench.selection import Decision, Labels, across
-from bench.storage import Place
+from bench.storage.node_cache import open_store
+from bench.storage.places import Place
 
 if TYPE_CHECKING:
     import optuna

@@ -32,7 +32,7 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
     raise SystemExit(main(["sweep", *sys.argv[1:]]))
 
 from amsrc.errors import ConfigError
-from bench import curves, datasets, figures, gallery, outlook, plan, run_folder, search, snapshot, study, tables
+from bench import curves, datasets, figures, gallery, outlook, plan, run_folder, search, study, tables
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
 from bench.cluster import check_nodes, connect, shared
@@ -49,7 +49,8 @@ from bench.rules import RULES
 from bench.search import Search
 from bench.selection import objective
 from bench.specs import TOYS, is_toy
-from bench.storage import Place, Remote, beside, locked, writable
+from bench.storage import sqlite_sync
+from bench.storage.places import Place, Remote, beside, locked, writable
 from bench.stores import Sources
 from bench.toy import render
 from bench.tracking import Evidence, open_tracker
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
     check_cluster(args, places)
     with locked(places.folder):
         if kept := places.kept(args):
-            snapshot.bring(places.database, kept)
+            sqlite_sync.bring(places.database, kept)
         storage = study.open_storage(database(args, places))
         if rendered:
             say(f"embedded data: {places.root}")
@@ -373,7 +374,7 @@ class Sweep:
     def _send(self) -> None:
         """Let the studies outlive this node, where the home does."""
         if kept := self.places.kept(self.args):
-            snapshot.send(self.places.database, kept)
+            sqlite_sync.send(self.places.database, kept)
 
     def _keep(self, cell: Cell, record: RunRecord) -> None:
         """Remember a record, and log the cell and its fusion study beside the other work."""

@@ -31,7 +31,7 @@ from bench.rows import (
 )
 from bench.rules import RULES
 from bench.specs import DATASETS, SPECS, is_toy, title_of
-from bench.storage import Place, write_file
+from bench.storage.places import Place, write_file
 from bench.typeset import (
     Cell,
     Footnote,

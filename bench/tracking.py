@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from bench import models
 from bench.config import flatten, load
 from bench.names import changes, title
-from bench.storage import Place
+from bench.storage.places import Place
 
 if TYPE_CHECKING:
     import pandas as pd

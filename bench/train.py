@@ -29,7 +29,6 @@ from amsrc.model import AMSRC
 from amsrc.store import CubeStore
 from bench import provenance, pseudo
 from bench.batchnorm import over_all_workers
-from bench.cache import open_store
 from bench.config import Experiment
 from bench.machine import Machine, Workers
 from bench.memory import keep_freed_memory, peak_memory_gib, watch_memory
@@ -46,7 +45,8 @@ from bench.run_folder import (
     write_held_out,
 )
 from bench.scoring import Batch, Feed, Rows, Scores, arithmetic, chunks, device_of, score, score_held_out
-from bench.storage import Place, locked, write_file
+from bench.storage.node_cache import open_store
+from bench.storage.places import Place, locked, write_file
 from bench.workers import fit_on_ray
 
 Report = Callable[[Mapping[str, Any]], None]

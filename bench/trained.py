@@ -20,7 +20,7 @@ from bench import records, run_folder
 from bench.config import Experiment, load, run_key
 from bench.names import title
 from bench.readers import shorten
-from bench.storage import Place, files_below
+from bench.storage.places import Place, files_below
 
 RECORDS = ("records/*/*/*.json", "searches/*/records/*/*/*.json")
 

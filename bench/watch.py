@@ -43,7 +43,7 @@ from bench.config import Experiment, override, provider_fields
 from bench.overlay import Overlay, Scale, check_encoder, mp4, spans
 from bench.prepare import Progress
 from bench.specs import SPECS, is_toy, original
-from bench.storage import writable
+from bench.storage.places import writable
 from bench.stores import Sources
 from bench.trained import Run, training_scores
 

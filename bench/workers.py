@@ -15,7 +15,7 @@ from amsrc.errors import AwayError, BenchError, RunError
 from bench.cluster import WAIT_S, Patience, connect, nodes, same_code
 from bench.machine import Machine, Packing, Workers, machine_of, packing
 from bench.run_folder import history, is_trained
-from bench.storage import beside
+from bench.storage.places import beside
 
 if TYPE_CHECKING:
     from bench.train import Job

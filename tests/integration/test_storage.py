@@ -18,13 +18,13 @@ from optuna.trial import TrialState
 
 from amsrc.errors import DataError
 from bench import datasets
-from bench.cache import open_store
 from bench.config import derive
 from bench.prepare import prepare
 from bench.recipes import build
 from bench.records import read_all, read_frame_scores, read_searches
 from bench.run_folder import history, is_trained
-from bench.storage import Place, Remote, files_below, write_file
+from bench.storage.node_cache import open_store
+from bench.storage.places import Place, Remote, files_below, write_file
 from bench.stores import Sources, find_store, store_path
 from bench.toy import render_one
 from tests.cubes_made import an_experiment, write_store

@@ -25,7 +25,7 @@ from bench.overlay import Overlay
 from bench.prepare import prepare
 from bench.recipes import build
 from bench.records import RunRecord, read_frame_scores, write
-from bench.storage import write_file
+from bench.storage.places import write_file
 from bench.stores import Sources, find_store
 from bench.train import fit
 from bench.trained import find_run

@@ -15,9 +15,9 @@ import pytest
 
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import SPLITS, CubeStore
-from bench import cache
-from bench.cache import open_store, over_network, verify
-from bench.storage import Place, Remote, upload, write_file
+from bench.storage import node_cache
+from bench.storage.node_cache import open_store, over_network, verify
+from bench.storage.places import Place, Remote, upload, write_file
 from tests.cubes_made import TEST, an_experiment, write_regions, write_store
 from tests.object_store import Wire, remote, serving
 
@@ -34,7 +34,7 @@ def server() -> Iterator[int]:
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """This node's own folder."""
     monkeypatch.setenv("AMSRC_CACHE", str(tmp_path / "node"))
-    monkeypatch.setattr(cache, "_held", {})
+    monkeypatch.setattr(node_cache, "_held", {})
     return tmp_path / "node"
 
 
@@ -92,7 +92,7 @@ def test_a_store_on_a_disk_of_this_node_is_read_where_it_lies(store: CubeStore, 
 
 
 def test_a_store_on_a_network_is_copied_too(store: CubeStore, node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "over_network", lambda path: path != node)
+    monkeypatch.setattr(node_cache, "over_network", lambda path: path != node)
     copy = open_store(store.path)
     assert node in copy.path.parents
     assert same(copy, store)
@@ -117,7 +117,7 @@ def test_what_is_over_a_network_is_told_by_the_mount_it_is_on(tmp_path: Path, mo
 def processes(number: int, far: Remote, tmp_path: Path) -> list["subprocess.Popen[str]"]:
     """Processes that open a store, print where, and read it until their input ends."""
     code = (
-        "import sys; from bench.cache import open_store; from bench.storage import Remote\n"
+        "import sys; from bench.storage.node_cache import open_store; from bench.storage.places import Remote\n"
         "store = open_store(Remote(*sys.argv[1:])); print(store.path, flush=True); sys.stdin.read()\n"
         "print(store.train.frames(__import__('numpy').arange(2)).shape)"
     )
@@ -166,8 +166,8 @@ def test_after_a_failure_what_waits_is_not_copied_first(
         asked.append(name)
         raise DataError(f"{name} is damaged")
 
-    monkeypatch.setattr(cache, "_fetch", failing)
-    monkeypatch.setattr(cache, "AT_ONCE", 1)
+    monkeypatch.setattr(node_cache, "_fetch", failing)
+    monkeypatch.setattr(node_cache, "AT_ONCE", 1)
     with pytest.raises(DataError, match="is damaged"):
         open_store(far)
     assert len(asked) < 5, "of more than twenty files"
@@ -176,7 +176,7 @@ def test_after_a_failure_what_waits_is_not_copied_first(
 def test_a_copy_that_was_interrupted_is_gone_on_with(far: Remote, store: CubeStore, node: Path) -> None:
     copy = open_store(far)
     whole, kept = copy.path, copy.path / "train" / "01" / "flows.npy"
-    cache._held.clear()
+    node_cache._held.clear()
     (whole / "manifest.json").unlink()  # written last
     (whole / "test" / "03" / "boxes.npy").unlink()
     damaged = whole / "train" / "02" / "frames.npy"
@@ -198,7 +198,7 @@ def test_a_transfer_whose_connection_breaks_is_repeated(
 def test_where_the_nodes_own_folder_is_on_a_network_too_nothing_is_copied(
     store: CubeStore, node: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "over_network", lambda path: True)
+    monkeypatch.setattr(node_cache, "over_network", lambda path: True)
     assert open_store(store.path).path == store.path
 
 
@@ -215,15 +215,15 @@ def test_copies_make_room_on_a_full_disk_as_well(
     far: Remote, server: int, node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = open_store(far).path
-    for held in cache._held.values():
+    for held in node_cache._held.values():
         held.close()
-    cache._held.clear()
+    node_cache._held.clear()
     usage = shutil.disk_usage
 
     def nearly_full(path: Path) -> Any:
         return usage(path)._replace(free=0 if first.is_dir() else 10**9)
 
-    monkeypatch.setattr(cache.shutil, "disk_usage", nearly_full)
+    monkeypatch.setattr(node_cache.shutil, "disk_usage", nearly_full)
     second = open_store(another(server, tmp_path, 1)).path
     assert second.is_dir()
     assert not first.exists()
@@ -260,7 +260,7 @@ def test_a_store_that_is_not_sealed_is_none(far: Remote, node: Path) -> None:
 
 def stored(place: Place) -> float:
     """GiB of a store's copy."""
-    return cache._bytes(open_store(place).path) / 2**30
+    return node_cache._bytes(open_store(place).path) / 2**30
 
 
 def another(server: int, tmp_path: Path, content: int) -> Remote:
@@ -277,9 +277,9 @@ def test_copies_used_longest_ago_make_room_unless_they_are_read(
     (reader,) = processes(1, far, tmp_path)  # another process still reads the first
     assert reader.stdout is not None
     assert reader.stdout.readline().strip() == str(first)
-    for held in cache._held.values():
+    for held in node_cache._held.values():
         held.close()
-    cache._held.clear()
+    node_cache._held.clear()
     os.utime(first, (1, 1))
     os.utime(second, (2, 2))
     monkeypatch.setenv("AMSRC_CACHE_GIB", str(2.5 * gib))

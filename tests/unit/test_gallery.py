@@ -9,7 +9,7 @@ from amsrc.errors import ConfigError, DataError
 from bench import browse, cli, curves, gallery, options, report
 from bench.config import dump, load, override
 from bench.recipes import build
-from bench.storage import write_file
+from bench.storage.places import write_file
 from tests.object_store import remote, serving
 from tests.results_made import a_record, a_results_folder, put, put_pictures, scores_of
 

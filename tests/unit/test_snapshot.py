@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.snapshot import bring, send
-from bench.storage import Remote
+from bench.storage.places import Remote
+from bench.storage.sqlite_sync import bring, send
 from tests.object_store import remote, serving
 
 

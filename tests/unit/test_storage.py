@@ -11,8 +11,19 @@ import pytest
 from moto import settings
 
 from amsrc.errors import ConfigError, RunError
-from bench import storage
-from bench.storage import Place, Remote, beside, files_below, locked, place, remove_tree, upload, writable, write_file
+from bench.storage import places
+from bench.storage.places import (
+    Place,
+    Remote,
+    beside,
+    files_below,
+    locked,
+    place,
+    remove_tree,
+    upload,
+    writable,
+    write_file,
+)
 from tests.object_store import Wire, options, remote, serving
 
 
@@ -172,14 +183,14 @@ def test_keys_that_do_not_fit_are_said_at_once(monkeypatch: pytest.MonkeyPatch) 
     with serving() as port:
         monkeypatch.setattr(settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0.0)  # from now on it looks at keys
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN")
-        storage._system.cache_clear()  # keys are read when a connection is made
+        places._system.cache_clear()  # keys are read when a connection is made
         with pytest.raises(ConfigError, match="access is denied to these keys"):
             writable(remote(port, "x"))
-    storage._system.cache_clear()
+    places._system.cache_clear()
 
 
 def test_a_store_that_is_lost_on_the_way_ends_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "ATTEMPTS", 2)
+    monkeypatch.setattr(places, "ATTEMPTS", 2)
     with pytest.raises(RunError, match=r"s3://bench/x.*: cannot be written \(it does not answer\)\. Run the same"):
         write_file(remote(1, "x"), b"")
 
@@ -218,7 +229,7 @@ def test_of_a_folder_one_file_appears_after_all_others(
         seen.append((Path(source.name).name, (target / "a-shard.json").is_file()))
         copy(source, stream, length)
 
-    monkeypatch.setattr(storage.shutil, "copyfileobj", copied)
+    monkeypatch.setattr(places.shutil, "copyfileobj", copied)
     upload(tmp_path, target, last="a-shard.json")
     assert seen == [("boxes.npy", False), ("frames.npy", False), ("a-shard.json", False)]
     assert (target / "frames.npy").read_bytes() == b"frames.npy"
@@ -228,7 +239,7 @@ def test_of_a_folder_one_file_appears_after_all_others(
 def test_an_upload_that_fails_does_not_say_that_it_is_whole(
     server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "ATTEMPTS", 1)
+    monkeypatch.setattr(places, "ATTEMPTS", 1)
     for name in ("boxes.npy", "flows.npy", "shard.json"):
         (tmp_path / name).write_bytes(LARGE)
     with Wire(server, cuts=1000) as wire:

@@ -21,7 +21,7 @@ from typing import IO
 from amsrc.errors import AwayError, ConfigError, DataError, RunError
 from amsrc.files import digest, write_file
 from amsrc.store import CubeStore, Sealed
-from bench.storage import Place, Remote, locked, node_folder
+from bench.storage.places import Place, Remote, locked, node_folder
 
 NETWORKS = ("nfs", "cifs", "smb", "lustre", "ceph", "gpfs", "beegfs", "glusterfs", "fuse.", "9p", "afs", "orangefs")
 PART_OF_DISK = 0.5  # that the copies may fill unless AMSRC_CACHE_GIB says otherwise

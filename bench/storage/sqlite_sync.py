@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from amsrc import files
-from bench.storage import Remote, write_file
+from bench.storage.places import Remote, write_file
 
 
 def bring(database: Path, kept: Remote) -> None:
