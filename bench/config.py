@@ -32,7 +32,7 @@ class Experiment:
     seed: int = 0
     """Of the initial weights and the order of the cubes."""
     method: str = "amsrc"
-    """`amsrc`, or the name of a score that needs no training (`bench.nulls`)."""
+    """`amsrc`, or the name of a score that needs no training (`bench.methods.trivial`)."""
     label_set: str = "official"
     """`official` (avenue: its pixel masks) or `intervals`."""
     partial: bool = False

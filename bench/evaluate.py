@@ -21,7 +21,7 @@ from amsrc.fuse import Fuser, Statistics, cube_scores, frame_scores, statistics
 from amsrc.store import SPLITS, Cubes, CubeStore, Split
 from bench import bootstrap, metrics, run_folder, smoothing
 from bench.config import Experiment
-from bench.nulls import NULLS, Rows, rows_of
+from bench.methods.trivial import NULLS, Rows, rows_of
 from bench.origin import origin, regions_sha256, told
 from bench.provenance import now
 from bench.rbdc import Boxes, detection_areas

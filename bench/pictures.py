@@ -27,7 +27,7 @@ from bench.curves import Floats, Picture, Scored
 from bench.datasets import Dataset, Video
 from bench.evaluate import CubeScores, fuse, score_cubes, standard
 from bench.gallery import Boxes
-from bench.nulls import OF_FRAMES, rows_of
+from bench.methods.trivial import OF_FRAMES, rows_of
 from bench.options import experiment_of, home_of, results_of, root_of
 from bench.records import read, read_frame_scores, record_path
 from bench.specs import is_toy

@@ -115,7 +115,7 @@ def small(recipe: Callable[[str, int], Experiment]) -> Callable[[str, int], Expe
 
 
 def null(name: str, method: str, what: str) -> Callable[[str, int], Experiment]:
-    """No training at all: a score of `bench.nulls` in the place of S_p."""
+    """No training at all: a score of `bench.methods.trivial` in the place of S_p."""
 
     def untrained(dataset: str, seed: int = 0) -> Experiment:
         experiment = derive(amsrc(dataset, seed), score={"weight_f": 0.0, "weight_p": 1.0})

@@ -23,7 +23,7 @@ from amsrc.store import CubeStore
 from bench import tables
 from bench.config import Experiment, derive
 from bench.made_up import SCENES, cubes_of_noise, store_of_noise, video_of_walkers
-from bench.nulls import flow_magnitude
+from bench.methods.trivial import flow_magnitude
 from bench.prepare import prepare_video
 from bench.pseudo import STATISTICS_CUBES
 from bench.readers import Video

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from amsrc.config import TrainConfig
 from amsrc.model import AMSRC, Output
 from amsrc.store import CubeStore
-from bench import nulls, pseudo, scoring
+from bench import pseudo, scoring
 from bench.config import Experiment
-from bench.nulls import flow_magnitude
+from bench.methods import trivial
+from bench.methods.trivial import flow_magnitude
 from bench.scoring import Feed, arithmetic, chunks, device_of, folded, score, score_held_out
 from tests.cubes_made import SIZE, an_experiment, write_store
 
@@ -275,7 +276,7 @@ def test_no_pair_of_held_out_cubes_no_scores(tmp_path: Path, cubes: int, part: f
 def test_flow_magnitude_against_a_hand_computation(
     made: tuple[Experiment, CubeStore, AMSRC], monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr(nulls, "CHUNK", chunk)
+    monkeypatch.setattr(trivial, "CHUNK", chunk)
     cubes = made[1].test
     found = flow_magnitude(cubes, seed=0)
     assert (found.dtype, found.shape) == (np.float32, (len(cubes),))

@@ -1,0 +1,1 @@
+"""The methods: what each is, how the harness sees one, a module a family."""
