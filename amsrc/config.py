@@ -1,7 +1,7 @@
 """Every number of the method, each with its source. Imports nothing heavy.
 
 "Paper" is arXiv 2204.04151; "released" a fact read off the authors' code, which the paper leaves out.
-Each class is a frozen value; `bench.config.Experiment` puts them together and gives them a fingerprint.
+Each class is a frozen value; `bench.experiment.config.Experiment` puts them together and gives them a fingerprint.
 """
 
 from __future__ import annotations

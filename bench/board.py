@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench.cells import Trial
-from bench.config import fingerprint
+from bench.experiment.config import fingerprint
 from bench.records import RunRecord
 from bench.selection import objective
 

@@ -18,8 +18,8 @@ from amsrc.errors import AwayError
 from amsrc.store import Sealed
 from bench import provenance, run_folder
 from bench.cluster import WAIT_S, Patience, connect, same_code
-from bench.config import fingerprint
 from bench.evaluate import evaluate, worth_of_epoch
+from bench.experiment.config import fingerprint
 from bench.machine import ONE_WORKER, Machine, Packing, Workers
 from bench.names import title
 from bench.origin import regions_sha256, unfinished

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from amsrc.errors import BenchError, ConfigError, unknown
 from bench import options
+from bench.experiment.specs import is_toy
 from bench.options import Parser, experiment_of, home_of, overrides, results_of, root_of
 from bench.progress import epoch_line, progress
-from bench.specs import is_toy
 from bench.storage.places import place
 
 ABOUT = """AMSRC, video anomaly detection by appearance-motion consistency, measured on UCSD Ped2, CUHK Avenue

@@ -14,12 +14,12 @@ from itertools import pairwise
 
 from amsrc.config import CubeConfig, ModelConfig
 from amsrc.store import SPLITS, Sealed
-from bench.config import Experiment, dump, fingerprint
+from bench.experiment.config import Experiment, dump, fingerprint
+from bench.experiment.specs import SPECS, Spec, spec_of
 from bench.machine import Machine, Packing
 from bench.plan import Cell
 from bench.pseudo import KINDS, PSEUDO_CUBES, STATISTICS_CUBES
 from bench.records import RunRecord
-from bench.specs import SPECS, Spec, spec_of
 from bench.speeds import Row, efficiency, nearest
 from bench.storage.places import Place
 

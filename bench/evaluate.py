@@ -20,7 +20,7 @@ from amsrc.errors import ConfigError, RunError, unknown
 from amsrc.fuse import Fuser, Statistics, cube_scores, frame_scores, statistics
 from amsrc.store import SPLITS, Cubes, CubeStore, Split
 from bench import bootstrap, metrics, run_folder, smoothing
-from bench.config import Experiment
+from bench.experiment.config import Experiment
 from bench.methods.trivial import NULLS, Rows, rows_of
 from bench.origin import origin, regions_sha256, told
 from bench.provenance import now

@@ -1,6 +1,6 @@
 """Downloads a data set, checks its SHA-256, extracts it safely and puts it in place.
 
-Reads the archives that `bench.specs` names; writes `<root>/.fetch-<name>/` while it works and `<root>/<name>/` in
+Reads the archives that `bench.experiment.specs` names; writes `<root>/.fetch-<name>/` while it works and `<root>/<name>/` in
 one rename at the end. The same command resumes an interrupted download.
 """
 
@@ -21,7 +21,7 @@ from urllib.request import Request, urlopen
 from amsrc.errors import ConfigError, DataError, RunError, unknown
 from amsrc.files import digest
 from bench import datasets
-from bench.specs import SPECS, Archive
+from bench.experiment.specs import SPECS, Archive
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 60.0

@@ -25,12 +25,12 @@ import numpy as np
 
 from amsrc.errors import ConfigError, DataError, unknown, why
 from bench import curves, figures
-from bench.config import dump, leaves
 from bench.curves import Floats, Picture, Scored
+from bench.experiment.config import dump, leaves
+from bench.experiment.recipes import RECIPES, build
+from bench.experiment.specs import DATASETS, SPECS
 from bench.names import all_but_seed, label, latest
-from bench.recipes import RECIPES, build
 from bench.records import RunRecord, frame_scores_path, read_all, read_frame_scores
-from bench.specs import DATASETS, SPECS
 from bench.storage.places import Place, files_below, write_file
 
 if TYPE_CHECKING:

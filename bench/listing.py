@@ -11,12 +11,12 @@ from pathlib import Path
 from amsrc.errors import BenchError, ConfigError
 from amsrc.store import SPLITS, Sealed
 from bench import provenance
-from bench.config import Experiment, flatten
+from bench.experiment.config import Experiment, flatten
+from bench.experiment.recipes import RECIPES
+from bench.experiment.rules import RULES
+from bench.experiment.specs import SPECS
 from bench.names import percent
-from bench.recipes import RECIPES
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
-from bench.rules import RULES
-from bench.specs import SPECS
 from bench.storage.places import Place, beside, files_below, writable
 
 NEEDED = ("torch", "ray", "optuna", "mlflow", "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "matplotlib")

@@ -18,7 +18,7 @@ from amsrc.cubes import FrameCubes
 from amsrc.errors import RunError
 from amsrc.files import write_file
 from amsrc.store import SPLITS, Cubes, Shard, Split, seal, write_shard
-from bench.config import Experiment, dump
+from bench.experiment.config import Experiment, dump
 from bench.readers import Video
 from bench.toy import ARCADE, SQUARE, Clip, film
 

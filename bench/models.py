@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from amsrc.errors import RunError
-from bench.config import load
+from bench.experiment.config import load
 from bench.names import title
 
 if TYPE_CHECKING:

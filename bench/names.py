@@ -10,10 +10,10 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import chain, groupby
 from typing import Any
 
-from bench import recipes
-from bench.config import Experiment, dump
+from bench.experiment import recipes
+from bench.experiment.config import Experiment, dump
+from bench.experiment.specs import DATASETS
 from bench.records import RunRecord
-from bench.specs import DATASETS
 
 # Settings that a row's name leaves out: they stand in its footnote, or they cannot change its number.
 UNNAMED = {

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from amsrc.errors import ConfigError
-from bench.config import Experiment, override, provider_fields
-from bench.specs import LABEL_SETS, SPECS, TOYS
+from bench.experiment.config import Experiment, override, provider_fields
+from bench.experiment.specs import LABEL_SETS, SPECS, TOYS
 from bench.storage.places import Place, answering, place
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def named_fields(args: argparse.Namespace, changes: Mapping[str, str]) -> dict[s
 
 def experiment_of(args: argparse.Namespace, changes: Mapping[str, str]) -> tuple[Experiment, set[str]]:
     """The experiment that the options name, and the fields that they set."""
-    from bench.recipes import build
+    from bench.experiment.recipes import build
 
     changes = named_fields(args, changes)
     recipe, seed = getattr(args, "recipe", None) or "amsrc", getattr(args, "seed", None) or 0

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from amsrc.store import Sealed
 from bench import provenance
-from bench.config import Experiment, dump, fingerprint, run_key
+from bench.experiment.config import Experiment, dump, fingerprint, run_key
 from bench.provenance import now
 from bench.records import RunRecord
 from bench.run_folder import history

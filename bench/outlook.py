@@ -15,15 +15,15 @@ from pathlib import Path
 from bench import datasets, estimate, plan_text, provenance, speeds
 from bench.cells import finished
 from bench.cluster import nodes
-from bench.config import Experiment, fingerprint
 from bench.datasets import Dataset
+from bench.experiment.config import Experiment, fingerprint
+from bench.experiment.specs import is_toy
 from bench.launcher_files import read_cluster
 from bench.machine import Machine, Packing, machine_of
 from bench.machine import packing as packing_of
 from bench.plan import Cell
 from bench.records import read_all
 from bench.search import Search
-from bench.specs import is_toy
 from bench.storage.places import Place
 from bench.stores import store_path
 

@@ -13,8 +13,8 @@ from itertools import product
 
 from amsrc.config import LossConfig, ModelConfig, TrainConfig
 from amsrc.errors import ConfigError, unknown
-from bench.config import Experiment, derive, flatten, override, run_key
-from bench.recipes import build
+from bench.experiment.config import Experiment, derive, flatten, override, run_key
+from bench.experiment.recipes import build
 from bench.storage.places import Place
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from bench.config import fingerprint
 from bench.estimate import Estimate, Logistics, count
+from bench.experiment.config import fingerprint
 from bench.machine import Machine, Packing
 from bench.plan import Cell
 from bench.search import Search

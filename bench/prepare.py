@@ -25,10 +25,10 @@ from amsrc.cubes import BoxesOf, FlowOf, cut
 from amsrc.errors import BenchError, ConfigError, DataError, RunError, why
 from amsrc.store import ARRAYS, SPLITS, CubeStore, Sealed, Shard, Split, finished_shard, manifest, write_shard
 from bench import datasets
-from bench.config import Experiment, cube_key, dump
 from bench.datasets import Dataset, Video
+from bench.experiment.config import Experiment, cube_key, dump
+from bench.experiment.specs import is_toy
 from bench.regions import Regions, regions_of
-from bench.specs import is_toy
 from bench.storage.places import Place, Remote, files_below, locked, upload, writable, write_file, write_json
 from bench.stores import Sources, store_path
 

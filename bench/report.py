@@ -18,12 +18,12 @@ from typing import Any
 
 from amsrc.errors import DataError
 from bench import browse, figures, framewise, gallery, tables
-from bench.config import leaves
+from bench.experiment.config import leaves
+from bench.experiment.rules import RULES
+from bench.experiment.specs import DATASETS, SPECS, TOY
+from bench.experiment.specs import title_of as named
 from bench.names import changes, label, latest
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
-from bench.rules import RULES
-from bench.specs import DATASETS, SPECS, TOY
-from bench.specs import title_of as named
 from bench.storage.places import Place, write_file
 
 PAGE = Path(__file__).resolve().parent / "page"

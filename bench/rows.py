@@ -13,9 +13,9 @@ from itertools import chain, product, zip_longest
 from statistics import fmean, stdev
 from typing import TypeAlias
 
+from bench.experiment.rules import RULES
 from bench.names import alike, by_seed, changes, done_alike
 from bench.records import RunRecord, SearchRecord
-from bench.rules import RULES
 from bench.typeset import Cell, Row
 
 Interval: TypeAlias = Callable[[list[RunRecord]], tuple[float, float] | None]

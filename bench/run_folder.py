@@ -30,7 +30,7 @@ import numpy.typing as npt
 from amsrc.errors import ConfigError, DataError, RunError, why
 from amsrc.fuse import Floats, Statistics
 from amsrc.store import CubeStore
-from bench.config import Experiment, dump, run_key
+from bench.experiment.config import Experiment, dump, run_key
 from bench.storage.places import Place, files_below, remove_tree, writable, write_file, write_json
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def claim(experiment: Experiment, store: CubeStore, home: Place) -> Place:
 
 
 def origin(folder: Place) -> tuple[dict[str, Any], str]:
-    """What `run.json` says: the experiment as `bench.config.dump` has it, the digest of the store.
+    """What `run.json` says: the experiment as `bench.experiment.config.dump` has it, the digest of the store.
 
     Raises:
         DataError: the file is damaged.

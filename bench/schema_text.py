@@ -33,7 +33,7 @@ def schema() -> str:
     """The whole document, in Markdown."""
     from amsrc import store
     from bench import gallery, run_folder
-    from bench.config import Experiment
+    from bench.experiment.config import Experiment
     from bench.records import RunRecord, SearchRecord, frame_scores_path
     from bench.smoothing import Study
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, DataError
 from amsrc.fuse import Floats, Fuser, cube_scores
+from bench.experiment.rules import RULES
 from bench.metrics import end_to_end, pooled_auroc
 from bench.roc import aurocs
-from bench.rules import RULES
 from bench.run_folder import Epoch
 
 Values = npt.NDArray[np.float64]

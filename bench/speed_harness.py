@@ -21,18 +21,18 @@ from amsrc.errors import RunError
 from amsrc.fuse import Fuser, Statistics
 from amsrc.store import CubeStore
 from bench import tables
-from bench.config import Experiment, derive
+from bench.experiment.config import Experiment, derive
+from bench.experiment.recipes import build
+from bench.experiment.specs import SPECS
 from bench.made_up import SCENES, cubes_of_noise, store_of_noise, video_of_walkers
 from bench.methods.trivial import flow_magnitude
 from bench.prepare import prepare_video
 from bench.pseudo import STATISTICS_CUBES
 from bench.readers import Video
-from bench.recipes import build
 from bench.roc import aurocs
 from bench.run_folder import Epoch
 from bench.scoring import SCORING_BATCH, device_of
 from bench.selection import SHARES, fusion_curve
-from bench.specs import SPECS
 from bench.speed_network import CUBES, WIDTHS
 from bench.speed_prepare import FRAMES, of_video, straight
 from bench.speeds import Row

@@ -19,11 +19,11 @@ from amsrc.config import CubeConfig, LossConfig, ModelConfig, TrainConfig
 from amsrc.model import AMSRC
 from amsrc.store import Cubes, CubeStore, Shard
 from bench import roofline, straightforward
-from bench.config import Experiment, derive
 from bench.evaluate import evaluate
+from bench.experiment.config import Experiment, derive
+from bench.experiment.recipes import build
 from bench.made_up import cubes_of_noise, store_of_noise
 from bench.memory import keep_freed_memory
-from bench.recipes import build
 from bench.scoring import SCORING_BATCH, Feed, arithmetic, device_of, score
 from bench.speeds import Row
 from bench.timing import Settings, in_turns, repeats, row

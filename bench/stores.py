@@ -18,9 +18,9 @@ from typing import Any
 from amsrc.errors import ConfigError, DataError
 from amsrc.files import digest
 from amsrc.store import SPLITS, CubeStore, Sealed, Split
-from bench.config import PROVIDERS, Experiment, cube_key, dump, leaves, override
-from bench.recipes import build
-from bench.specs import is_toy
+from bench.experiment.config import PROVIDERS, Experiment, cube_key, dump, leaves, override
+from bench.experiment.recipes import build
+from bench.experiment.specs import is_toy
 from bench.storage.node_cache import open_store
 from bench.storage.places import Place, files_below
 

@@ -15,8 +15,8 @@ from amsrc.errors import ConfigError
 from amsrc.store import Sealed
 from bench import provenance
 from bench.cells import Trial, finished
-from bench.config import fingerprint
 from bench.evaluate import scored_labels
+from bench.experiment.config import fingerprint
 from bench.plan import Cell
 from bench.provenance import now
 from bench.records import RunRecord, SearchRecord, read_crossfit

@@ -36,8 +36,10 @@ from bench import curves, datasets, figures, gallery, outlook, plan, run_folder,
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
 from bench.cluster import check_nodes, connect, shared
-from bench.config import fingerprint
 from bench.evaluate import per_video
+from bench.experiment.config import fingerprint
+from bench.experiment.rules import RULES
+from bench.experiment.specs import TOYS, is_toy
 from bench.launcher_files import read_cluster
 from bench.names import percent, title
 from bench.options import home_of, named_fields, results_of
@@ -45,10 +47,8 @@ from bench.plan import Cell
 from bench.prepare import prepare
 from bench.progress import progress
 from bench.records import RunRecord, read_all, read_frame_scores, search_path, write_search
-from bench.rules import RULES
 from bench.search import Search
 from bench.selection import objective
-from bench.specs import TOYS, is_toy
 from bench.storage import sqlite_sync
 from bench.storage.places import Place, Remote, beside, locked, writable
 from bench.stores import Sources

@@ -16,6 +16,8 @@ from typing import NamedTuple, TypeAlias
 
 from amsrc.errors import DataError
 from bench import framewise, smoothing
+from bench.experiment.rules import RULES
+from bench.experiment.specs import DATASETS, SPECS, is_toy, title_of
 from bench.names import title
 from bench.records import RunRecord, read_all, read_searches
 from bench.rows import (
@@ -29,8 +31,6 @@ from bench.rows import (
     by_metric,
     by_rule,
 )
-from bench.rules import RULES
-from bench.specs import DATASETS, SPECS, is_toy, title_of
 from bench.storage.places import Place, write_file
 from bench.typeset import (
     Cell,

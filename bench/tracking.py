@@ -28,7 +28,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from bench import models
-from bench.config import flatten, load
+from bench.experiment.config import flatten, load
 from bench.names import changes, title
 from bench.storage.places import Place
 

@@ -29,7 +29,7 @@ from amsrc.model import AMSRC
 from amsrc.store import CubeStore
 from bench import provenance, pseudo
 from bench.batchnorm import over_all_workers
-from bench.config import Experiment
+from bench.experiment.config import Experiment
 from bench.machine import Machine, Workers
 from bench.memory import keep_freed_memory, peak_memory_gib, watch_memory
 from bench.names import title

@@ -17,7 +17,7 @@ from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, DataError
 from amsrc.fuse import Statistics, frame_scores, statistics
 from bench import records, run_folder
-from bench.config import Experiment, load, run_key
+from bench.experiment.config import Experiment, load, run_key
 from bench.names import title
 from bench.readers import shorten
 from bench.storage.places import Place, files_below

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any, TypeAlias
 
-from bench.specs import title_of
+from bench.experiment.specs import title_of
 
 MISSING = "-"
 TEX = str.maketrans(

@@ -39,10 +39,10 @@ from amsrc.errors import ConfigError, DataError
 from amsrc.files import placing, write_file
 from amsrc.fuse import cube_scores, frame_scores
 from bench import readers
-from bench.config import Experiment, override, provider_fields
+from bench.experiment.config import Experiment, override, provider_fields
+from bench.experiment.specs import SPECS, is_toy, original
 from bench.overlay import Overlay, Scale, check_encoder, mp4, spans
 from bench.prepare import Progress
-from bench.specs import SPECS, is_toy, original
 from bench.storage.places import writable
 from bench.stores import Sources
 from bench.trained import Run, training_scores

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from bench.config import Experiment, run_key
 from bench.evaluate import evaluate
+from bench.experiment.config import Experiment, run_key
 from bench.records import RunRecord
 from bench.train import fit
 from tests.cubes_made import write_store

@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from amsrc.cubes import FrameCubes
 from amsrc.store import CubeStore, Split, digest, seal, write_shard
-from bench.config import Experiment, cube_key, derive, dump
-from bench.recipes import build
+from bench.experiment.config import Experiment, cube_key, derive, dump
+from bench.experiment.recipes import build
 from bench.stores import store_path
 
 SIZE = 16
@@ -27,7 +27,7 @@ ABNORMAL = range(18, 32)
 
 
 def an_experiment(recipe: str = "amsrc", seed: int = 0, **parts: dict[str, Any]) -> Experiment:
-    """A recipe on `toy-ped2`, shrunk to a second; `parts` as for `bench.config.derive`."""
+    """A recipe on `toy-ped2`, shrunk to a second; `parts` as for `bench.experiment.config.derive`."""
     small: dict[str, dict[str, Any]] = {
         "cube": {"size": SIZE},
         "model": {"width": 2},

@@ -11,8 +11,8 @@ from scipy.stats import spearmanr
 from amsrc.config import TrainConfig
 from amsrc.store import CubeStore
 from bench import scoring, train
-from bench.config import Experiment, derive
 from bench.evaluate import evaluate
+from bench.experiment.config import Experiment, derive
 from bench.run_folder import history
 from bench.scoring import Feed, arithmetic, score
 from bench.train import fit, load_model

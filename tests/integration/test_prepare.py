@@ -24,9 +24,9 @@ from amsrc.cubes import cut
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import SPLITS, CubeStore, Split, finished_shard, seal, write_shard
 from bench import datasets, toy
-from bench.config import Experiment, derive, dump, override, provider_fields
+from bench.experiment.config import Experiment, derive, dump, override, provider_fields
+from bench.experiment.recipes import build
 from bench.prepare import prepare, prepare_video, providers
-from bench.recipes import build
 from bench.stores import Sources, find_store, store_path, summary
 
 NAME = "toy-ped2"

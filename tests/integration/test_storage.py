@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 
 from amsrc.errors import DataError
 from bench import datasets
-from bench.config import derive
+from bench.experiment.config import derive
+from bench.experiment.recipes import build
 from bench.prepare import prepare
-from bench.recipes import build
 from bench.records import read_all, read_frame_scores, read_searches
 from bench.run_folder import history, is_trained
 from bench.storage.node_cache import open_store

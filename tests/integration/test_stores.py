@@ -10,9 +10,9 @@ import pytest
 
 from amsrc.store import CubeStore
 from bench import cli, outlook, toy
-from bench.config import Experiment, derive, fingerprint
+from bench.experiment.config import Experiment, derive, fingerprint
+from bench.experiment.recipes import RECIPES, amsrc
 from bench.plan import Cell
-from bench.recipes import RECIPES, amsrc
 from bench.records import read_all
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -19,11 +19,11 @@ from scipy import ndimage
 
 from amsrc.errors import ConfigError
 from bench import cli, readers, toy
-from bench.config import derive, dump, fingerprint, override
 from bench.evaluate import evaluate
+from bench.experiment.config import derive, dump, fingerprint, override
+from bench.experiment.recipes import build
 from bench.overlay import Overlay
 from bench.prepare import prepare
-from bench.recipes import build
 from bench.records import RunRecord, read_frame_scores, write
 from bench.storage.places import write_file
 from bench.stores import Sources, find_store

@@ -18,8 +18,8 @@ from scipy.stats import spearmanr
 from amsrc.errors import ConfigError, RunError
 from amsrc.store import CubeStore
 from bench import pseudo, speed_harness, timing
-from bench.config import Experiment
 from bench.evaluate import evaluate
+from bench.experiment.config import Experiment
 from bench.made_up import SCENES
 from bench.run_folder import history, is_trained, read_epochs
 from bench.scoring import Feed, score

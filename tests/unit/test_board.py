@@ -15,7 +15,7 @@ from rich.console import Console
 from bench import board
 from bench.board import EVERY_S, Board, clock
 from bench.cells import Trial
-from bench.config import fingerprint
+from bench.experiment.config import fingerprint
 from bench.plan import Cell
 from bench.records import RunRecord
 from tests.cubes_made import an_experiment

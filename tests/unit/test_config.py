@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from amsrc.errors import ConfigError, unknown
-from bench.config import check, cube_key, derive, dump, fingerprint, flatten, load, override, run_key
-from bench.recipes import RECIPES, build
-from bench.specs import DATASETS
+from bench.experiment.config import check, cube_key, derive, dump, fingerprint, flatten, load, override, run_key
+from bench.experiment.recipes import RECIPES, build
+from bench.experiment.specs import DATASETS
 
 AMSRC = override(build("amsrc", "ped2"), {})
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from bench import curves, figures, metrics
-from bench.config import dump, override
 from bench.curves import Scored
+from bench.experiment.config import dump, override
+from bench.experiment.recipes import build
 from bench.names import label
-from bench.recipes import build
 from tests.results_made import FRAMES, SKIP, a_record, scores_of
 
 

@@ -13,7 +13,7 @@ from scipy.io import savemat
 
 from amsrc.errors import ConfigError, DataError
 from bench import datasets, readers
-from bench.specs import SPECS
+from bench.experiment.specs import SPECS
 
 GREY = np.random.default_rng(0).integers(0, 256, (24, 36), np.uint8)
 

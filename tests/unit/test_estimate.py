@@ -10,7 +10,6 @@ from amsrc.config import CubeConfig, ModelConfig
 from amsrc.cubes import FrameCubes
 from amsrc.model import AMSRC
 from amsrc.store import write_shard
-from bench.config import Experiment, derive, fingerprint
 from bench.estimate import (
     Cubes,
     Estimate,
@@ -23,9 +22,10 @@ from bench.estimate import (
     parameters,
     work,
 )
+from bench.experiment.config import Experiment, derive, fingerprint
+from bench.experiment.recipes import build
 from bench.machine import Machine, Packing, packing
 from bench.plan import Cell
-from bench.recipes import build
 from bench.records import RunRecord
 from bench.speeds import Row
 from tests.cubes_made import TEST, TRAIN, an_experiment, write_store

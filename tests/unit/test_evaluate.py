@@ -17,15 +17,15 @@ from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import CubeStore
 from bench import bootstrap, scoring, smoothing
 from bench.cells import finished
-from bench.config import derive, fingerprint, run_key
 from bench.evaluate import evaluate, per_video, scored_labels, study_smoothing, worth_of_epoch
+from bench.experiment.config import derive, fingerprint, run_key
+from bench.experiment.recipes import RECIPES
+from bench.experiment.rules import RULES
 from bench.metrics import equal_error, pooled
 from bench.origin import unfinished
 from bench.plan import Cell as Planned
 from bench.pseudo import KINDS
-from bench.recipes import RECIPES
 from bench.records import frame_scores_path, path_of, read, read_crossfit, read_frame_scores, write
-from bench.rules import RULES
 from bench.run_folder import history, read_epochs
 from bench.selection import pseudo_worth
 from bench.train import fit

@@ -18,7 +18,7 @@ import pytest
 
 from amsrc.errors import ConfigError, DataError, RunError
 from bench import datasets, fetch
-from bench.specs import SPECS, Archive
+from bench.experiment.specs import SPECS, Archive
 
 
 @dataclass

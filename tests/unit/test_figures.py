@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from bench import figures
-from bench.recipes import build
+from bench.experiment.recipes import build
 from bench.records import RunRecord, SearchRecord
 from tests.results_made import record_of
 

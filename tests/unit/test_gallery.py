@@ -7,8 +7,8 @@ import pytest
 
 from amsrc.errors import ConfigError, DataError
 from bench import browse, cli, curves, gallery, options, report
-from bench.config import dump, load, override
-from bench.recipes import build
+from bench.experiment.config import dump, load, override
+from bench.experiment.recipes import build
 from bench.storage.places import write_file
 from tests.object_store import remote, serving
 from tests.results_made import a_record, a_results_folder, put, put_pictures, scores_of

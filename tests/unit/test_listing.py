@@ -11,8 +11,8 @@ import pytest
 from amsrc.errors import DataError
 from amsrc.store import SPLITS, seal, write_shard
 from bench import listing
-from bench.config import dump, flatten, override
-from bench.recipes import RECIPES, build
+from bench.experiment.config import dump, flatten, override
+from bench.experiment.recipes import RECIPES, build
 from bench.records import SearchRecord, read, write, write_search
 from tests.results_made import a_trial
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from amsrc.store import Cubes, CubeStore
+from bench.experiment.recipes import RECIPES, build
 from bench.methods.trivial import NULLS, OF_CUBES, OF_FRAMES, Frames, rows_of
-from bench.recipes import RECIPES, build
 from tests.cubes_made import FRAMES, TEST, an_experiment, write_store
 
 

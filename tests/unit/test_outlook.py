@@ -8,10 +8,10 @@ import pytest
 
 from amsrc.errors import DataError
 from bench import cli, toy
-from bench.config import Experiment, cube_key
+from bench.experiment.config import Experiment, cube_key
+from bench.experiment.recipes import build
 from bench.outlook import cells_of
 from bench.plan import matrix
-from bench.recipes import build
 
 NAME = "toy-ped2"
 

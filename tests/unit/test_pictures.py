@@ -13,10 +13,10 @@ import pytest
 from amsrc.errors import DataError, RunError
 from amsrc.store import CubeStore
 from bench import cli, evaluate, gallery, metrics, panels, pictures, prepare, toy, train
-from bench.config import Experiment, derive
 from bench.datasets import find
+from bench.experiment.config import Experiment, derive
+from bench.experiment.recipes import RECIPES, build
 from bench.methods.trivial import OF_CUBES
-from bench.recipes import RECIPES, build
 from bench.records import read, record_path
 from bench.stores import Sources, find_store
 

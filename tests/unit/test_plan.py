@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import ConfigError
-from bench.config import fingerprint
+from bench.experiment.config import fingerprint
 from bench.plan import matrix, parse_axes
 
 ROOT = Path(__file__).resolve().parents[2]

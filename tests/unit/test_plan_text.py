@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import fingerprint
 from bench.estimate import Logistics, estimate
+from bench.experiment.config import fingerprint
 from bench.plan import Cell, packing
 from bench.plan_text import bytes_text, of_cells
 from tests.cubes_made import an_experiment, write_store

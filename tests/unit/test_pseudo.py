@@ -7,9 +7,9 @@ import pytest
 
 from amsrc.errors import ConfigError
 from bench import pseudo
-from bench.config import override
+from bench.experiment.config import override
+from bench.experiment.recipes import build
 from bench.pseudo import KINDS, anomalies, held_out_videos, kept, normal
-from bench.recipes import build
 from tests.cubes_made import FRAMES, an_experiment, write_store
 
 # -- held-out videos -----------------------------------------------------------------------------------------

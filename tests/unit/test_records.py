@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from amsrc.errors import DataError, RunError
-from bench.config import fingerprint, load
+from bench.experiment.config import fingerprint, load
 from bench.records import (
     SearchRecord,
     frame_scores_path,

@@ -13,7 +13,7 @@ from amsrc.config import TrainConfig
 from amsrc.model import AMSRC, Output
 from amsrc.store import CubeStore
 from bench import pseudo, scoring
-from bench.config import Experiment
+from bench.experiment.config import Experiment
 from bench.methods import trivial
 from bench.methods.trivial import flow_magnitude
 from bench.scoring import Feed, arithmetic, chunks, device_of, folded, score, score_held_out

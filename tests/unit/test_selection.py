@@ -12,8 +12,8 @@ from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.fuse import Fuser, Statistics, frame_scores, statistics
 from bench import selection
+from bench.experiment.rules import RULES
 from bench.metrics import pooled_auroc
-from bench.rules import RULES
 from bench.run_folder import Epoch, HeldOut
 from bench.selection import (
     CHOICES,

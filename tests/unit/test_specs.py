@@ -9,10 +9,10 @@ import pytest
 
 from amsrc.errors import ConfigError
 from bench import cli, curves, datasets, fetch, gallery, options, report, tables, toy
-from bench.config import check
-from bench.recipes import PAPER, build
+from bench.experiment.config import check
+from bench.experiment.recipes import PAPER, build
+from bench.experiment.specs import DATASETS, LABEL_SETS, SPECS, TOYS, Spec, is_toy, original, spec_of, title_of
 from bench.records import write
-from bench.specs import DATASETS, LABEL_SETS, SPECS, TOYS, Spec, is_toy, original, spec_of, title_of
 from tests.results_made import a_record, scores_of
 
 KITCHEN = Spec(

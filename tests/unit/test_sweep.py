@@ -4,9 +4,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from bench.config import Experiment, fingerprint, override
+from bench.experiment.config import Experiment, fingerprint, override
+from bench.experiment.recipes import build
 from bench.plan import Cell
-from bench.recipes import build
 from bench.records import RunRecord
 from bench.sweep import Sweep
 from tests.results_made import valued

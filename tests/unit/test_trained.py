@@ -7,8 +7,8 @@ import pytest
 
 from amsrc.errors import ConfigError, DataError
 from bench import run_folder
-from bench.config import dump
-from bench.recipes import build
+from bench.experiment.config import dump
+from bench.experiment.recipes import build
 from bench.records import write
 from bench.trained import find_run
 from tests.results_made import a_record

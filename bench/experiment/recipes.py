@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from amsrc.config import BoxConfig, CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
 from amsrc.errors import ConfigError, unknown
-from bench.config import Experiment, derive
-from bench.specs import DATASETS, is_toy, original
+from bench.experiment.config import Experiment, derive
+from bench.experiment.specs import DATASETS, is_toy, original
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""A run as a value: its configuration, the recipes that make it, the rules that choose."""
