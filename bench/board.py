@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cells import Trial
 from bench.experiment.config import fingerprint
-from bench.records import RunRecord
+from bench.records.records import RunRecord
 from bench.selection import objective
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from bench import gallery
 from bench.curves import Scored
 from bench.metrics import stretches
-from bench.records import RunRecord
+from bench.records.records import RunRecord
 from bench.storage.places import Place
 
 Strips: TypeAlias = dict[str, dict[str, dict[int, bytes]]]  # data set -> video -> number of a frame -> JPEG

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from amsrc.errors import AwayError
 from amsrc.store import Sealed
-from bench import provenance, run_folder
 from bench.cluster import WAIT_S, Patience, connect, same_code
 from bench.evaluate import evaluate, worth_of_epoch
 from bench.experiment.config import fingerprint
 from bench.machine import ONE_WORKER, Machine, Packing, Workers
-from bench.names import title
-from bench.origin import regions_sha256, unfinished
 from bench.plan import Cell
-from bench.provenance import now
-from bench.records import RunRecord, frame_scores_path, read, record_path, write
+from bench.records import provenance, run_folder
+from bench.records.names import title
+from bench.records.origin import regions_sha256, unfinished
+from bench.records.provenance import now
+from bench.records.records import RunRecord, frame_scores_path, read, record_path, write
 from bench.storage.node_cache import open_store
 from bench.storage.places import Place
 

@@ -155,7 +155,7 @@ def evaluate(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Score one trained run, compute its metrics and write its record."""
     experiment, fixed = experiment_of(args, changes)
     from bench import evaluate as stage
-    from bench.records import path_of
+    from bench.records.records import path_of
     from bench.stores import find_store
 
     store, experiment = find_store(home_of(args), experiment, fixed)
@@ -291,7 +291,7 @@ def watch(args: argparse.Namespace, changes: dict[str, str]) -> int:
     `cube.boxes` may be set, such as --score.weight_p 1.
     """
     from bench import watch as stage
-    from bench.trained import find_run
+    from bench.records.find import find_run
 
     home = home_of(args)
     run = find_run(args.run, home, [results_of(args), home / "toy-results"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import AwayError, ConfigError, RunError
-from bench import provenance
+from bench.records import provenance
 from bench.storage.places import Place, writable, write_file
 
 KNOCK_S = 10.0

@@ -17,13 +17,13 @@ import numpy.typing as npt
 from bench import bootstrap
 from bench.figures import BEST, Look, drawn, wrapped
 from bench.metrics import stretches
-from bench.names import label as label_of
+from bench.records.names import label as label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from bench.records import RunRecord
+    from bench.records.records import RunRecord
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Labels: TypeAlias = Mapping[str, npt.NDArray[np.uint8]]

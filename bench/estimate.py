@@ -1,6 +1,6 @@
 """What a plan (`bench.plan`) takes: hours and cost of its cells, and the preparing, disks and network around them.
 
-From the counts of data sets and measured speeds (`bench.speeds`); reads the manifests of stores, changes nothing. A
+From the counts of data sets and measured speeds (`bench.records.speeds`); reads the manifests of stores, changes nothing. A
 number that is not known stays None. `docs/scale.md` has the formulas. Imports neither torch nor Ray.
 """
 
@@ -19,8 +19,8 @@ from bench.experiment.specs import SPECS, Spec, spec_of
 from bench.machine import Machine, Packing
 from bench.plan import Cell
 from bench.pseudo import KINDS, PSEUDO_CUBES, STATISTICS_CUBES
-from bench.records import RunRecord
-from bench.speeds import Row, efficiency, nearest
+from bench.records.records import RunRecord
+from bench.records.speeds import Row, efficiency, nearest
 from bench.storage.places import Place
 
 FLOAT = 4  # bytes of a gradient or weight

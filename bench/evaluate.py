@@ -19,15 +19,16 @@ from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, RunError, unknown
 from amsrc.fuse import Fuser, Statistics, cube_scores, frame_scores, statistics
 from amsrc.store import SPLITS, Cubes, CubeStore, Split
-from bench import bootstrap, metrics, run_folder, smoothing
+from bench import bootstrap, metrics, smoothing
 from bench.experiment.config import Experiment
 from bench.methods.trivial import NULLS, Rows, rows_of
-from bench.origin import origin, regions_sha256, told
-from bench.provenance import now
 from bench.rbdc import Boxes, detection_areas
-from bench.records import RunRecord, write, write_frame_scores
+from bench.records import run_folder
+from bench.records.origin import origin, regions_sha256, told
+from bench.records.provenance import now
+from bench.records.records import RunRecord, write, write_frame_scores
+from bench.records.run_folder import Epoch
 from bench.regions import Regions
-from bench.run_folder import Epoch
 from bench.selection import Decision, decide, fusion_curve, pseudo_worth
 from bench.storage.places import Place, locked, write_file
 from bench.stores import summary

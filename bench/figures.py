@@ -21,13 +21,13 @@ import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from bench.names import label as label_of
+from bench.records.names import label as label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
 
-    from bench.records import RunRecord, SearchRecord
+    from bench.records.records import RunRecord, SearchRecord
 
 Look = dict[str, Any]
 P = ParamSpec("P")

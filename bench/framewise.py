@@ -11,7 +11,7 @@ from dataclasses import replace
 from bench import bootstrap
 from bench.bootstrap import Difference
 from bench.metrics import equal_error, pooled
-from bench.records import Labels, RunRecord, Scores, frame_scores_path, read_frame_scores
+from bench.records.records import Labels, RunRecord, Scores, frame_scores_path, read_frame_scores
 from bench.storage.places import Place
 
 

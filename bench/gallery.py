@@ -29,8 +29,8 @@ from bench.curves import Floats, Picture, Scored
 from bench.experiment.config import dump, leaves
 from bench.experiment.recipes import RECIPES, build
 from bench.experiment.specs import DATASETS, SPECS
-from bench.names import all_but_seed, label, latest
-from bench.records import RunRecord, frame_scores_path, read_all, read_frame_scores
+from bench.records.names import all_but_seed, label, latest
+from bench.records.records import RunRecord, frame_scores_path, read_all, read_frame_scores
 from bench.storage.places import Place, files_below, write_file
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from amsrc.store import Cubes, Shard
 from bench.made_up import cubes_of_noise, sparse_cubes, video_of_walkers
 from bench.memory import peak_memory_gib, watch_memory
 from bench.prepare import prepare_video
+from bench.records.speeds import Row
 from bench.scoring import Feed, device_of, score
 from bench.speed_network import Stepping
-from bench.speeds import Row
 from bench.timing import CPU, Settings, row, timed
 
 if TYPE_CHECKING:

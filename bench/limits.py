@@ -15,7 +15,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from amsrc.errors import BenchError, RunError
 from bench.cluster import Patience
-from bench.run_folder import history
+from bench.records.run_folder import history
 from bench.storage.places import Place
 
 DEATHS = 3

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from amsrc.errors import BenchError, ConfigError
 from amsrc.store import SPLITS, Sealed
-from bench import provenance
 from bench.experiment.config import Experiment, flatten
 from bench.experiment.recipes import RECIPES
 from bench.experiment.rules import RULES
 from bench.experiment.specs import SPECS
-from bench.names import percent
-from bench.records import RunRecord, SearchRecord, read_all, read_searches
+from bench.records import provenance
+from bench.records.names import percent
+from bench.records.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.storage.places import Place, beside, files_below, writable
 
 NEEDED = ("torch", "ray", "optuna", "mlflow", "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "matplotlib")

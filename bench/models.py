@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from amsrc.errors import RunError
 from bench.experiment.config import load
-from bench.names import title
+from bench.records.names import title
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
 
-    from bench.records import RunRecord
+    from bench.records.records import RunRecord
 
 log = logging.getLogger(__name__)
 

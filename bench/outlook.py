@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import datasets, estimate, plan_text, provenance, speeds
+from bench import datasets, estimate, plan_text
 from bench.cells import finished
 from bench.cluster import nodes
 from bench.datasets import Dataset
@@ -22,7 +22,8 @@ from bench.launcher_files import read_cluster
 from bench.machine import Machine, Packing, machine_of
 from bench.machine import packing as packing_of
 from bench.plan import Cell
-from bench.records import read_all
+from bench.records import provenance, speeds
+from bench.records.records import read_all
 from bench.search import Search
 from bench.storage.places import Place
 from bench.stores import store_path

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from amsrc.errors import DataError, RunError
 from amsrc.fuse import Statistics, cube_scores
 from amsrc.store import Cubes, CubeStore
-from bench import datasets, gallery, panels, run_folder
+from bench import datasets, gallery, panels
 from bench.curves import Floats, Picture, Scored
 from bench.datasets import Dataset, Video
 from bench.evaluate import CubeScores, fuse, score_cubes, standard
@@ -30,7 +30,8 @@ from bench.experiment.specs import is_toy
 from bench.gallery import Boxes
 from bench.methods.trivial import OF_FRAMES, rows_of
 from bench.options import experiment_of, home_of, results_of, root_of
-from bench.records import read, read_frame_scores, record_path
+from bench.records import run_folder
+from bench.records.records import read, read_frame_scores, record_path
 from bench.storage.places import Place, beside, files_below, locked, write_file
 from bench.stores import find_store
 from bench.tracking import open_tracker

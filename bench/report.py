@@ -22,8 +22,8 @@ from bench.experiment.config import leaves
 from bench.experiment.rules import RULES
 from bench.experiment.specs import DATASETS, SPECS, TOY
 from bench.experiment.specs import title_of as named
-from bench.names import changes, label, latest
-from bench.records import RunRecord, SearchRecord, read_all, read_searches
+from bench.records.names import changes, label, latest
+from bench.records.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.storage.places import Place, write_file
 
 PAGE = Path(__file__).resolve().parent / "page"

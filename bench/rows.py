@@ -14,8 +14,8 @@ from statistics import fmean, stdev
 from typing import TypeAlias
 
 from bench.experiment.rules import RULES
-from bench.names import alike, by_seed, changes, done_alike
-from bench.records import RunRecord, SearchRecord
+from bench.records.names import alike, by_seed, changes, done_alike
+from bench.records.records import RunRecord, SearchRecord
 from bench.typeset import Cell, Row
 
 Interval: TypeAlias = Callable[[list[RunRecord]], tuple[float, float] | None]

@@ -32,9 +32,10 @@ WORDS = {
 def schema() -> str:
     """The whole document, in Markdown."""
     from amsrc import store
-    from bench import gallery, run_folder
+    from bench import gallery
     from bench.experiment.config import Experiment
-    from bench.records import RunRecord, SearchRecord, frame_scores_path
+    from bench.records import run_folder
+    from bench.records.records import RunRecord, SearchRecord, frame_scores_path
     from bench.smoothing import Study
 
     run = "<recipe>/<dataset>/seed<seed>-<fingerprint>"

@@ -24,7 +24,7 @@ from amsrc.model import inputs
 from amsrc.score import errors
 from amsrc.store import Cubes
 from bench import pseudo
-from bench.run_folder import HeldOut
+from bench.records.run_folder import HeldOut
 
 Rows = npt.NDArray[np.int64]
 Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]

@@ -19,8 +19,8 @@ from amsrc.errors import ConfigError, DataError
 from amsrc.fuse import Floats, Fuser, cube_scores
 from bench.experiment.rules import RULES
 from bench.metrics import end_to_end, pooled_auroc
+from bench.records.run_folder import Epoch
 from bench.roc import aurocs
-from bench.run_folder import Epoch
 
 Values = npt.NDArray[np.float64]
 Labels = Mapping[str, npt.NDArray[np.integer]]  # by video; 1 = abnormal

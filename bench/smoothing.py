@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from amsrc.fuse import PADDINGS
 from bench.experiment.specs import is_toy, title_of
-from bench.json_file import as_json, check_fractions, loaded, validated
-from bench.records import Labels, RunRecord, Scores
+from bench.records.json_file import as_json, check_fractions, loaded, validated
+from bench.records.records import Labels, RunRecord, Scores
 from bench.storage.places import Place, files_below, write_file
 from bench.typeset import GAP, Cell, Column, Entry, Row, Table
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.files import write_file, write_json
-from bench import growth, provenance, speed_harness, speed_network, speed_prepare
-from bench.speeds import Row, read_file
+from bench import growth, speed_harness, speed_network, speed_prepare
+from bench.records import provenance
+from bench.records.speeds import Row, read_file
 from bench.storage.places import writable
 
 HEAD = ("stage", "settings", "on", "median", "spread", "repeats", "straightforward", "times as fast", "limit", "of it")

@@ -29,13 +29,13 @@ from bench.methods.trivial import flow_magnitude
 from bench.prepare import prepare_video
 from bench.pseudo import STATISTICS_CUBES
 from bench.readers import Video
+from bench.records.run_folder import Epoch
+from bench.records.speeds import Row
 from bench.roc import aurocs
-from bench.run_folder import Epoch
 from bench.scoring import SCORING_BATCH, device_of
 from bench.selection import SHARES, fusion_curve
 from bench.speed_network import CUBES, WIDTHS
 from bench.speed_prepare import FRAMES, of_video, straight
-from bench.speeds import Row
 from bench.timing import CPU, Settings, in_turns, repeats, row, timed
 from bench.train import fit
 
@@ -116,7 +116,7 @@ def cell_overhead(quick: bool) -> Iterator[Row]:
     from bench.cells import Job, Trial, run_trials
     from bench.machine import Packing
     from bench.plan import Cell
-    from bench.records import RunRecord
+    from bench.records.records import RunRecord
     from bench.sweep import evidence
     from bench.tracking import open_tracker
 

@@ -24,8 +24,8 @@ from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import build
 from bench.made_up import cubes_of_noise, store_of_noise
 from bench.memory import keep_freed_memory
+from bench.records.speeds import Row
 from bench.scoring import SCORING_BATCH, Feed, arithmetic, device_of, score
-from bench.speeds import Row
 from bench.timing import Settings, in_turns, repeats, row
 from bench.train import batches, fit, losses_of, optimiser_of
 

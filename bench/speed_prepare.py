@@ -22,8 +22,8 @@ from bench import straightforward
 from bench.made_up import SCENES, video_of_walkers, write_noise
 from bench.prepare import prepare_video
 from bench.readers import Video
+from bench.records.speeds import Row
 from bench.speed_network import forever
-from bench.speeds import Row
 from bench.timing import CPU, Settings, in_turns, row, timed
 
 STORED_CUBES = 4096  # more than a processor's cache holds

@@ -32,7 +32,7 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
     raise SystemExit(main(["sweep", *sys.argv[1:]]))
 
 from amsrc.errors import ConfigError
-from bench import curves, datasets, figures, gallery, outlook, plan, run_folder, search, study, tables
+from bench import curves, datasets, figures, gallery, outlook, plan, search, study, tables
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
 from bench.cluster import check_nodes, connect, shared
@@ -41,12 +41,13 @@ from bench.experiment.config import fingerprint
 from bench.experiment.rules import RULES
 from bench.experiment.specs import TOYS, is_toy
 from bench.launcher_files import read_cluster
-from bench.names import percent, title
 from bench.options import home_of, named_fields, results_of
 from bench.plan import Cell
 from bench.prepare import prepare
 from bench.progress import progress
-from bench.records import RunRecord, read_all, read_frame_scores, search_path, write_search
+from bench.records import run_folder
+from bench.records.names import percent, title
+from bench.records.records import RunRecord, read_all, read_frame_scores, search_path, write_search
 from bench.search import Search
 from bench.selection import objective
 from bench.storage import sqlite_sync

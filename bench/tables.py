@@ -18,8 +18,8 @@ from amsrc.errors import DataError
 from bench import framewise, smoothing
 from bench.experiment.rules import RULES
 from bench.experiment.specs import DATASETS, SPECS, is_toy, title_of
-from bench.names import title
-from bench.records import RunRecord, read_all, read_searches
+from bench.records.names import title
+from bench.records.records import RunRecord, read_all, read_searches
 from bench.rows import (
     BLOCKS,
     CONTENT_FREE,

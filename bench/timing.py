@@ -9,8 +9,8 @@ from statistics import median
 
 import torch
 
-from bench import provenance
-from bench.speeds import Row
+from bench.records import provenance
+from bench.records.speeds import Row
 
 Settings = dict[str, int | float | str]
 CPU = torch.device("cpu")

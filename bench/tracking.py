@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from bench import models
 from bench.experiment.config import flatten, load
-from bench.names import changes, title
+from bench.records.names import changes, title
 from bench.storage.places import Place
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-    from bench.records import RunRecord
+    from bench.records.records import RunRecord
 
 EXPERIMENT = "AMSRC Bench"
 TABLE = "per_video.json"

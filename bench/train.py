@@ -1,7 +1,7 @@
 """Training on one worker in this process or on several through Ray Train; the same visible loop.
 
 Reads a sealed cube store; writes log, checkpoint, epochs' scores and at last the weights into the run's folder
-(`bench.run_folder`). The same command goes on from the last checkpoint, whatever was killed.
+(`bench.records.run_folder`). The same command goes on from the last checkpoint, whatever was killed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from amsrc.errors import ConfigError, DataError, RunError, why
 from amsrc.fuse import statistics
 from amsrc.model import AMSRC
 from amsrc.store import CubeStore
-from bench import provenance, pseudo
+from bench import pseudo
 from bench.batchnorm import over_all_workers
 from bench.experiment.config import Experiment
 from bench.machine import Machine, Workers
 from bench.memory import keep_freed_memory, peak_memory_gib, watch_memory
-from bench.names import title
-from bench.run_folder import (
+from bench.records import provenance
+from bench.records.names import title
+from bench.records.run_folder import (
     Epoch,
     HeldOut,
     claim,

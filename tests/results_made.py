@@ -10,7 +10,7 @@ import numpy as np
 from bench import gallery
 from bench.experiment.config import Experiment, derive, dump, fingerprint, run_key
 from bench.experiment.recipes import build
-from bench.records import RunRecord, SearchRecord, write, write_frame_scores, write_search
+from bench.records.records import RunRecord, SearchRecord, write, write_frame_scores, write_search
 
 VIDEOS = {"ped2": 6, "avenue": 9, "shanghaitech": 4}
 FRAMES = 120

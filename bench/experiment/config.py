@@ -15,7 +15,7 @@ from typing import Any
 from amsrc.config import CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
 from amsrc.errors import ConfigError, unknown
 from bench.experiment.specs import LABEL_SETS
-from bench.json_file import strict
+from bench.records.json_file import strict
 
 PROVIDERS = ("cube.boxes.provider", "cube.flow.provider")
 """Fields of where boxes and flow come from: what `--boxes` and `--flow` set."""

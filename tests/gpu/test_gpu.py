@@ -13,7 +13,7 @@ from amsrc.store import CubeStore
 from bench import scoring, train
 from bench.evaluate import evaluate
 from bench.experiment.config import Experiment, derive
-from bench.run_folder import history
+from bench.records.run_folder import history
 from bench.scoring import Feed, arithmetic, score
 from bench.train import fit, load_model
 from tests.cubes_made import an_experiment, write_store

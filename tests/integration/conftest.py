@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from bench.records import RunRecord, read_all
+from bench.records.records import RunRecord, read_all
 from tests.object_store import KEYS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.records import read_all
-from bench.run_folder import history
+from bench.records.records import read_all
+from bench.records.run_folder import history
 from tests.integration.conftest import files, planned, wait_until
 from tests.integration.hosts import CHECKOUT, HOME, ROOT, SHARED, Host, hosts, unavailable
 from tests.integration.test_sweep import TINY, at_work, unlogged

@@ -21,8 +21,8 @@ from bench import datasets
 from bench.experiment.config import derive
 from bench.experiment.recipes import build
 from bench.prepare import prepare
-from bench.records import read_all, read_frame_scores, read_searches
-from bench.run_folder import history, is_trained
+from bench.records.records import read_all, read_frame_scores, read_searches
+from bench.records.run_folder import history, is_trained
 from bench.storage.node_cache import open_store
 from bench.storage.places import Place, Remote, files_below, write_file
 from bench.stores import Sources, find_store, store_path

@@ -13,7 +13,7 @@ from bench import cli, outlook, toy
 from bench.experiment.config import Experiment, derive, fingerprint
 from bench.experiment.recipes import RECIPES, amsrc
 from bench.plan import Cell
-from bench.records import read_all
+from bench.records.records import read_all
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bench.cluster import resources
 from bench.experiment.rules import RULES
-from bench.records import RunRecord, SearchRecord, read_all, read_searches
-from bench.run_folder import history
+from bench.records.records import RunRecord, SearchRecord, read_all, read_searches
+from bench.records.run_folder import history
 from tests.integration.conftest import Places, files, logged, planned, started, wait_until
 from tests.integration.test_workers import train_workers
 

@@ -21,7 +21,7 @@ from bench import pseudo, speed_harness, timing
 from bench.evaluate import evaluate
 from bench.experiment.config import Experiment
 from bench.made_up import SCENES
-from bench.run_folder import history, is_trained, read_epochs
+from bench.records.run_folder import history, is_trained, read_epochs
 from bench.scoring import Feed, score
 from bench.train import fit, load_model
 from tests.cubes_made import an_experiment, write_store

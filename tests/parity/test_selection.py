@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench import selection
-from bench.run_folder import Epoch
+from bench.records.run_folder import Epoch
 from bench.selection import decide, folds, fusion_curve
 from tests.parity import reference
 from tests.unit.test_selection import Made, made

@@ -17,7 +17,7 @@ from bench.board import EVERY_S, Board, clock
 from bench.cells import Trial
 from bench.experiment.config import fingerprint
 from bench.plan import Cell
-from bench.records import RunRecord
+from bench.records.records import RunRecord
 from tests.cubes_made import an_experiment
 from tests.results_made import valued
 

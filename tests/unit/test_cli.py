@@ -18,7 +18,7 @@ from amsrc.errors import ConfigError, DataError, RunError
 from bench import cli, options
 from bench.cli import COMMANDS, EXAMPLES, main
 from bench.plan import Cell, matrix, parse_axes
-from bench.records import SearchRecord, write_search
+from bench.records.records import SearchRecord, write_search
 from bench.sweep import DEFAULT_RECIPES, searches_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ import pytest
 from amsrc.errors import ConfigError, RunError
 from bench import cluster
 from bench.cluster import Patience, connect, same_code, shared, unseen
-from bench.provenance import differences, identity
+from bench.records.provenance import differences, identity
 
 
 def test_where_the_folders_are_shared_nothing_is_wrong_and_nothing_is_left(tmp_path: Path) -> None:

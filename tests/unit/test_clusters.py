@@ -23,11 +23,12 @@ from ray.autoscaler._private.command_runner import _with_interactive
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 
-from bench import cli, estimate, speeds
+from bench import cli, estimate
 from bench.cli import COMMANDS, main
 from bench.estimate import Cubes
 from bench.launcher_files import read_cluster
-from bench.speeds import Row
+from bench.records import speeds
+from bench.records.speeds import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTERS = ROOT / "clusters"

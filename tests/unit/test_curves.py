@@ -7,7 +7,7 @@ from bench import curves, figures, metrics
 from bench.curves import Scored
 from bench.experiment.config import dump, override
 from bench.experiment.recipes import build
-from bench.names import label
+from bench.records.names import label
 from tests.results_made import FRAMES, SKIP, a_record, scores_of
 
 

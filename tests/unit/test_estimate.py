@@ -26,8 +26,8 @@ from bench.experiment.config import Experiment, derive, fingerprint
 from bench.experiment.recipes import build
 from bench.machine import Machine, Packing, packing
 from bench.plan import Cell
-from bench.records import RunRecord
-from bench.speeds import Row
+from bench.records.records import RunRecord
+from bench.records.speeds import Row
 from tests.cubes_made import TEST, TRAIN, an_experiment, write_store
 from tests.results_made import record_of
 

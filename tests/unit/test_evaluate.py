@@ -22,11 +22,11 @@ from bench.experiment.config import derive, fingerprint, run_key
 from bench.experiment.recipes import RECIPES
 from bench.experiment.rules import RULES
 from bench.metrics import equal_error, pooled
-from bench.origin import unfinished
 from bench.plan import Cell as Planned
 from bench.pseudo import KINDS
-from bench.records import frame_scores_path, path_of, read, read_crossfit, read_frame_scores, write
-from bench.run_folder import history, read_epochs
+from bench.records.origin import unfinished
+from bench.records.records import frame_scores_path, path_of, read, read_crossfit, read_frame_scores, write
+from bench.records.run_folder import history, read_epochs
 from bench.selection import pseudo_worth
 from bench.train import fit
 from tests.cells_made import Cell

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from bench import figures
 from bench.experiment.recipes import build
-from bench.records import RunRecord, SearchRecord
+from bench.records.records import RunRecord, SearchRecord
 from tests.results_made import record_of
 
 SPACE = {

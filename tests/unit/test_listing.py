@@ -13,7 +13,7 @@ from amsrc.store import SPLITS, seal, write_shard
 from bench import listing
 from bench.experiment.config import dump, flatten, override
 from bench.experiment.recipes import RECIPES, build
-from bench.records import SearchRecord, read, write, write_search
+from bench.records.records import SearchRecord, read, write, write_search
 from tests.results_made import a_trial
 
 RECORD = Path(__file__).resolve().parents[1] / "data" / "records" / "schema2.json"

@@ -12,7 +12,7 @@ from bench.experiment.recipes import build
 from bench.experiment.specs import SPECS
 from bench.machine import Machine, Packing
 from bench.plan import Cell
-from bench.speeds import Row
+from bench.records.speeds import Row
 from tests.cubes_made import an_experiment, write_store
 
 ONE, TWO = Machine(((4.0, 0.0),), "AMD EPYC"), Machine(((4.0, 1.0), (4.0, 1.0)), "A10G")

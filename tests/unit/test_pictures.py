@@ -17,7 +17,7 @@ from bench.datasets import find
 from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import RECIPES, build
 from bench.methods.trivial import OF_CUBES
-from bench.records import read, record_path
+from bench.records.records import read, record_path
 from bench.stores import Sources, find_store
 
 NULLS = sorted(name for name in RECIPES if name.startswith("null-"))

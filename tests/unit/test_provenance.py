@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bench import provenance
+from bench.records import provenance
 
 
 def commit(root):

@@ -12,7 +12,7 @@ import pytest
 
 from amsrc.errors import DataError, RunError
 from bench.experiment.config import fingerprint, load
-from bench.records import (
+from bench.records.records import (
     SearchRecord,
     frame_scores_path,
     path_of,

@@ -12,7 +12,7 @@ from amsrc.errors import DataError
 from bench import browse, cli, framewise, gallery, report, tables
 from bench.experiment.config import derive, dump
 from bench.experiment.recipes import build
-from bench.records import read_all
+from bench.records.records import read_all
 from tests.browser import Page, chromium, opened
 from tests.results_made import FRAMES, SKIP, VIDEOS, a_record, a_results_folder, put
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from bench.experiment.config import Experiment
-from bench.records import RunRecord, SearchRecord
+from bench.records.records import RunRecord, SearchRecord
 from bench.schema_text import _within, meanings, schema, words
 from bench.smoothing import Study
 

@@ -20,7 +20,7 @@ from bench.cells import Job, Trial, finished, run_cell
 from bench.experiment.config import Experiment, derive, fingerprint, flatten
 from bench.experiment.recipes import build
 from bench.plan import Cell
-from bench.records import RunRecord, SearchRecord, path_of, read_searches, write_search
+from bench.records.records import RunRecord, SearchRecord, path_of, read_searches, write_search
 from bench.search import OVER, SPACE, Search, check, sampler_for, space_of
 from bench.study import (
     as_rows,

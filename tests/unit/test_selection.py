@@ -14,7 +14,7 @@ from amsrc.fuse import Fuser, Statistics, frame_scores, statistics
 from bench import selection
 from bench.experiment.rules import RULES
 from bench.metrics import pooled_auroc
-from bench.run_folder import Epoch, HeldOut
+from bench.records.run_folder import Epoch, HeldOut
 from bench.selection import (
     CHOICES,
     SHARES,

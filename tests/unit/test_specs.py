@@ -12,7 +12,7 @@ from bench import cli, curves, datasets, fetch, gallery, options, report, tables
 from bench.experiment.config import check
 from bench.experiment.recipes import PAPER, build
 from bench.experiment.specs import DATASETS, LABEL_SETS, SPECS, TOYS, Spec, is_toy, original, spec_of, title_of
-from bench.records import write
+from bench.records.records import write
 from tests.results_made import a_record, scores_of
 
 KITCHEN = Spec(

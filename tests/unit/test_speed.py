@@ -28,8 +28,8 @@ from bench import (
     speed_prepare,
     timing,
 )
+from bench.records.speeds import Row, read_file, read_speed
 from bench.scoring import arithmetic
-from bench.speeds import Row, read_file, read_speed
 from bench.timing import CPU
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import DataError
-from bench import outlook, speeds
+from bench import outlook
 from bench.plan import Machine, Workers
-from bench.speeds import ABOUT, Row, read_speed
+from bench.records import speeds
+from bench.records.speeds import ABOUT, Row, read_speed
 from tests.unit.test_estimate import overhead, row
 
 

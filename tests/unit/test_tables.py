@@ -18,7 +18,7 @@ from bench.bootstrap import auroc_interval, difference
 from bench.experiment import recipes
 from bench.experiment.config import Experiment, derive, fingerprint
 from bench.metrics import equal_error, pooled
-from bench.records import SearchRecord, write, write_frame_scores, write_search
+from bench.records.records import SearchRecord, write, write_frame_scores, write_search
 from tests.results_made import a_trial, record_of
 
 TABLES = ("table1", "table2", "table3", "rules")

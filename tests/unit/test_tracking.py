@@ -16,7 +16,7 @@ import torch
 from amsrc.config import ModelConfig
 from amsrc.model import AMSRC
 from bench.experiment.recipes import build
-from bench.records import RunRecord
+from bench.records.records import RunRecord
 from bench.tracking import Evidence, Tracker, open_tracker
 from tests.results_made import record_of
 

@@ -21,7 +21,7 @@ from amsrc.model import AMSRC
 from amsrc.store import CubeStore
 from bench import train
 from bench.experiment.config import Experiment, derive, load
-from bench.run_folder import Epoch, HeldOut, forget_scores, history, is_trained, read_epochs, write_epoch
+from bench.records.run_folder import Epoch, HeldOut, forget_scores, history, is_trained, read_epochs, write_epoch
 from bench.scoring import Feed, arithmetic, device_of, score, score_held_out
 from bench.train import fit, held_out_scores, load_model
 from tests.cubes_made import an_experiment, write_store

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import ConfigError, DataError
-from bench import run_folder
 from bench.experiment.config import dump
 from bench.experiment.recipes import build
-from bench.records import write
-from bench.trained import find_run
+from bench.records import run_folder
+from bench.records.find import find_run
+from bench.records.records import write
 from tests.results_made import a_record
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from bench.experiment import recipes
 from bench.experiment.config import Experiment, dump
 from bench.experiment.specs import DATASETS
-from bench.records import RunRecord
+from bench.records.records import RunRecord
 
 # Settings that a row's name leaves out: they stand in its footnote, or they cannot change its number.
 UNNAMED = {

@@ -1,6 +1,6 @@
 """A trained run by the name that people have of it: its experiment, its folder, the scores of its training frames.
 
-Reads records (to find a run by a fingerprint), `run.json` and `cubes.parquet` of runs (`bench.run_folder`); writes
+Reads records (to find a run by a fingerprint), `run.json` and `cubes.parquet` of runs (`bench.records.run_folder`); writes
 nothing. No torch.
 """
 
@@ -16,10 +16,10 @@ import numpy.typing as npt
 from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, DataError
 from amsrc.fuse import Statistics, frame_scores, statistics
-from bench import records, run_folder
 from bench.experiment.config import Experiment, load, run_key
-from bench.names import title
 from bench.readers import shorten
+from bench.records import records, run_folder
+from bench.records.names import title
 from bench.storage.places import Place, files_below
 
 RECORDS = ("records/*/*/*.json", "searches/*/records/*/*/*.json")

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from amsrc.store import Sealed
-from bench import provenance
 from bench.experiment.config import Experiment, dump, fingerprint, run_key
-from bench.provenance import now
-from bench.records import RunRecord
-from bench.run_folder import history
+from bench.records import provenance
+from bench.records.provenance import now
+from bench.records.records import RunRecord
+from bench.records.run_folder import history
 from bench.storage.places import Place
 
 
@@ -22,7 +22,7 @@ def origin(experiment: Experiment, store: Sealed | None, log: list[dict[str, Any
 
     Args:
         store: the cubes; None where they could not be opened.
-        log: one dict an epoch (`bench.run_folder.history`); where there is one, its hardware is the record's.
+        log: one dict an epoch (`bench.records.run_folder.history`); where there is one, its hardware is the record's.
     """
     sources = store.manifest["sources"] if store else {}
     cube = experiment.cube

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from bench.json_file import strict
 from bench.machine import Machine
+from bench.records.json_file import strict
 
 ABOUT = {"measured", "quick", "load_before", "hardware", "versions", "git"}
 """What a file of speeds says of its rows."""
-SPEED = Path(__file__).resolve().parents[1] / "results" / "speed"
+SPEED = Path(__file__).resolve().parents[2] / "results" / "speed"
 """Where the speeds measured so far lie."""
 
 

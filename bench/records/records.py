@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from zipfile import BadZipFile
 
 from amsrc.errors import DataError, RunError, why
-from bench.json_file import as_json, check_fractions, loaded, validated
+from bench.records.json_file import as_json, check_fractions, loaded, validated
 from bench.storage.places import Place, files_below, write_file
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "ray", "mlflow", "optuna")
 
 
@@ -93,7 +93,7 @@ def identity() -> dict[str, str | None]:
         `python`, `torch`, `numpy` and `ray` (versions) and `amsrc and bench` (a digest); None for what is missing.
     """
     sources = [found for name in ("amsrc", "bench") if (found := importlib.util.find_spec(name)) and found.origin]
-    files = [(path.name, path) for found in sources for path in Path(str(found.origin)).parent.glob("*.py")]
+    files = [(path.name, path) for found in sources for path in Path(str(found.origin)).parent.rglob("*.py")]
     digest = hashlib.sha256()
     for name, path in sorted(files):
         digest.update(f"{path.parent.name}/{name}\n".encode() + path.read_bytes())
