@@ -137,15 +137,15 @@ def train(args: argparse.Namespace, changes: dict[str, str]) -> int:
     experiment, fixed = experiment_of(args, changes)
     if experiment.method != "amsrc":
         raise ConfigError(f"{experiment.recipe} is untrained; run `amsrc-bench evaluate` with the same options.")
-    from bench import cluster
     from bench import train as training
+    from bench.cluster import connect
     from bench.stores import find_store
 
     store, experiment = find_store(home_of(args), experiment, fixed)
     if args.workers.most > 1:
-        cluster.connect()
-        with cluster.shared([home_of(args)], [store.path] if store.origin == store.path else []) as probe:
-            cluster.check_nodes(probe)
+        connect.connect()
+        with connect.shared([home_of(args)], [store.path] if store.origin == store.path else []) as probe:
+            connect.check_nodes(probe)
     folder = training.fit(experiment, store, home_of(args), workers=args.workers, report=epoch_line)
     print(f"trained: {folder}")
     return 0

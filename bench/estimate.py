@@ -14,9 +14,9 @@ from itertools import pairwise
 
 from amsrc.config import CubeConfig, ModelConfig
 from amsrc.store import SPLITS, Sealed
+from bench.cluster.machine import Machine, Packing
 from bench.experiment.config import Experiment, dump, fingerprint
 from bench.experiment.specs import SPECS, Spec, spec_of
-from bench.machine import Machine, Packing
 from bench.plan import Cell
 from bench.pseudo import KINDS, PSEUDO_CUBES, STATISTICS_CUBES
 from bench.records.records import RunRecord

@@ -14,7 +14,7 @@ from ray.train import UserCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from amsrc.errors import BenchError, RunError
-from bench.cluster import Patience
+from bench.cluster.connect import Patience
 from bench.records.run_folder import history
 from bench.storage.places import Place
 

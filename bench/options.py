@@ -18,7 +18,7 @@ from bench.experiment.specs import LABEL_SETS, SPECS, TOYS
 from bench.storage.places import Place, answering, place
 
 if TYPE_CHECKING:
-    from bench.machine import Workers
+    from bench.cluster.machine import Workers
 
 DATASET_HELP = f"{', '.join(SPECS)}, or {TOYS[0]} and so on"
 
@@ -107,7 +107,7 @@ def positive(text: str) -> int:
 
 def workers(text: str) -> Workers:
     """Data-parallel workers: a number, or `LEAST:MOST`."""
-    from bench.machine import Workers
+    from bench.cluster.machine import Workers
 
     return Workers.read(text)
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from bench import datasets, estimate, plan_text
 from bench.cells import finished
-from bench.cluster import nodes
+from bench.cluster.connect import nodes
+from bench.cluster.launcher_files import read_cluster
+from bench.cluster.machine import Machine, Packing, machine_of
+from bench.cluster.machine import packing as packing_of
 from bench.datasets import Dataset
 from bench.experiment.config import Experiment, fingerprint
 from bench.experiment.specs import is_toy
-from bench.launcher_files import read_cluster
-from bench.machine import Machine, Packing, machine_of
-from bench.machine import packing as packing_of
 from bench.plan import Cell
 from bench.records import provenance, speeds
 from bench.records.records import read_all
@@ -77,7 +77,7 @@ def packing(args: argparse.Namespace, machine: Machine, number: int) -> Packing:
     """How so many cells share the machine under these options; a GPU among as many as was measured to be fastest.
 
     Raises:
-        ConfigError: as for `bench.machine.packing`.
+        ConfigError: as for `bench.cluster.machine.packing`.
     """
     part = args.gpus_per_run
     if part is None and machine.gpus and args.workers.most == 1:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from bench.cluster.machine import Machine, Packing
 from bench.estimate import Estimate, Logistics, count
 from bench.experiment.config import fingerprint
-from bench.machine import Machine, Packing
 from bench.plan import Cell
 from bench.search import Search
 

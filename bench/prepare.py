@@ -225,7 +225,7 @@ def _cut_all(
         return
     import ray
 
-    from bench.cluster import WAIT_S, Patience, check_nodes, connect, nodes, resources, shared
+    from bench.cluster.connect import WAIT_S, Patience, check_nodes, connect, nodes, resources, shared
     from bench.toy import render_one
 
     connect()

@@ -114,7 +114,7 @@ def cell_overhead(quick: bool) -> Iterator[Row]:
     the end of the next, less what its log says of training and its record of scoring.
     """
     from bench.cells import Job, Trial, run_trials
-    from bench.machine import Packing
+    from bench.cluster.machine import Packing
     from bench.plan import Cell
     from bench.records.records import RunRecord
     from bench.sweep import evidence
@@ -168,7 +168,7 @@ def by_workers(quick: bool) -> Iterator[Row]:
     Training is that of `bench.train.fit` with the same batch over all workers: one in this process, several through Ray
     Train. Its first epoch warms up. Scoring is that between two epochs.
     """
-    from bench.cluster import connect, resources
+    from bench.cluster.connect import connect, resources
 
     connect()
     have = resources()

@@ -35,12 +35,12 @@ from amsrc.errors import ConfigError
 from bench import curves, datasets, figures, gallery, outlook, plan, search, study, tables
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
-from bench.cluster import check_nodes, connect, shared
+from bench.cluster.connect import check_nodes, connect, shared
+from bench.cluster.launcher_files import read_cluster
 from bench.evaluate import per_video
 from bench.experiment.config import fingerprint
 from bench.experiment.rules import RULES
 from bench.experiment.specs import TOYS, is_toy
-from bench.launcher_files import read_cluster
 from bench.options import home_of, named_fields, results_of
 from bench.plan import Cell
 from bench.prepare import prepare

@@ -29,8 +29,8 @@ from amsrc.model import AMSRC
 from amsrc.store import CubeStore
 from bench import pseudo
 from bench.batchnorm import over_all_workers
+from bench.cluster.machine import Machine, Workers
 from bench.experiment.config import Experiment
-from bench.machine import Machine, Workers
 from bench.memory import keep_freed_memory, peak_memory_gib, watch_memory
 from bench.records import provenance
 from bench.records.names import title

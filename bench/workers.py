@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from amsrc.errors import AwayError, BenchError, RunError
-from bench.cluster import WAIT_S, Patience, connect, nodes, same_code
-from bench.machine import Machine, Packing, Workers, machine_of, packing
+from bench.cluster.connect import WAIT_S, Patience, connect, nodes, same_code
+from bench.cluster.machine import Machine, Packing, Workers, machine_of, packing
 from bench.records.run_folder import history, is_trained
 from bench.storage.places import beside
 

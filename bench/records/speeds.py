@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from bench.machine import Machine
+from bench.cluster.machine import Machine
 from bench.records.json_file import strict
 
 ABOUT = {"measured", "quick", "load_before", "hardware", "versions", "git"}

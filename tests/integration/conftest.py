@@ -30,7 +30,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """
     import ray
 
-    from bench.cluster import connect
+    from bench.cluster.connect import connect
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_ADDRESS", "local")

@@ -16,7 +16,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from bench.cluster import resources
+from bench.cluster.connect import resources
 from bench.experiment.rules import RULES
 from bench.records.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.records.run_folder import history

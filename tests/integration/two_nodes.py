@@ -25,10 +25,11 @@ sys.path.insert(0, str(ROOT))
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from amsrc.errors import BenchError  # noqa: E402
-from bench import cells, cluster, workers  # noqa: E402
+from bench import cells, workers
 from bench.cells import Job, Trial, run_trials  # noqa: E402
+from bench.cluster import connect
+from bench.cluster.machine import Machine, Packing, Workers  # noqa: E402
 from bench.evaluate import evaluate  # noqa: E402
-from bench.machine import Machine, Packing, Workers  # noqa: E402
 from bench.plan import Cell  # noqa: E402
 from bench.records.run_folder import history, is_trained  # noqa: E402
 from bench.train import fit  # noqa: E402
@@ -46,7 +47,7 @@ def nodes(number: int = 2) -> Iterator[Cluster]:
     try:
         for _ in range(number - 1):
             found.add_node(num_cpus=1)
-        cluster.connect()
+        connect.connect()
         yield found
     finally:
         import ray
@@ -117,17 +118,17 @@ def checks(folder: Path) -> Any:
     """Nodes that cannot work with this one, and nodes that never come."""
     found: dict[str, Any] = {}
     with nodes() as here:
-        with cluster.shared([folder]) as probe:
-            found["fine"] = said(lambda: cluster.check_nodes(probe))
-        found["unseen"] = said(lambda: cluster.check_nodes(partial(cluster.unseen, [folder / "home" / "x"], [])))
+        with connect.shared([folder]) as probe:
+            found["fine"] = said(lambda: connect.check_nodes(probe))
+        found["unseen"] = said(lambda: connect.check_nodes(partial(connect.unseen, [folder / "home" / "x"], [])))
         silent = here.worker_nodes.copy().pop()
         raylet = silent.all_processes["raylet"][0].process.pid
         os.kill(raylet, signal.SIGSTOP)
-        found["silent"] = said(lambda: cluster.check_nodes(within_s=5))
+        found["silent"] = said(lambda: connect.check_nodes(within_s=5))
         os.kill(raylet, signal.SIGCONT)
         here.remove_node(silent)
         here.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(other_code(folder / "other"))})
-        found["other"] = said(cluster.check_nodes)
+        found["other"] = said(connect.check_nodes)
         e = an_experiment(train={"epochs": 2})
         store = write_store(folder, e)
         found["late"] = said(lambda: fit(e, store, folder, workers=2))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import ConfigError, RunError
-from bench import cluster
-from bench.cluster import Patience, connect, same_code, shared, unseen
+from bench.cluster import connect as cluster
+from bench.cluster.connect import Patience, connect, same_code, shared, unseen
 from bench.records.provenance import differences, identity
 
 

@@ -25,8 +25,8 @@ from ray.scripts.scripts import cli as ray_cli
 
 from bench import cli, estimate
 from bench.cli import COMMANDS, main
+from bench.cluster.launcher_files import read_cluster
 from bench.estimate import Cubes
-from bench.launcher_files import read_cluster
 from bench.records import speeds
 from bench.records.speeds import Row
 

@@ -10,6 +10,7 @@ from amsrc.config import CubeConfig, ModelConfig
 from amsrc.cubes import FrameCubes
 from amsrc.model import AMSRC
 from amsrc.store import write_shard
+from bench.cluster.machine import Machine, Packing, packing
 from bench.estimate import (
     Cubes,
     Estimate,
@@ -24,7 +25,6 @@ from bench.estimate import (
 )
 from bench.experiment.config import Experiment, derive, fingerprint
 from bench.experiment.recipes import build
-from bench.machine import Machine, Packing, packing
 from bench.plan import Cell
 from bench.records.records import RunRecord
 from bench.records.speeds import Row

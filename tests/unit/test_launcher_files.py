@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import ConfigError
-from bench.launcher_files import read_cluster
-from bench.machine import Machine, Packing, packing
+from bench.cluster.launcher_files import read_cluster
+from bench.cluster.machine import Machine, Packing, packing
 
 ROOT = Path(__file__).resolve().parents[2]
 

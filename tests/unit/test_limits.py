@@ -9,7 +9,7 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import ControllerError
 
 from amsrc.errors import BenchError, DataError, RunError
-from bench.cluster import Patience
+from bench.cluster.connect import Patience
 from bench.limits import DEATHS, Deaths, Waiting, own
 
 DIED = {1: ActorDiedError()}
@@ -55,7 +55,7 @@ def test_waiting_ends_and_work_does_not(monkeypatch: pytest.MonkeyPatch) -> None
 
     class RunningState: ...
 
-    monkeypatch.setattr("bench.cluster.resources", lambda: {"CPU": 1.0, "GPU": 0.0})
+    monkeypatch.setattr("bench.cluster.connect.resources", lambda: {"CPU": 1.0, "GPU": 0.0})
     waiting = Waiting(Patience("--workers 2 needs 2 CPUs", 0.25))
     for state in [RestartingState(), RestartingState(), RunningState()] * 5:
         waiting.after_controller_state_update(None, state)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from amsrc.config import BoxConfig, CubeConfig, FlowConfig
+from bench.cluster.machine import Machine, Packing
 from bench.estimate import Cubes, Logistics, logistics, parameters, preparing
 from bench.experiment.config import derive
 from bench.experiment.recipes import build
 from bench.experiment.specs import SPECS
-from bench.machine import Machine, Packing
 from bench.plan import Cell
 from bench.records.speeds import Row
 from tests.cubes_made import an_experiment, write_store

@@ -3,7 +3,7 @@
 import pytest
 
 from amsrc.errors import ConfigError
-from bench.machine import Machine, Packing, Workers, machine_of, packing
+from bench.cluster.machine import Machine, Packing, Workers, machine_of, packing
 
 TWO_CPUS = Machine(((2.0, 0.0),), "AMD EPYC")
 FOUR_GPUS = Machine(((4.0, 1.0),) * 4, "A10G", 1.0)

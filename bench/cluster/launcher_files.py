@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import ConfigError, unknown
-from bench.machine import Machine
+from bench.cluster.machine import Machine
 
 
 def read_cluster(path: Path) -> Machine:

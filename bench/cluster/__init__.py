@@ -1,0 +1,1 @@
+"""The machines: connect to Ray, what they have, the files that launch them."""
