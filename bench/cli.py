@@ -96,11 +96,11 @@ def _dispatch(argv: list[str]) -> int:
 
 def data(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Verify a local copy of a data set (layout, counts, labels), or download it."""
-    from bench import datasets, fetch
+    from bench.data import datasets, download
 
     _no_overrides(changes)
     if args.action == "fetch":
-        print(f"{args.dataset} is in {fetch.fetch(args.dataset, root_of(args))}")
+        print(f"{args.dataset} is in {download.fetch(args.dataset, root_of(args))}")
         return 0
     checks = datasets.verify(args.dataset, root_of(args), args.partial)
     print(datasets.table(checks))
@@ -114,8 +114,8 @@ def data(args: argparse.Namespace, changes: dict[str, str]) -> int:
 def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Extract the cubes of a data set's videos, one Ray task a video; finished videos are skipped."""
     experiment, _ = experiment_of(args, changes)
-    from bench import datasets, stores
-    from bench import prepare as stage
+    from bench.data import datasets, stores
+    from bench.data import prepare as stage
     from bench.storage.node_cache import verify
 
     sources = stores.Sources.of(root_of(args), args.boxes, args.flow)
@@ -139,7 +139,7 @@ def train(args: argparse.Namespace, changes: dict[str, str]) -> int:
         raise ConfigError(f"{experiment.recipe} is untrained; run `amsrc-bench evaluate` with the same options.")
     from bench import train as training
     from bench.cluster import connect
-    from bench.stores import find_store
+    from bench.data.stores import find_store
 
     store, experiment = find_store(home_of(args), experiment, fixed)
     if args.workers.most > 1:
@@ -155,8 +155,8 @@ def evaluate(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Score one trained run, compute its metrics and write its record."""
     experiment, fixed = experiment_of(args, changes)
     from bench import evaluate as stage
+    from bench.data.stores import find_store
     from bench.records.records import path_of
-    from bench.stores import find_store
 
     store, experiment = find_store(home_of(args), experiment, fixed)
     results = results_of(args, toy=is_toy(args.dataset))

@@ -20,6 +20,8 @@ from amsrc.errors import ConfigError, RunError, unknown
 from amsrc.fuse import Fuser, Statistics, cube_scores, frame_scores, statistics
 from amsrc.store import SPLITS, Cubes, CubeStore, Split
 from bench import bootstrap, metrics, smoothing
+from bench.data.regions import Regions
+from bench.data.stores import summary
 from bench.experiment.config import Experiment
 from bench.methods.trivial import NULLS, Rows, rows_of
 from bench.rbdc import Boxes, detection_areas
@@ -28,10 +30,8 @@ from bench.records.origin import origin, regions_sha256, told
 from bench.records.provenance import now
 from bench.records.records import RunRecord, write, write_frame_scores
 from bench.records.run_folder import Epoch
-from bench.regions import Regions
 from bench.selection import Decision, decide, fusion_curve, pseudo_worth
 from bench.storage.places import Place, locked, write_file
-from bench.stores import summary
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -150,7 +150,7 @@ def _home_note(home: Place) -> tuple[bool, str]:
 
 
 def _data_lines(root: str | None, lines: list[str]) -> bool:
-    from bench import datasets
+    from bench.data import datasets
 
     if root is None:
         lines.append("data     AMSRC_DATA is not set: a sweep uses the embedded synthetic data")

@@ -18,9 +18,9 @@ from amsrc.cubes import FrameCubes
 from amsrc.errors import RunError
 from amsrc.files import write_file
 from amsrc.store import SPLITS, Cubes, Shard, Split, seal, write_shard
+from bench.data.readers import Video
+from bench.data.toy import ARCADE, SQUARE, Clip, film
 from bench.experiment.config import Experiment, dump
-from bench.readers import Video
-from bench.toy import ARCADE, SQUARE, Clip, film
 
 SPARSE_VIDEO = 4096  # cubes of a video without content
 VIDEO = 128  # cubes of a video, so that a batch comes from several files

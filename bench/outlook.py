@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import datasets, estimate, plan_text
+from bench import estimate, plan_text
 from bench.cells import finished
 from bench.cluster.connect import nodes
 from bench.cluster.launcher_files import read_cluster
 from bench.cluster.machine import Machine, Packing, machine_of
 from bench.cluster.machine import packing as packing_of
-from bench.datasets import Dataset
+from bench.data import datasets
+from bench.data.datasets import Dataset
+from bench.data.stores import store_path
 from bench.experiment.config import Experiment, fingerprint
 from bench.experiment.specs import is_toy
 from bench.plan import Cell
@@ -26,7 +28,6 @@ from bench.records import provenance, speeds
 from bench.records.records import read_all
 from bench.search import Search
 from bench.storage.places import Place
-from bench.stores import store_path
 
 
 def cells_of(experiments: Sequence[Experiment], root: Path, home: Place, partial: bool) -> list[Cell]:

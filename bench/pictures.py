@@ -21,9 +21,11 @@ import numpy.typing as npt
 from amsrc.errors import DataError, RunError
 from amsrc.fuse import Statistics, cube_scores
 from amsrc.store import Cubes, CubeStore
-from bench import datasets, gallery, panels
+from bench import gallery, panels
 from bench.curves import Floats, Picture, Scored
-from bench.datasets import Dataset, Video
+from bench.data import datasets
+from bench.data.datasets import Dataset, Video
+from bench.data.stores import find_store
 from bench.evaluate import CubeScores, fuse, score_cubes, standard
 from bench.experiment.config import Experiment, derive, fingerprint
 from bench.experiment.specs import is_toy
@@ -33,7 +35,6 @@ from bench.options import experiment_of, home_of, results_of, root_of
 from bench.records import run_folder
 from bench.records.records import read, read_frame_scores, record_path
 from bench.storage.places import Place, beside, files_below, locked, write_file
-from bench.stores import find_store
 from bench.tracking import open_tracker
 
 if TYPE_CHECKING:

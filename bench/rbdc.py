@@ -5,7 +5,7 @@ WACV 2020, section 3: a region of the ground truth is detected when a detected r
 an intersection over union of BETA or more; a detected region that overlaps none of its frame's so is a false positive;
 a track is detected when a part ALPHA or more of its regions is.
 
-Regions here are boxes; those of the ground truth come from `bench.regions`.
+Regions here are boxes; those of the ground truth come from `bench.data.regions`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bench.regions import Regions
+from bench.data.regions import Regions
 
 ALPHA = 0.1
 BETA = 0.1

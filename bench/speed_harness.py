@@ -21,14 +21,14 @@ from amsrc.errors import RunError
 from amsrc.fuse import Fuser, Statistics
 from amsrc.store import CubeStore
 from bench import tables
+from bench.data.prepare import prepare_video
+from bench.data.readers import Video
 from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import build
 from bench.experiment.specs import SPECS
 from bench.made_up import SCENES, cubes_of_noise, store_of_noise, video_of_walkers
 from bench.methods.trivial import flow_magnitude
-from bench.prepare import prepare_video
 from bench.pseudo import STATISTICS_CUBES
-from bench.readers import Video
 from bench.records.run_folder import Epoch
 from bench.records.speeds import Row
 from bench.roc import aurocs
@@ -183,7 +183,7 @@ def by_workers(quick: bool) -> Iterator[Row]:
 
 
 def _prepared_by(workers: int, kind: str, quick: bool) -> Row:
-    """Frames per second of all workers, each a Ray task after the other, as `bench.prepare` runs them."""
+    """Frames per second of all workers, each a Ray task after the other, as `bench.data.prepare` runs them."""
     import ray
 
     cube = CubeConfig()

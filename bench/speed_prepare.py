@@ -19,9 +19,9 @@ from amsrc.cubes import cut, moments
 from amsrc.files import digest
 from amsrc.store import write_shard
 from bench import straightforward
+from bench.data.prepare import prepare_video
+from bench.data.readers import Video
 from bench.made_up import SCENES, video_of_walkers, write_noise
-from bench.prepare import prepare_video
-from bench.readers import Video
 from bench.records.speeds import Row
 from bench.speed_network import forever
 from bench.timing import CPU, Settings, in_turns, row, timed

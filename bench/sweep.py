@@ -32,18 +32,21 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
     raise SystemExit(main(["sweep", *sys.argv[1:]]))
 
 from amsrc.errors import ConfigError
-from bench import curves, datasets, figures, gallery, outlook, plan, search, study, tables
+from bench import curves, figures, gallery, outlook, plan, search, study, tables
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
 from bench.cluster.connect import check_nodes, connect, shared
 from bench.cluster.launcher_files import read_cluster
+from bench.data import datasets
+from bench.data.prepare import prepare
+from bench.data.stores import Sources
+from bench.data.toy import render
 from bench.evaluate import per_video
 from bench.experiment.config import fingerprint
 from bench.experiment.rules import RULES
 from bench.experiment.specs import TOYS, is_toy
 from bench.options import home_of, named_fields, results_of
 from bench.plan import Cell
-from bench.prepare import prepare
 from bench.progress import progress
 from bench.records import run_folder
 from bench.records.names import percent, title
@@ -52,8 +55,6 @@ from bench.search import Search
 from bench.selection import objective
 from bench.storage import sqlite_sync
 from bench.storage.places import Place, Remote, beside, locked, writable
-from bench.stores import Sources
-from bench.toy import render
 from bench.tracking import Evidence, open_tracker
 
 if TYPE_CHECKING:

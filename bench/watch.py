@@ -38,14 +38,14 @@ from amsrc.cubes import Boxes, BoxesOf, FlowOf, Frame, FrameCubes, cut
 from amsrc.errors import ConfigError, DataError
 from amsrc.files import placing, write_file
 from amsrc.fuse import cube_scores, frame_scores
-from bench import readers
+from bench.data import readers
+from bench.data.prepare import Progress
+from bench.data.stores import Sources
 from bench.experiment.config import Experiment, override, provider_fields
 from bench.experiment.specs import SPECS, is_toy, original
 from bench.overlay import Overlay, Scale, check_encoder, mp4, spans
-from bench.prepare import Progress
 from bench.records.find import Run, training_scores
 from bench.storage.places import writable
-from bench.stores import Sources
 
 if TYPE_CHECKING:
     from torch import nn
@@ -270,7 +270,7 @@ def open_clip(request: Request, experiment: Experiment) -> Clip:
 def native_height(dataset: str) -> int | None:
     """Height in pixels of a data set's frames; None for one that is not known."""
     if is_toy(dataset):
-        from bench.toy import TRAIN
+        from bench.data.toy import TRAIN
 
         return TRAIN[dataset][0].scene.size[1] if dataset in TRAIN else None
     spec = SPECS.get(dataset)

@@ -14,9 +14,9 @@ from scipy import ndimage
 
 from amsrc.cubes import FrameCubes
 from amsrc.store import CubeStore, Split, digest, seal, write_shard
+from bench.data.stores import store_path
 from bench.experiment.config import Experiment, cube_key, derive, dump
 from bench.experiment.recipes import build
-from bench.stores import store_path
 
 SIZE = 16
 FRAMES = 40

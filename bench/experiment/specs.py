@@ -1,6 +1,6 @@
 """The three data sets: their names, what a whole copy holds, and where the copies that people have keep it.
 
-Facts only; reads and writes nothing. `bench.datasets` finds and checks copies against them. The rendered `toy-...`
+Facts only; reads and writes nothing. `bench.data.datasets` finds and checks copies against them. The rendered `toy-...`
 sets have the same layouts and counts of their own. Imports nothing heavy.
 
 UCSD Ped2 (grey, 360x240; Mahadevan et al., CVPR 2010; http://www.svcl.ucsd.edu/projects/anomaly/):
@@ -90,7 +90,7 @@ class Spec:
     plotted: tuple[int, ...] = ()
     """Test videos of the paper's figure 5, counted from 1 in the order of their names."""
     toy: bool = False
-    """Whether `bench.toy` renders a small set of this layout."""
+    """Whether `bench.data.toy` renders a small set of this layout."""
     page: str
     archives: tuple[Archive, ...] = ()
     by_hand: str = ""

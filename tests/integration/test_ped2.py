@@ -8,10 +8,10 @@ import pytest
 
 from amsrc.store import CubeStore
 from bench import evaluate
+from bench.data.prepare import prepare
+from bench.data.stores import Sources, summary
 from bench.experiment.config import Experiment, override
 from bench.experiment.recipes import build
-from bench.prepare import prepare
-from bench.stores import Sources, summary
 
 pytestmark = pytest.mark.timeout(1200)  # 28 videos: a minute on two idle cores, much more on busy ones
 

@@ -23,11 +23,11 @@ from amsrc.config import FlowConfig
 from amsrc.cubes import cut
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import SPLITS, CubeStore, Split, finished_shard, seal, write_shard
-from bench import datasets, toy
+from bench.data import datasets, toy
+from bench.data.prepare import prepare, prepare_video, providers
+from bench.data.stores import Sources, find_store, store_path, summary
 from bench.experiment.config import Experiment, derive, dump, override, provider_fields
 from bench.experiment.recipes import build
-from bench.prepare import prepare, prepare_video, providers
-from bench.stores import Sources, find_store, store_path, summary
 
 NAME = "toy-ped2"
 FRAMES: dict[Split, dict[str, int]] = {"train": {"01": 10, "02": 10}, "test": {"01": 10, "02": 9, "03": 8}}

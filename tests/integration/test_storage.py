@@ -17,16 +17,16 @@ import pytest
 from optuna.trial import TrialState
 
 from amsrc.errors import DataError
-from bench import datasets
+from bench.data import datasets
+from bench.data.prepare import prepare
+from bench.data.stores import Sources, find_store, store_path
+from bench.data.toy import render_one
 from bench.experiment.config import derive
 from bench.experiment.recipes import build
-from bench.prepare import prepare
 from bench.records.records import read_all, read_frame_scores, read_searches
 from bench.records.run_folder import history, is_trained
 from bench.storage.node_cache import open_store
 from bench.storage.places import Place, Remote, files_below, write_file
-from bench.stores import Sources, find_store, store_path
-from bench.toy import render_one
 from tests.cubes_made import an_experiment, write_store
 from tests.integration.conftest import ROOT, logged, planned, run, started, wait_until
 from tests.integration.test_sweep import EPOCHS, TINY

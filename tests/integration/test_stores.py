@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from amsrc.store import CubeStore
-from bench import cli, outlook, toy
+from bench import cli, outlook
+from bench.data import toy
 from bench.experiment.config import Experiment, derive, fingerprint
 from bench.experiment.recipes import RECIPES, amsrc
 from bench.plan import Cell

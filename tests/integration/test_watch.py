@@ -18,16 +18,17 @@ import torch
 from scipy import ndimage
 
 from amsrc.errors import ConfigError
-from bench import cli, readers, toy
+from bench import cli
+from bench.data import readers, toy
+from bench.data.prepare import prepare
+from bench.data.stores import Sources, find_store
 from bench.evaluate import evaluate
 from bench.experiment.config import derive, dump, fingerprint, override
 from bench.experiment.recipes import build
 from bench.overlay import Overlay
-from bench.prepare import prepare
 from bench.records.find import find_run
 from bench.records.records import RunRecord, read_frame_scores, write
 from bench.storage.places import write_file
-from bench.stores import Sources, find_store
 from bench.train import fit
 from bench.watch import Request, open_clip
 from tests.object_store import remote, serving

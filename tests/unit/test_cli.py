@@ -397,7 +397,7 @@ def test_a_home_that_cannot_be_written_is_named(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Below a regular file nobody may make a folder, not even root."""
-    from bench import toy
+    from bench.data import toy
 
     for clips in (toy.TRAIN, toy.TEST):
         monkeypatch.setitem(clips, "toy-ped2", [toy.replace(clips["toy-ped2"][0], frames=5)])

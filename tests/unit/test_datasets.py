@@ -12,7 +12,7 @@ import pytest
 from scipy.io import savemat
 
 from amsrc.errors import ConfigError, DataError
-from bench import datasets, readers
+from bench.data import datasets, readers
 from bench.experiment.specs import SPECS
 
 GREY = np.random.default_rng(0).integers(0, 256, (24, 36), np.uint8)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import ConfigError, DataError, RunError
-from bench import datasets, fetch
+from bench.data import datasets, download
 from bench.experiment.specs import SPECS, Archive
 
 
@@ -120,10 +120,10 @@ def zipped(**files: bytes) -> bytes:
 def test_a_data_set_is_downloaded_and_put_in_place(server: Server, packed_ped2: bytes, tmp_path: Path) -> None:
     archive = server.archive("UCSD_Anomaly_Dataset.tar.gz", packed_ped2)
     root = tmp_path / "data"
-    assert fetch.fetch("ped2", root, [archive]) == root / "ped2"
+    assert download.fetch("ped2", root, [archive]) == root / "ped2"
     assert [path.name for path in root.iterdir()] == ["ped2"]
     assert datasets.find("ped2", root).full_frames("train") == 12
-    assert fetch.fetch("ped2", root, [archive]) == root / "ped2"
+    assert download.fetch("ped2", root, [archive]) == root / "ped2"
     assert server.asked == [None]  # the second call found it standing
 
 
@@ -133,11 +133,11 @@ def test_an_interrupted_download_fetches_only_the_rest(server: Server, packed_pe
     with pytest.raises(
         RunError, match=rf"the connection ended after 1,000 of {len(packed_ped2):,} bytes.*run the same"
     ):
-        fetch.fetch("ped2", tmp_path, [archive])
+        download.fetch("ped2", tmp_path, [archive])
     assert not (tmp_path / "ped2").exists()
     with pytest.raises(RunError, match="1,500 bytes are kept"):
-        fetch.fetch("ped2", tmp_path, [archive])
-    fetch.fetch("ped2", tmp_path, [archive])
+        download.fetch("ped2", tmp_path, [archive])
+    download.fetch("ped2", tmp_path, [archive])
     assert server.asked == [None, "bytes=1000-", "bytes=1500-"]
     assert server.sent == [1000, 500, len(packed_ped2) - 1500]
 
@@ -146,8 +146,8 @@ def test_a_server_that_knows_no_ranges_sends_all_again(server: Server, packed_pe
     archive = server.archive("UCSD_Anomaly_Dataset.tar.gz", packed_ped2)
     server.ranges, server.cuts = False, [1000]
     with pytest.raises(RunError):
-        fetch.fetch("ped2", tmp_path, [archive])
-    fetch.fetch("ped2", tmp_path, [archive])
+        download.fetch("ped2", tmp_path, [archive])
+    download.fetch("ped2", tmp_path, [archive])
     assert server.asked == [None, "bytes=1000-"]
     assert server.sent == [1000, len(packed_ped2)]
 
@@ -158,10 +158,10 @@ def test_a_part_that_does_not_say_which_it_is_never_lands_in_place(
     archive = server.archive("UCSD_Anomaly_Dataset.tar.gz", packed_ped2)
     server.says_range, server.cuts = False, [1000]
     with pytest.raises(RunError):
-        fetch.fetch("ped2", tmp_path, [archive])
+        download.fetch("ped2", tmp_path, [archive])
     with pytest.raises(DataError, match="SHA-256"):
-        fetch.fetch("ped2", tmp_path, [archive])
-    fetch.fetch("ped2", tmp_path, [archive])
+        download.fetch("ped2", tmp_path, [archive])
+    download.fetch("ped2", tmp_path, [archive])
     assert server.asked == [None, "bytes=1000-", None]
 
 
@@ -171,7 +171,7 @@ def test_a_whole_file_left_unchecked_is_checked_not_downloaded(
     archive = server.archive("UCSD_Anomaly_Dataset.tar.gz", packed_ped2)
     (tmp_path / ".fetch-ped2").mkdir()
     (tmp_path / ".fetch-ped2" / "UCSD_Anomaly_Dataset.tar.gz.part").write_bytes(packed_ped2)
-    fetch.fetch("ped2", tmp_path, [archive])
+    download.fetch("ped2", tmp_path, [archive])
     assert server.sent == []
 
 
@@ -179,7 +179,7 @@ def test_a_wrong_hash_deletes_the_file_and_names_both(server: Server, tmp_path: 
     archive = server.archive("a.zip", b"something else")
     wanted = "0" * 64
     with pytest.raises(DataError, match=rf"SHA-256 is {archive.sha256}, expected {wanted}\. The file was deleted"):
-        fetch.fetch("ped2", tmp_path, [Archive(archive.url, wanted)])
+        download.fetch("ped2", tmp_path, [Archive(archive.url, wanted)])
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -188,16 +188,16 @@ def test_a_wrong_hash_after_resuming_starts_afresh(server: Server, packed_ped2: 
     (tmp_path / ".fetch-ped2").mkdir()
     (tmp_path / ".fetch-ped2" / "UCSD_Anomaly_Dataset.tar.gz.part").write_bytes(b"of another version")
     with pytest.raises(DataError, match="SHA-256"):
-        fetch.fetch("ped2", tmp_path, [archive])
-    fetch.fetch("ped2", tmp_path, [archive])
+        download.fetch("ped2", tmp_path, [archive])
+    download.fetch("ped2", tmp_path, [archive])
     assert server.asked == ["bytes=18-", None]
 
 
 def test_a_missing_file_and_a_dead_server(server: Server, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"gone\.zip: HTTP Error 404.*0 bytes are kept"):
-        fetch.fetch("avenue", tmp_path, [Archive(f"{server.url}/gone.zip", "")])
+        download.fetch("avenue", tmp_path, [Archive(f"{server.url}/gone.zip", "")])
     with pytest.raises(RunError, match="refused"):
-        fetch.fetch("avenue", tmp_path, [Archive("http://127.0.0.1:1/a.zip", "")])
+        download.fetch("avenue", tmp_path, [Archive("http://127.0.0.1:1/a.zip", "")])
 
 
 def test_further_archives_go_into_the_data_sets_folder(
@@ -212,7 +212,7 @@ def test_further_archives_go_into_the_data_sets_folder(
         server.archive("Avenue_Dataset.zip", zipped(**{"Avenue Dataset/training_videos/01.avi": b"video"})),
         server.archive("truth.zip", zipped(**{"ground_truth_demo/testing_label_mask/1_label.mat": b"mask"})),
     ]
-    folder = fetch.fetch("avenue", tmp_path, archives)
+    folder = download.fetch("avenue", tmp_path, archives)
     assert {str(path.relative_to(folder)) for path in folder.rglob("*.*")} == {
         "training_videos/01.avi",
         "ground_truth_demo/testing_label_mask/1_label.mat",
@@ -222,7 +222,7 @@ def test_further_archives_go_into_the_data_sets_folder(
 def test_what_came_must_be_whole(server: Server, tmp_path: Path) -> None:
     archive = server.archive("a.zip", zipped(**{"ped2/training/frames/01/000.jpg": b""}))
     with pytest.raises(DataError, match=r"training videos: expected 16, found 1"):
-        fetch.fetch("ped2", tmp_path, [archive])
+        download.fetch("ped2", tmp_path, [archive])
     assert not (tmp_path / "ped2").exists()
 
 
@@ -230,19 +230,19 @@ def test_nothing_that_stands_is_overwritten(server: Server, tmp_path: Path) -> N
     (tmp_path / "ped2").mkdir()
     (tmp_path / "ped2" / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match=r"exists and holds no videos of ped2\. Move it away"):
-        fetch.fetch("ped2", tmp_path, [server.archive("a.zip", b"")])
+        download.fetch("ped2", tmp_path, [server.archive("a.zip", b"")])
     assert server.asked == []
 
 
 def test_an_unwritable_root(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"file/data: Not a directory"):
-        fetch.fetch("ped2", tmp_path / "file" / "data")
+        download.fetch("ped2", tmp_path / "file" / "data")
 
 
 def test_shanghaitech_is_fetched_by_hand(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        fetch.fetch("shanghaitech", tmp_path)
+        download.fetch("shanghaitech", tmp_path)
     assert SPECS["shanghaitech"].page in str(caught.value)
     assert "testing/test_frame_mask/01_0014.npy" in str(caught.value)
     assert caught.value.exit_code == 2
@@ -250,7 +250,7 @@ def test_shanghaitech_is_fetched_by_hand(tmp_path: Path) -> None:
 
 def test_unknown_and_rendered_names(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown data set 'toy-ped2'; did you mean: ped2\?"):
-        fetch.fetch("toy-ped2", tmp_path)
+        download.fetch("toy-ped2", tmp_path)
 
 
 # --- hostile archives ------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_paths_that_lead_outside_are_refused(tmp_path: Path, name: str, kind: st
         with tarfile.open(path, "w:gz") as tar:
             _add(tar, name, b"evil")
     with pytest.raises(DataError, match="leads outside the folder"):
-        fetch.extract(path, tmp_path / "inner" / "folder")
+        download.extract(path, tmp_path / "inner" / "folder")
     assert [file for file in tmp_path.rglob("*evil*") if file != path] == []
     assert not Path("/tmp/evil").exists()
 
@@ -281,7 +281,7 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> 
         member.type, member.linkname = kind, "/etc/passwd"
         tar.addfile(member)
     with pytest.raises(DataError, match="'link' is a link or a device"):
-        fetch.extract(path, tmp_path / "folder")
+        download.extract(path, tmp_path / "folder")
     assert not os.path.lexists(tmp_path / "folder" / "link")
 
 
@@ -292,14 +292,14 @@ def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
         member.external_attr = 0o120777 << 16
         file.writestr(member, "/etc/passwd")
     with pytest.raises(DataError, match="'link' is a link or a device"):
-        fetch.extract(path, tmp_path / "folder")
+        download.extract(path, tmp_path / "folder")
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_archives_that_unpack_to_too_much_are_refused(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(download, "MOST_BYTES", 10_000)
     path = tmp_path / f"bomb.{kind}"
     if kind == "zip":
         path.write_bytes(zipped(a=bytes(6000), b=bytes(6000)))
@@ -308,7 +308,7 @@ def test_archives_that_unpack_to_too_much_are_refused(
             _add(tar, "a", bytes(6000))
             _add(tar, "b", bytes(6000))
     with pytest.raises(DataError, match="'b' makes it unpack to more than"):
-        fetch.extract(path, tmp_path / "folder")
+        download.extract(path, tmp_path / "folder")
     assert not (tmp_path / "folder" / "b").exists()
 
 
@@ -323,4 +323,4 @@ def test_damaged_archives(tmp_path: Path, name: str) -> None:
             _add(tar, "a", os.urandom(10_000))
         path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(DataError, match="cannot be unpacked"):
-        fetch.extract(path, tmp_path / "folder")
+        download.extract(path, tmp_path / "folder")

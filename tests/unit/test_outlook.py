@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import DataError
-from bench import cli, toy
+from bench import cli
+from bench.data import toy
 from bench.experiment.config import Experiment, cube_key
 from bench.experiment.recipes import build
 from bench.outlook import cells_of

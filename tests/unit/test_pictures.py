@@ -12,13 +12,14 @@ import pytest
 
 from amsrc.errors import DataError, RunError
 from amsrc.store import CubeStore
-from bench import cli, evaluate, gallery, metrics, panels, pictures, prepare, toy, train
-from bench.datasets import find
+from bench import cli, evaluate, gallery, metrics, panels, pictures, train
+from bench.data import prepare, toy
+from bench.data.datasets import find
+from bench.data.stores import Sources, find_store
 from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import RECIPES, build
 from bench.methods.trivial import OF_CUBES
 from bench.records.records import read, record_path
-from bench.stores import Sources, find_store
 
 NULLS = sorted(name for name in RECIPES if name.startswith("null-"))
 CHANGES = {"cube": {"size": 16}, "model": {"width": 2}, "train": {"epochs": 2, "batch": 256, "score_every": 1}}

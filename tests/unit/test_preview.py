@@ -9,7 +9,7 @@ import pytest
 from amsrc.config import CubeConfig
 from amsrc.cubes import Boxes, Flow, Frame, Moment
 from amsrc.errors import DataError, RunError
-from bench.preview import colours, preview
+from bench.data.preview import colours, preview
 
 WHITE, RED, CYAN, ORANGE = (255, 255, 255), (255, 0, 0), (0, 255, 255), (0xFF, 0x9F, 0x1C)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bench.regions import regions_of
+from bench.data.regions import regions_of
 
 
 def drawn(*pictures):

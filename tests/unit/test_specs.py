@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from amsrc.errors import ConfigError
-from bench import cli, curves, datasets, fetch, gallery, options, report, tables, toy
+from bench import cli, curves, gallery, options, report, tables
+from bench.data import datasets, download, toy
 from bench.experiment.config import check
 from bench.experiment.recipes import PAPER, build
 from bench.experiment.specs import DATASETS, LABEL_SETS, SPECS, TOYS, Spec, is_toy, original, spec_of, title_of
@@ -65,7 +66,7 @@ def test_a_new_data_set_is_a_column_with_its_note_and_has_its_own_videos_plotted
 
 def test_a_new_data_set_that_cannot_be_downloaded_says_where_to_ask(kitchen: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"(?s)https://kitchen.example.*looks like this:\n    training/01") as raised:
-        fetch.fetch(kitchen, tmp_path)
+        download.fetch(kitchen, tmp_path)
     assert f"data verify --dataset kitchen --root {tmp_path}" in str(raised.value)
 
 

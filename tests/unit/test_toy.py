@@ -16,9 +16,9 @@ from amsrc.boxes import moving
 from amsrc.config import BoxConfig
 from amsrc.cubes import moments
 from amsrc.errors import ConfigError, DataError, RunError
-from bench import toy
-from bench.datasets import find, verify
-from bench.toy import TEST, TRAIN, film, render, render_one
+from bench.data import toy
+from bench.data.datasets import find, verify
+from bench.data.toy import TEST, TRAIN, film, render, render_one
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 Writes `toy-ped2`, `toy-avenue` and `toy-shanghaitech`, each laid out like the set it is named after (see
 `bench.experiment.specs`), with a `toy.json` that says what is in it. People walk over a square; in test videos a cyclist, a
 cart, a skater, a runner or a thrown bag joins them, and the renderer knows its pixels. Reads nothing; the same seed
-gives the same pixels. `bench.toy_scene` draws.
+gives the same pixels. `bench.data.toy_drawing` draws.
 
 Axes: F frames of a video, H W pixels.
 """
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amsrc.errors import ConfigError, DataError, RunError, unknown
-from bench.toy_scene import BLACK, Actor, Colour, Image, Point, Scene, background, shoot
+from bench.data.toy_drawing import BLACK, Actor, Colour, Image, Point, Scene, background, shoot
 
 VERSION = 2
 """Raise it with every change of the pixels: data sets of another version are rendered anew."""

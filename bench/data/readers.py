@@ -1,7 +1,7 @@
 """What is in the files: frames of videos (folders of numbered images, or video files), pixel masks, labels.
 
 Reads images and videos with OpenCV, `.mat` with SciPy, `.npy` with NumPy; writes nothing. Knows no data
-set by name: `bench.datasets` says where each keeps what. Nothing here unpickles.
+set by name: `bench.data.datasets` says where each keeps what. Nothing here unpickles.
 
 Axes: N frames of a video, H W pixels, C channels.
 """

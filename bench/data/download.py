@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 
 from amsrc.errors import ConfigError, DataError, RunError, unknown
 from amsrc.files import digest
-from bench import datasets
+from bench.data import datasets
 from bench.experiment.specs import SPECS, Archive
 
 CHUNK_BYTES = 1 << 20

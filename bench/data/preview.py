@@ -1,6 +1,6 @@
 """One picture of what a store would be made from: frames with their boxes, their flow, their cubes.
 
-Reads the first frames of one video through the same providers and the same cutting as `bench.prepare`;
+Reads the first frames of one video through the same providers and the same cutting as `bench.data.prepare`;
 writes one PNG. Wrong boxes, flow of the wrong sign or frames out of order are seen at a glance there, and
 nowhere else before a whole training run is spent on them.
 

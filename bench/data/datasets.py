@@ -1,6 +1,6 @@
 """Finds copies of the data sets, reads their labels and masks, and verifies that they are complete.
 
-Reads a data set's folder (layouts and counts: `bench.experiment.specs`; files: `bench.readers`) and writes nothing. `find`
+Reads a data set's folder (layouts and counts: `bench.experiment.specs`; files: `bench.data.readers`) and writes nothing. `find`
 looks at the structure alone and is fast; `verify` opens pictures, decodes videos and compares labels. The rendered
 `toy-...` sets go through the same code; their expected counts come from the `toy.json` in their folder.
 """
@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from amsrc.errors import ConfigError, DataError, unknown
 from amsrc.store import SPLITS, Split
-from bench import readers
+from bench.data import readers
+from bench.data.readers import Video as Video
 from bench.experiment.specs import DATASETS, Spec, is_toy, spec_of
 from bench.experiment.specs import SPECS as SPECS
-from bench.readers import Video as Video
 
 SHORTEST = 5
 """Frames of the shortest video that yields a cube without repeated frames (paper: 4 frames and the next)."""

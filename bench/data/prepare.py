@@ -1,6 +1,6 @@
 """Videos -> cube store: one Ray task a video, finished videos skipped, the store sealed at the end.
 
-Reads a data set found by `bench.datasets`; writes `<home>/stores/<dataset>-<cube key>/` (`amsrc.store`).
+Reads a data set found by `bench.data.datasets`; writes `<home>/stores/<dataset>-<cube key>/` (`amsrc.store`).
 Running it again goes on where it stopped.
 """
 
@@ -24,13 +24,13 @@ from amsrc.config import CubeConfig
 from amsrc.cubes import BoxesOf, FlowOf, cut
 from amsrc.errors import BenchError, ConfigError, DataError, RunError, why
 from amsrc.store import ARRAYS, SPLITS, CubeStore, Sealed, Shard, Split, finished_shard, manifest, write_shard
-from bench import datasets
-from bench.datasets import Dataset, Video
+from bench.data import datasets
+from bench.data.datasets import Dataset, Video
+from bench.data.regions import Regions, regions_of
+from bench.data.stores import Sources, store_path
 from bench.experiment.config import Experiment, cube_key, dump
 from bench.experiment.specs import is_toy
-from bench.regions import Regions, regions_of
 from bench.storage.places import Place, Remote, files_below, locked, upload, writable, write_file, write_json
-from bench.stores import Sources, store_path
 
 LOOK_EVERY_S = 10.0
 Progress = Callable[[int, int, str], None]  # (videos done, videos in all, the one just finished)
@@ -40,7 +40,7 @@ def prepare(experiment: Experiment, sources: Sources, home: Place, *, progress: 
     """Cut every cube of a data set and seal the store; videos that are finished are not cut again.
 
     Args:
-        experiment: with `partial` as the copy of the data set is (`bench.datasets.find`).
+        experiment: with `partial` as the copy of the data set is (`bench.data.datasets.find`).
 
     Returns:
         A `CubeStore` where it lies in a folder, else what it says of itself (`bench.storage.node_cache.open_store` brings it here).
@@ -209,7 +209,7 @@ def providers(dataset: Dataset, split: Split, cube: CubeConfig, sources: Sources
 
 def draw(experiment: Experiment, sources: Sources, path: Path) -> None:
     """A picture of some frames of the first test video, their boxes, flow and cubes; nothing is stored."""
-    from bench.preview import preview
+    from bench.data.preview import preview
 
     dataset = datasets.find(experiment.dataset, sources.root, experiment.partial)
     boxes_of, flow_of = providers(dataset, "test", experiment.cube, sources)
@@ -226,7 +226,7 @@ def _cut_all(
     import ray
 
     from bench.cluster.connect import WAIT_S, Patience, check_nodes, connect, nodes, resources, shared
-    from bench.toy import render_one
+    from bench.data.toy import render_one
 
     connect()
     if len(nodes()) > 1:

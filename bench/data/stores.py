@@ -1,6 +1,6 @@
 """Cube stores by their configuration: what they are made from, what they are called, which one an experiment reads.
 
-    <home>/stores/<data set>-<cube key>/        one for each cube configuration (`bench.prepare` makes it)
+    <home>/stores/<data set>-<cube key>/        one for each cube configuration (`bench.data.prepare` makes it)
 
 An experiment's value names its store. Two things only are read off what is there, before any fingerprint is taken:
 whether the copy of the data set is partial (`bench.outlook.cells_of`), and for a stage run by hand which boxes and flow

@@ -1,0 +1,1 @@
+"""Data sets: their facts, readers, checks and downloads; videos to cube stores."""
