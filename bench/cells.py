@@ -195,11 +195,11 @@ def run_cell(cell: Cell, job: Job, report: Callable[[Mapping[str, Any]], None] |
         same_code(job.identity)
         store = open_store(cell.store)
         if cell.experiment.method == "amsrc":
-            from bench.train import fit
+            from bench.training.loop import fit
 
             fit(cell.experiment, store, job.home, workers=job.workers, machine=job.machine, report=report)
             if job.workers.most > 1:
-                from bench.workers import on_one_device  # this process has reserved no GPU: its workers had
+                from bench.training.ray_train import on_one_device  # this process has reserved no GPU: its workers had
 
                 return on_one_device(_measure, cell, job, started, promised=job.machine)
         return evaluate(cell.experiment, store, job.home, job.results, started=started)

@@ -137,9 +137,9 @@ def train(args: argparse.Namespace, changes: dict[str, str]) -> int:
     experiment, fixed = experiment_of(args, changes)
     if experiment.method != "amsrc":
         raise ConfigError(f"{experiment.recipe} is untrained; run `amsrc-bench evaluate` with the same options.")
-    from bench import train as training
     from bench.cluster import connect
     from bench.data.stores import find_store
+    from bench.training import loop as training
 
     store, experiment = find_store(home_of(args), experiment, fixed)
     if args.workers.most > 1:

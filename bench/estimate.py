@@ -18,10 +18,10 @@ from bench.cluster.machine import Machine, Packing
 from bench.experiment.config import Experiment, dump, fingerprint
 from bench.experiment.specs import SPECS, Spec, spec_of
 from bench.plan import Cell
-from bench.pseudo import KINDS, PSEUDO_CUBES, STATISTICS_CUBES
 from bench.records.records import RunRecord
 from bench.records.speeds import Row, efficiency, nearest
 from bench.storage.places import Place
+from bench.training.held_out import KINDS, PSEUDO_CUBES, STATISTICS_CUBES
 
 FLOAT = 4  # bytes of a gradient or weight
 PARTS = ("decode", "flow", "boxes", "cut", "write")

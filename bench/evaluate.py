@@ -123,7 +123,7 @@ def scored_epochs(experiment: Experiment, store: CubeStore, folder: Place, last:
     known = standard(experiment, last)
     if experiment.method != "amsrc":
         return [Epoch(0, last.test_f, last.test_p, known, None)]
-    from bench.train import held_out_scores
+    from bench.training.loop import held_out_scores
 
     held_out = held_out_scores(experiment, store, folder)
     trained = Epoch(experiment.train.epochs, last.test_f, last.test_p, known, held_out)
@@ -186,13 +186,13 @@ def score_cubes(experiment: Experiment, store: CubeStore, folder: Place) -> tupl
 
 
 def _model_scores(experiment: Experiment, store: CubeStore, folder: Place) -> dict[Split, tuple[Floats, Floats]]:
-    from bench import train
-    from bench.memory import keep_freed_memory
-    from bench.scoring import Feed, device_of, score
+    from bench.training import loop
+    from bench.training.memory import keep_freed_memory
+    from bench.training.scoring import Feed, device_of, score
 
     keep_freed_memory()
     device = device_of()
-    network = train.load_model(experiment, folder, device)
+    network = loop.load_model(experiment, folder, device)
     found: dict[Split, tuple[Floats, Floats]] = {}
     for split in SPLITS:
         cubes: Cubes = getattr(store, split)
@@ -301,7 +301,7 @@ def epoch_log(
 ) -> list[dict[str, Any]]:
     """The training log with the AUROCs of every epoch that was scored; the last epoch's are the record's own.
 
-    Between, the statistics come from a sample of training cubes (`bench.pseudo.STATISTICS_CUBES`).
+    Between, the statistics come from a sample of training cubes (`bench.training.held_out.STATISTICS_CUBES`).
     """
     log, scored = run_folder.history(folder), {epoch.number: epoch for epoch in epochs}
     for line in log:

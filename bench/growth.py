@@ -21,11 +21,11 @@ from amsrc.cubes import cut
 from amsrc.store import Cubes, Shard
 from bench.data.prepare import prepare_video
 from bench.made_up import cubes_of_noise, sparse_cubes, video_of_walkers
-from bench.memory import peak_memory_gib, watch_memory
 from bench.records.speeds import Row
-from bench.scoring import Feed, device_of, score
 from bench.speed_network import Stepping
 from bench.timing import CPU, Settings, row, timed
+from bench.training.memory import peak_memory_gib, watch_memory
+from bench.training.scoring import Feed, device_of, score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from amsrc.model import AMSRC
-    from bench.scoring import Feed
+    from bench.training.scoring import Feed
 
 Rows = npt.NDArray[np.int64]
 
@@ -74,7 +74,7 @@ class Run:
     @cached_property
     def feed(self) -> Feed:
         """The test cubes as the network takes them: put on a GPU once, if they fit."""
-        from bench.scoring import Feed, device_of
+        from bench.training.scoring import Feed, device_of
 
         return Feed(self.cubes, self.experiment.model, device_of())
 
@@ -263,7 +263,7 @@ def _boxes(run: Run, frames: Frames) -> Boxes:
 
 def _of_network(run: Run) -> dict[str, Figure | None]:
     """The figures of what the network makes of cubes."""
-    from bench.train import load_model
+    from bench.training.loop import load_model
 
     device = run.feed.device
     own = load_model(run.experiment, run_folder.folder_of(run.experiment, run.home), device)

@@ -28,16 +28,16 @@ from bench.experiment.recipes import build
 from bench.experiment.specs import SPECS
 from bench.made_up import SCENES, cubes_of_noise, store_of_noise, video_of_walkers
 from bench.methods.trivial import flow_magnitude
-from bench.pseudo import STATISTICS_CUBES
 from bench.records.run_folder import Epoch
 from bench.records.speeds import Row
 from bench.roc import aurocs
-from bench.scoring import SCORING_BATCH, device_of
 from bench.selection import SHARES, fusion_curve
 from bench.speed_network import CUBES, WIDTHS
 from bench.speed_prepare import FRAMES, of_video, straight
 from bench.timing import CPU, Settings, in_turns, repeats, row, timed
-from bench.train import fit
+from bench.training.held_out import STATISTICS_CUBES
+from bench.training.loop import fit
+from bench.training.scoring import SCORING_BATCH, device_of
 
 WORKERS = (1, 2, 4, 8)  # no more than there are CPUs, or GPUs
 VIDEOS = 2  # that a worker prepares one after the other
@@ -165,7 +165,7 @@ def tiny(seed: int) -> Experiment:
 def by_workers(quick: bool) -> Iterator[Row]:
     """The whole preparing, training and scoring by one worker and by several, a CPU thread (or a GPU) each.
 
-    Training is that of `bench.train.fit` with the same batch over all workers: one in this process, several through Ray
+    Training is that of `bench.training.loop.fit` with the same batch over all workers: one in this process, several through Ray
     Train. Its first epoch warms up. Scoring is that between two epochs.
     """
     from bench.cluster.connect import connect, resources

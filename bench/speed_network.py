@@ -23,11 +23,11 @@ from bench.evaluate import evaluate
 from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import build
 from bench.made_up import cubes_of_noise, store_of_noise
-from bench.memory import keep_freed_memory
 from bench.records.speeds import Row
-from bench.scoring import SCORING_BATCH, Feed, arithmetic, device_of, score
 from bench.timing import Settings, in_turns, repeats, row
-from bench.train import batches, fit, losses_of, optimiser_of
+from bench.training.loop import batches, fit, losses_of, optimiser_of
+from bench.training.memory import keep_freed_memory
+from bench.training.scoring import SCORING_BATCH, Feed, arithmetic, device_of, score
 
 WIDTHS = (16, 64)
 CUBES = 512  # made-up ones, 32 KB each
@@ -71,7 +71,7 @@ def _limit(
 
 
 def train_and_score(quick: bool) -> Iterator[Row]:
-    """Cubes per second of a training step as `bench.train` takes it, and of scoring, by width."""
+    """Cubes per second of a training step as `bench.training.loop` takes it, and of scoring, by width."""
     with cubes_of_noise(CUBES, CubeConfig()) as cubes:
         for width in WIDTHS:
             yield from _one_width(cubes, ModelConfig(width=width), quick)
@@ -99,7 +99,7 @@ def _one_width(cubes: Cubes, config: ModelConfig, quick: bool) -> Iterator[Row]:
 
 
 class Stepping:
-    """The training step of `bench.train`, to be called alone."""
+    """The training step of `bench.training.loop`, to be called alone."""
 
     def __init__(self, cubes: Cubes, config: ModelConfig, train: TrainConfig, device: torch.device) -> None:
         keep_freed_memory()
@@ -213,7 +213,7 @@ def _one_of_several(
 
 
 def forever(cubes: int, batch: int) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Whole batches of one epoch after the other, in the order of `bench.train`."""
+    """Whole batches of one epoch after the other, in the order of `bench.training.loop`."""
     epoch = 0
     while True:
         epoch += 1

@@ -412,7 +412,7 @@ def evidence(cell: Cell, record: RunRecord, home: Place, results: Place) -> Evid
         return Evidence(figures=drawn)
     import torch
 
-    from bench.train import load_model
+    from bench.training.loop import load_model
 
     history = cube.frames - 1
     example = (

@@ -3,7 +3,7 @@
 Reads a video file (or a folder of numbered images), the weights and `cubes.parquet` of a run and, to find the run by
 its fingerprint, records. Writes an mp4 and a CSV, each whole or not at all. No label is read anywhere.
 
-The video goes through the benchmark's own path (`amsrc.boxes`, `flow`, `cubes`, `fuse`, `bench.scoring`) as a data
+The video goes through the benchmark's own path (`amsrc.boxes`, `flow`, `cubes`, `fuse`, `bench.training.scoring`) as a data
 set's test video does, with these decisions:
 
 - Size: frames are scored at the height of the run's data set, at which its network, smallest box and flow were tuned,
@@ -208,8 +208,8 @@ def _configured(run: Run, request: Request, changes: Mapping[str, str]) -> tuple
 
 
 def _network(run: Run) -> nn.Module:
-    from bench.scoring import device_of
-    from bench.train import load_model
+    from bench.training.loop import load_model
+    from bench.training.scoring import device_of
 
     return load_model(run.experiment, run.folder, device_of())
 
@@ -281,7 +281,7 @@ def find(
     clip: Clip, network: nn.Module, experiment: Experiment, boxes_of: BoxesOf, flow_of: FlowOf, show: Progress
 ) -> Found:
     """The cubes of a video and their scores, many frames' at a time."""
-    from bench.scoring import folded, score_arrays
+    from bench.training.scoring import folded, score_arrays
 
     count, network = 0, folded(network)
 

@@ -9,7 +9,7 @@ import torch
 from bench.evaluate import evaluate
 from bench.experiment.config import Experiment, run_key
 from bench.records.records import RunRecord
-from bench.train import fit
+from bench.training.loop import fit
 from tests.cubes_made import write_store
 
 

@@ -10,12 +10,12 @@ from scipy.stats import spearmanr
 
 from amsrc.config import TrainConfig
 from amsrc.store import CubeStore
-from bench import scoring, train
 from bench.evaluate import evaluate
 from bench.experiment.config import Experiment, derive
 from bench.records.run_folder import history
-from bench.scoring import Feed, arithmetic, score
-from bench.train import fit, load_model
+from bench.training import loop, scoring
+from bench.training.loop import fit, load_model
+from bench.training.scoring import Feed, arithmetic, score
 from tests.cubes_made import an_experiment, write_store
 
 pytestmark = [
@@ -57,14 +57,14 @@ def test_training_takes_bf16_where_the_gpu_has_it_and_stays_finite(trained: Path
 
 def test_bf16_is_in_the_network_and_not_in_weights_losses_or_scores(made: tuple[Experiment, CubeStore]) -> None:
     e, store = made
-    network = train.AMSRC(e.model, e.cube).to(CUDA, memory_format=torch.channels_last)
+    network = loop.AMSRC(e.model, e.cube).to(CUDA, memory_format=torch.channels_last)
     appearance, motion, target = Feed(store.train, e.model, CUDA).batch(np.arange(16))
     with arithmetic("bf16", CUDA)[1]:
         output = network(appearance, motion)
     assert output.appearance.dtype == torch.bfloat16
-    found = train.losses.terms(output, target, network, e.loss)
+    found = loop.losses.terms(output, target, network, e.loss)
     assert {value.dtype for value in found.values()} == {torch.float32}
-    train.losses.total(found, e.loss).backward()
+    loop.losses.total(found, e.loss).backward()
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
     scores = score(network, Feed(store.test, e.model, CUDA), np.arange(32), TrainConfig(precision="bf16"))
@@ -125,7 +125,7 @@ def test_full_precision_on_the_gpu_learns_what_the_cpu_learns(
     e, store = made
     e = derive(e, train={"precision": "fp32", "epochs": 3})
     on_gpu = history(fit(e, store, tmp_path / "gpu"))
-    monkeypatch.setattr(train, "device_of", lambda *_: CPU)
+    monkeypatch.setattr(loop, "device_of", lambda *_: CPU)
     on_cpu = history(fit(e, store, tmp_path / "cpu"))
     for a, b in zip(on_gpu, on_cpu, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=0.02)

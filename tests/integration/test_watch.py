@@ -29,7 +29,7 @@ from bench.overlay import Overlay
 from bench.records.find import find_run
 from bench.records.records import RunRecord, read_frame_scores, write
 from bench.storage.places import write_file
-from bench.train import fit
+from bench.training.loop import fit
 from bench.watch import Request, open_clip
 from tests.object_store import remote, serving
 

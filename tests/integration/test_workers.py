@@ -17,13 +17,14 @@ from scipy.stats import spearmanr
 
 from amsrc.errors import ConfigError, RunError
 from amsrc.store import CubeStore
-from bench import pseudo, speed_harness, timing
+from bench import speed_harness, timing
 from bench.evaluate import evaluate
 from bench.experiment.config import Experiment
 from bench.made_up import SCENES
 from bench.records.run_folder import history, is_trained, read_epochs
-from bench.scoring import Feed, score
-from bench.train import fit, load_model
+from bench.training import held_out
+from bench.training.loop import fit, load_model
+from bench.training.scoring import Feed, score
 from tests.cubes_made import an_experiment, write_store
 from tests.integration.conftest import started, wait_until
 
@@ -89,7 +90,7 @@ def test_held_out_cubes_are_scored_as_by_one_worker(trained: Trained) -> None:
         assert alone.held_out is not None
         assert together.held_out is not None
         np.testing.assert_allclose(together.held_out.normal_p, alone.held_out.normal_p, rtol=1e-2)
-        for kind in pseudo.KINDS:
+        for kind in held_out.KINDS:
             np.testing.assert_allclose(together.held_out.pseudo_p[kind], alone.held_out.pseudo_p[kind], rtol=1e-2)
 
 

@@ -25,14 +25,15 @@ sys.path.insert(0, str(ROOT))
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from amsrc.errors import BenchError  # noqa: E402
-from bench import cells, workers
+from bench import cells
 from bench.cells import Job, Trial, run_trials  # noqa: E402
 from bench.cluster import connect
 from bench.cluster.machine import Machine, Packing, Workers  # noqa: E402
 from bench.evaluate import evaluate  # noqa: E402
 from bench.plan import Cell  # noqa: E402
 from bench.records.run_folder import history, is_trained  # noqa: E402
-from bench.train import fit  # noqa: E402
+from bench.training import ray_train
+from bench.training.loop import fit  # noqa: E402
 from tests.cubes_made import an_experiment, write_store  # noqa: E402
 
 EPOCHS = 70  # two restarts' time at half a second each
@@ -67,7 +68,7 @@ def wait_until(true: Callable[[], bool], within_s: float = 200) -> bool:
 
 def elastic(folder: Path) -> Any:
     """The second node dies in the middle of a training and comes back later."""
-    workers.GROW_EVERY_S = 2.0
+    ray_train.GROW_EVERY_S = 2.0
     e = an_experiment(train={"epochs": EPOCHS, "batch": 16, "score_every": 0})
     store = write_store(folder, e)
     with nodes() as found:
@@ -132,7 +133,7 @@ def checks(folder: Path) -> Any:
         e = an_experiment(train={"epochs": 2})
         store = write_store(folder, e)
         found["late"] = said(lambda: fit(e, store, folder, workers=2))
-        workers.WAIT_S = cells.WAIT_S = 10
+        ray_train.WAIT_S = cells.WAIT_S = 10
         promised = Machine(((1.0, 0.0), (1.0, 0.0), (1.0, 0.0)), "three")
         before = time.monotonic()
         found["promise"] = said(lambda: fit(e, store, folder, workers=Workers(3, 4), machine=promised))

@@ -15,9 +15,9 @@ from amsrc.model import AMSRC
 from amsrc.store import CubeStore
 from bench import straightforward
 from bench.made_up import store_of_noise, video_of_walkers
-from bench.scoring import Feed, score
 from bench.speed_harness import tiny
 from bench.timing import CPU
+from bench.training.scoring import Feed, score
 
 WIDTH = 2
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.train import batches
+from bench.training.loop import batches
 
 
 @pytest.mark.parametrize(("cubes", "batch"), [(80, 16), (81, 16), (83, 16), (7, 16), (16, 16)])

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bench.batchnorm import BatchNorm, over_all_workers
+from bench.training.sync_batchnorm import BatchNorm, over_all_workers
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARES = ([0, 1, 2, 3, 4], [5, 6])  # of seven cubes

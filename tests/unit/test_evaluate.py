@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import CubeStore
-from bench import bootstrap, scoring, smoothing
+from bench import bootstrap, smoothing
 from bench.cells import finished
 from bench.evaluate import evaluate, per_video, scored_labels, study_smoothing, worth_of_epoch
 from bench.experiment.config import derive, fingerprint, run_key
@@ -23,12 +23,13 @@ from bench.experiment.recipes import RECIPES
 from bench.experiment.rules import RULES
 from bench.metrics import equal_error, pooled
 from bench.plan import Cell as Planned
-from bench.pseudo import KINDS
 from bench.records.origin import unfinished
 from bench.records.records import frame_scores_path, path_of, read, read_crossfit, read_frame_scores, write
 from bench.records.run_folder import history, read_epochs
 from bench.selection import pseudo_worth
-from bench.train import fit
+from bench.training import scoring
+from bench.training.held_out import KINDS
+from bench.training.loop import fit
 from tests.cells_made import Cell
 from tests.cubes_made import FRAMES, TEST, an_experiment, labels, write_labels, write_regions, write_store
 from tests.parity import reference

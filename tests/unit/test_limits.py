@@ -10,7 +10,7 @@ from ray.train.v2.api.exceptions import ControllerError
 
 from amsrc.errors import BenchError, DataError, RunError
 from bench.cluster.connect import Patience
-from bench.limits import DEATHS, Deaths, Waiting, own
+from bench.training.limits import DEATHS, Deaths, Waiting, own
 
 DIED = {1: ActorDiedError()}
 

@@ -9,7 +9,7 @@ import pytest
 AGAIN = """
 import resource
 import numpy as np
-from bench.memory import keep_freed_memory
+from bench.training.memory import keep_freed_memory
 
 def pages_that_came() -> int:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -35,7 +35,7 @@ def test_memory_that_was_freed_comes_again_without_new_pages() -> None:
 TWO = """
 import numpy as np
 import torch
-from bench.memory import keep_freed_memory, peak_memory_gib, watch_memory
+from bench.training.memory import keep_freed_memory, peak_memory_gib, watch_memory
 
 cpu = torch.device("cpu")
 for pieces in (30, 1):

@@ -12,7 +12,7 @@ import pytest
 
 from amsrc.errors import DataError, RunError
 from amsrc.store import CubeStore
-from bench import cli, evaluate, gallery, metrics, panels, pictures, train
+from bench import cli, evaluate, gallery, metrics, panels, pictures
 from bench.data import prepare, toy
 from bench.data.datasets import find
 from bench.data.stores import Sources, find_store
@@ -20,6 +20,7 @@ from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import RECIPES, build
 from bench.methods.trivial import OF_CUBES
 from bench.records.records import read, record_path
+from bench.training import loop
 
 NULLS = sorted(name for name in RECIPES if name.startswith("null-"))
 CHANGES = {"cube": {"size": 16}, "model": {"width": 2}, "train": {"epochs": 2, "batch": 256, "score_every": 1}}
@@ -52,7 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             store = prepare.prepare(e, Sources(home / "toy"), home)
             assert isinstance(store, CubeStore)
             if e.method == "amsrc":
-                train.fit(e, store, home)
+                loop.fit(e, store, home)
             evaluate.evaluate(e, store, home, home / "toy-results")
     return home
 
@@ -152,7 +153,7 @@ def test_errors_are_the_networks_own_and_sum_to_s_p(drawn: Path, home: Path) -> 
     store, e = find_store(home, e, set())
     run = pictures._open(e, store, find("toy-ped2", home / "toy"), home, home / "toy-results")
     rows = pictures.chosen_cubes(run)
-    network = train.load_model(e, pictures.run_folder.folder_of(e, home), torch.device("cpu"))
+    network = loop.load_model(e, pictures.run_folder.folder_of(e, home), torch.device("cpu"))
     predicted = pictures._predicted(run, network, rows)
     assert predicted.error_BHW.sum((1, 2)) == pytest.approx(run.scores.test_p[rows], rel=1e-3)
     sample = pictures._sample(run, rows)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from amsrc.errors import ConfigError
-from bench import pseudo
 from bench.experiment.config import override
 from bench.experiment.recipes import build
-from bench.pseudo import KINDS, anomalies, held_out_videos, kept, normal
+from bench.training import held_out
+from bench.training.held_out import KINDS, anomalies, held_out_videos, kept, normal
 from tests.cubes_made import FRAMES, an_experiment, write_store
 
 # -- held-out videos -----------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_no_more_cubes_are_taken_than_allowed_and_always_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cubes = write_store(tmp_path, an_experiment()).train
-    monkeypatch.setattr(pseudo, "PSEUDO_CUBES", 10)
+    monkeypatch.setattr(held_out, "PSEUDO_CUBES", 10)
     found = normal(cubes, 0.1).tolist()
     assert len(set(found)) == 10
     assert found == sorted(found) == normal(cubes, 0.1).tolist()

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from amsrc.config import TrainConfig
 from amsrc.model import AMSRC, Output
 from amsrc.store import CubeStore
-from bench import pseudo, scoring
 from bench.experiment.config import Experiment
 from bench.methods import trivial
 from bench.methods.trivial import flow_magnitude
-from bench.scoring import Feed, arithmetic, chunks, device_of, folded, score, score_held_out
+from bench.training import held_out, scoring
+from bench.training.scoring import Feed, arithmetic, chunks, device_of, folded, score, score_held_out
 from tests.cubes_made import SIZE, an_experiment, write_store
 
 CPU = torch.device("cpu")
@@ -205,12 +205,12 @@ def test_held_out_scores_are_those_of_each_cube_by_itself(
     assert found is not None
     rows = np.arange(44, 80)  # video 02 without the cubes whose history is not whole
     frames, flows = store.train.frames(rows), store.train.flows(rows)
-    cubes = pseudo.anomalies(frames, flows)
+    cubes = held_out.anomalies(frames, flows)
     expected = {kind: one_by_one(network, *cubes[kind]) for kind in cubes}
     for mine, theirs in zip((found.normal_f, found.normal_p), one_by_one(network, frames, flows), strict=True):
         assert (mine.dtype, mine.shape) == (np.float32, (36,))
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-6)
-    assert list(found.pseudo_f) == list(found.pseudo_p) == list(pseudo.KINDS)
+    assert list(found.pseudo_f) == list(found.pseudo_p) == list(held_out.KINDS)
     for kind, (s_f, s_p) in expected.items():
         np.testing.assert_allclose(found.pseudo_f[kind], s_f, rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(found.pseudo_p[kind], s_p, rtol=1e-3, atol=1e-6)
@@ -236,7 +236,7 @@ def test_the_same_weights_have_the_same_held_out_scores(made: tuple[Experiment, 
     one, other = (score_held_out(network, store.train, e.model, FP32, CPU) for _ in range(2))
     assert one is not None
     assert other is not None
-    for kind in pseudo.KINDS:
+    for kind in held_out.KINDS:
         np.testing.assert_array_equal(one.pseudo_f[kind], other.pseudo_f[kind])
         np.testing.assert_array_equal(one.pseudo_p[kind], other.pseudo_p[kind])
 

@@ -29,8 +29,8 @@ from bench import (
     timing,
 )
 from bench.records.speeds import Row, read_file, read_speed
-from bench.scoring import arithmetic
 from bench.timing import CPU
+from bench.training.scoring import arithmetic
 
 
 @pytest.fixture

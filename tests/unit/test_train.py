@@ -19,11 +19,11 @@ from amsrc.files import write_file
 from amsrc.fuse import Statistics
 from amsrc.model import AMSRC
 from amsrc.store import CubeStore
-from bench import train
 from bench.experiment.config import Experiment, derive, load
 from bench.records.run_folder import Epoch, HeldOut, forget_scores, history, is_trained, read_epochs, write_epoch
-from bench.scoring import Feed, arithmetic, device_of, score, score_held_out
-from bench.train import fit, held_out_scores, load_model
+from bench.training import loop
+from bench.training.loop import fit, held_out_scores, load_model
+from bench.training.scoring import Feed, arithmetic, device_of, score, score_held_out
 from tests.cubes_made import an_experiment, write_store
 
 OF_THE_CLOCK = ("seconds", "score_seconds", "cubes_per_s", "peak_memory_gib", "hardware", "restarts")
@@ -43,16 +43,16 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def networks(monkeypatch: pytest.MonkeyPatch) -> list[train.AMSRC]:
+def networks(monkeypatch: pytest.MonkeyPatch) -> list[loop.AMSRC]:
     """Every network that a training makes, so that a test can look into the one in memory."""
-    made: list[train.AMSRC] = []
+    made: list[loop.AMSRC] = []
 
-    def make(*args: Any) -> train.AMSRC:
+    def make(*args: Any) -> loop.AMSRC:
         made.append(AMSRC(*args))
         return made[-1]
 
-    AMSRC = train.AMSRC
-    monkeypatch.setattr(train, "AMSRC", make)
+    AMSRC = loop.AMSRC
+    monkeypatch.setattr(loop, "AMSRC", make)
     return made
 
 
@@ -135,7 +135,7 @@ def test_an_epoch_without_its_checkpoint_is_trained_again(tmp_path: Path, monkey
     e = an_experiment()
     store = write_store(tmp_path, e)
     straight = fit(e, store, tmp_path / "straight")
-    save = train.save
+    save = loop.save
 
     def save_first(folder: Path, network: Any, optimiser: Any, lines: list[Any]) -> None:
         if len(lines) == 2:
@@ -143,7 +143,7 @@ def test_an_epoch_without_its_checkpoint_is_trained_again(tmp_path: Path, monkey
         save(folder, network, optimiser, lines)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(train, "save", save_first)
+        patch.setattr(loop, "save", save_first)
         fit(e, store, tmp_path / "killed")
     folder = fit(e, store, tmp_path / "killed")
     assert (written(folder), log(folder)) == (written(straight), log(straight))
@@ -162,7 +162,7 @@ def test_a_kill_between_checkpoint_and_log_loses_no_line(
         write_file(path, content)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(train, "write_file", write_until)
+        patch.setattr(loop, "write_file", write_until)
         fit(e, store, tmp_path)
     folder = fit(e, store, tmp_path)
     assert [line["epoch"] for line in history(folder)] == [1, 2, 3, 4]
@@ -173,7 +173,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, monkeypatch: pytest
     store = write_store(tmp_path, e)
     folder = fit(e, store, tmp_path)
     before = stamped(folder)
-    monkeypatch.setattr(train, "worker_loop", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "worker_loop", lambda *_: pytest.fail("trained again"))
     assert fit(e, store, tmp_path, report=lambda _: pytest.fail("reported again")) == folder
     assert fit(e, store, tmp_path, workers=2) == folder  # nor does it start Ray
     assert stamped(folder) == before
@@ -191,7 +191,7 @@ def test_a_worker_that_starts_after_the_end_leaves_all_as_it_is(tmp_path: Path) 
     store = write_store(tmp_path, e)
     folder = fit(e, store, tmp_path)
     before = stamped(folder)
-    train.worker_loop(train.Job(e, store.path, folder, "code"), train.device_of(), lambda line: pytest.fail("trained"))
+    loop.worker_loop(loop.Job(e, store.path, folder, "code"), loop.device_of(), lambda line: pytest.fail("trained"))
     assert stamped(folder) == before
 
 
@@ -229,7 +229,7 @@ def poison(store: CubeStore, value: float, video: str = "*") -> None:
     ("fusion", "terms"), [("appearance", "consistency"), ("gate", "intensity, gradient, consistency")]
 )
 def test_a_loss_that_is_not_finite_ends_training_before_the_weights_change(
-    tmp_path: Path, networks: list[train.AMSRC], value: float, fusion: str, terms: str
+    tmp_path: Path, networks: list[loop.AMSRC], value: float, fusion: str, terms: str
 ) -> None:
     e = an_experiment(model={"fusion": fusion})
     store = write_store(tmp_path, e)
@@ -360,7 +360,7 @@ def assert_same(one: HeldOut | None, other: HeldOut | None) -> None:
             np.testing.assert_array_equal(mine[kind], theirs[kind])
 
 
-def test_the_held_out_scores_of_an_epoch_are_those_of_its_network(tmp_path: Path, networks: list[train.AMSRC]) -> None:
+def test_the_held_out_scores_of_an_epoch_are_those_of_its_network(tmp_path: Path, networks: list[loop.AMSRC]) -> None:
     e = an_experiment(train={"epochs": 4})
     store = write_store(tmp_path, e)
     found: list[HeldOut | None] = []
@@ -385,7 +385,7 @@ def test_the_held_out_scores_of_the_last_epoch_are_made_once(tmp_path: Path, mon
     made = held_out_scores(e, store, folder)
     assert (folder / "held_out.npz").is_file()
     with monkeypatch.context() as patch:
-        patch.setattr(train, "load_model", lambda *_: pytest.fail("scored again"))
+        patch.setattr(loop, "load_model", lambda *_: pytest.fail("scored again"))
         assert_same(held_out_scores(e, store, folder), made)
     forget_scores(folder)
     assert not (folder / "held_out.npz").exists()
@@ -465,15 +465,15 @@ def test_a_damaged_log_is_named(tmp_path: Path, text: str) -> None:
 def test_a_checkpoint_of_something_else_is_named_without_advice_to_load_it(tmp_path: Path) -> None:
     e = an_experiment(train={"epochs": 2})
     network = AMSRC(e.model, e.cube)
-    optimiser = train.optimiser_of(network, e.train)
+    optimiser = loop.optimiser_of(network, e.train)
     path = tmp_path / "checkpoint.pt"
     for content in ({"something": torch.zeros(1)}, {"model": {}, "optimiser": {}, "log": []}, [1]):
         torch.save(content, path)
         with pytest.raises(RunError, match=r"checkpoint\.pt is damaged .*\. Delete it to train from the first epoch"):
-            train.resume(tmp_path, network, optimiser, torch.device("cpu"))
+            loop.resume(tmp_path, network, optimiser, torch.device("cpu"))
     path.write_bytes(b"x")
     with pytest.raises(RunError, match="cut short, or of another kind") as caught:
-        train.resume(tmp_path, network, optimiser, torch.device("cpu"))
+        loop.resume(tmp_path, network, optimiser, torch.device("cpu"))
     assert "weights_only" not in str(caught.value)
 
 
@@ -529,7 +529,7 @@ def test_epochs_are_scored_when_asked_and_training_does_not_notice(
     assert (scored / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
 
 
-def test_the_scores_of_an_epoch_are_those_of_its_network(tmp_path: Path, networks: list[train.AMSRC]) -> None:
+def test_the_scores_of_an_epoch_are_those_of_its_network(tmp_path: Path, networks: list[loop.AMSRC]) -> None:
     e = an_experiment(train={"epochs": 3})
     store = write_store(tmp_path, e)
     found: dict[str, Any] = {}
@@ -615,7 +615,7 @@ class Trap:
 
 @pytest.mark.parametrize("recipe", ["amsrc", "no-gate-concat", "baseline"])
 def test_the_weights_kept_score_as_the_network_in_memory(
-    tmp_path: Path, networks: list[train.AMSRC], recipe: str
+    tmp_path: Path, networks: list[loop.AMSRC], recipe: str
 ) -> None:
     e = an_experiment(recipe, train={"epochs": 2})
     store = write_store(tmp_path, e)

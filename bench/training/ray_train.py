@@ -1,4 +1,4 @@
-"""Several workers through Ray Train V2: the loop of `bench.train` on each, restarted after a death.
+"""Several workers through Ray Train V2: the loop of `bench.training.loop` on each, restarted after a death.
 
 Knows how a cluster is asked for workers; the training itself, its checkpoints included, is the loop's.
 """
@@ -18,7 +18,7 @@ from bench.records.run_folder import history, is_trained
 from bench.storage.places import beside
 
 if TYPE_CHECKING:
-    from bench.train import Job
+    from bench.training.loop import Job
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # an epoch's report waits for the next look
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a process that hangs; Ray itself notices dead ones and nodes
     # For a group to find its places. What fails is tried again with what is there by then: a node that died may be
-    # counted on for 20 s more. How long in all, `bench.limits` says.
+    # counted on for 20 s more. How long in all, `bench.training.limits` says.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
 }
 PEERS_S = 300
@@ -119,7 +119,7 @@ def _trainer(job: Job, workers: Workers, packed: Packing) -> Any:
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
-    from bench.limits import Deaths, Waiting
+    from bench.training.limits import Deaths, Waiting
 
     on_gpu = packed.gpus > 0
     asked = f"--workers {workers} needs {workers.least} {'GPU' if on_gpu else 'CPU'}s"
@@ -127,7 +127,7 @@ def _trainer(job: Job, workers: Workers, packed: Packing) -> Any:
     run_config: Any = RunConfig(
         name=job.folder.name,
         storage_path=str(beside(job.folder) / "ray"),
-        # No number of failures is right for every length of training: `bench.limits` looks at the progress instead.
+        # No number of failures is right for every length of training: `bench.training.limits` looks at the progress instead.
         failure_config=FailureConfig(max_failures=-1, controller_failure_limit=-1),
         callbacks=callbacks,
     )
@@ -149,7 +149,7 @@ def _loop(config: dict[str, Job]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
-    from bench.train import worker_loop
+    from bench.training.loop import worker_loop
 
     same_code(config["job"].identity)
     worker_loop(config["job"], get_device(), lambda line: ray.train.report(dict(line)))
@@ -159,7 +159,7 @@ def _cause(error: Exception, job: Job) -> Exception:
     """What a worker said, as this program's own error; Ray's own, where one of its processes died."""
     from ray.exceptions import RayActorError
 
-    from bench.limits import own
+    from bench.training.limits import own
 
     inner = own(error)
     if isinstance(inner, BenchError | RayActorError):

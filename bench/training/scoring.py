@@ -23,8 +23,8 @@ from amsrc.config import ModelConfig, TrainConfig
 from amsrc.model import inputs
 from amsrc.score import errors
 from amsrc.store import Cubes
-from bench import pseudo
 from bench.records.run_folder import HeldOut
+from bench.training import held_out
 
 Rows = npt.NDArray[np.int64]
 Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -104,7 +104,7 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 def score_arrays(
-    network: nn.Module, frames: pseudo.Frames, flows: pseudo.Flows, config: ModelConfig, train: TrainConfig
+    network: nn.Module, frames: held_out.Frames, flows: held_out.Flows, config: ModelConfig, train: TrainConfig
 ) -> Scores:
     """S_f and S_p of cubes in memory, as `score`, on the network's device.
 
@@ -120,7 +120,7 @@ def score_arrays(
 def score_held_out(
     network: nn.Module, cubes: Cubes, model: ModelConfig, train: TrainConfig, device: torch.device
 ) -> HeldOut | None:
-    """S_f and S_p of held-out normal cubes and of the pseudo-anomalies made from them (`bench.pseudo`).
+    """S_f and S_p of held-out normal cubes and of the pseudo-anomalies made from them (`bench.training.held_out`).
 
     At most six times PSEUDO_CUBES are scored, always the same ones.
 
@@ -130,11 +130,11 @@ def score_held_out(
     Returns:
         None where no videos are held out, or have fewer than two cubes to score.
     """
-    rows = pseudo.normal(cubes, train.held_out)
+    rows = held_out.normal(cubes, train.held_out)
     if len(rows) < 2:
         return None
     normal = cubes.frames(rows), cubes.flows(rows)
-    kinds = {"normal": normal, **pseudo.anomalies(*normal)}
+    kinds = {"normal": normal, **held_out.anomalies(*normal)}
     network = folded(network)
     scores = {kind: _score(network, _batches(*made, model, device), train, device) for kind, made in kinds.items()}
     normal_f, normal_p = scores.pop("normal")
@@ -143,7 +143,9 @@ def score_held_out(
     return HeldOut(normal_f, normal_p, pseudo_f, pseudo_p)
 
 
-def _batches(frames: pseudo.Frames, flows: pseudo.Flows, model: ModelConfig, device: torch.device) -> Iterator[Batch]:
+def _batches(
+    frames: held_out.Frames, flows: held_out.Flows, model: ModelConfig, device: torch.device
+) -> Iterator[Batch]:
     for some in chunks(np.arange(len(frames)), SCORING_BATCH[device.type]):
         yield _as_batch(_sent(frames[some], device), _sent(flows[some], device), model)
 

@@ -27,11 +27,8 @@ from amsrc.errors import ConfigError, DataError, RunError, why
 from amsrc.fuse import statistics
 from amsrc.model import AMSRC
 from amsrc.store import CubeStore
-from bench import pseudo
-from bench.batchnorm import over_all_workers
 from bench.cluster.machine import Machine, Workers
 from bench.experiment.config import Experiment
-from bench.memory import keep_freed_memory, peak_memory_gib, watch_memory
 from bench.records import provenance
 from bench.records.names import title
 from bench.records.run_folder import (
@@ -45,10 +42,13 @@ from bench.records.run_folder import (
     write_epoch,
     write_held_out,
 )
-from bench.scoring import Batch, Feed, Rows, Scores, arithmetic, chunks, device_of, score, score_held_out
 from bench.storage.node_cache import open_store
 from bench.storage.places import Place, locked, write_file
-from bench.workers import fit_on_ray
+from bench.training import held_out as pseudo
+from bench.training.memory import keep_freed_memory, peak_memory_gib, watch_memory
+from bench.training.ray_train import fit_on_ray
+from bench.training.scoring import Batch, Feed, Rows, Scores, arithmetic, chunks, device_of, score, score_held_out
+from bench.training.sync_batchnorm import over_all_workers
 
 Report = Callable[[Mapping[str, Any]], None]
 LOOK_EVERY = 50

@@ -1,0 +1,1 @@
+"""Cube store to trained method: the visible loop, several workers, scoring."""
