@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench.cells import Trial
+from bench.evaluation.selection import objective
 from bench.experiment.config import fingerprint
 from bench.records.records import RunRecord
-from bench.selection import objective
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bench import gallery
 from bench.curves import Scored
-from bench.metrics import stretches
+from bench.evaluation.metrics import stretches
 from bench.records.records import RunRecord
 from bench.storage.places import Place
 

@@ -18,7 +18,7 @@ from amsrc.errors import AwayError
 from amsrc.store import Sealed
 from bench.cluster.connect import WAIT_S, Patience, connect, same_code
 from bench.cluster.machine import ONE_WORKER, Machine, Packing, Workers
-from bench.evaluate import evaluate, worth_of_epoch
+from bench.evaluation.evaluate import evaluate, worth_of_epoch
 from bench.experiment.config import fingerprint
 from bench.plan import Cell
 from bench.records import provenance, run_folder

@@ -154,8 +154,8 @@ def train(args: argparse.Namespace, changes: dict[str, str]) -> int:
 def evaluate(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Score one trained run, compute its metrics and write its record."""
     experiment, fixed = experiment_of(args, changes)
-    from bench import evaluate as stage
     from bench.data.stores import find_store
+    from bench.evaluation import evaluate as stage
     from bench.records.records import path_of
 
     store, experiment = find_store(home_of(args), experiment, fixed)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bench import bootstrap
+from bench.evaluation import bootstrap
+from bench.evaluation.metrics import stretches
 from bench.figures import BEST, Look, drawn, wrapped
-from bench.metrics import stretches
 from bench.records.names import label as label_of
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from amsrc.cubes import Boxes, Frame
 from amsrc.errors import ConfigError, RunError
-from bench.metrics import stretches
+from bench.evaluation.metrics import stretches
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.curves import ABNORMAL, Picture, Scored
+from bench.evaluation.metrics import stretches
 from bench.figures import COLOURS, drawn
-from bench.metrics import stretches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

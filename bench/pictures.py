@@ -26,7 +26,7 @@ from bench.curves import Floats, Picture, Scored
 from bench.data import datasets
 from bench.data.datasets import Dataset, Video
 from bench.data.stores import find_store
-from bench.evaluate import CubeScores, fuse, score_cubes, standard
+from bench.evaluation.evaluate import CubeScores, fuse, score_cubes, standard
 from bench.experiment.config import Experiment, derive, fingerprint
 from bench.experiment.specs import is_toy
 from bench.gallery import Boxes

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from bench import browse, figures, framewise, gallery, tables
+from bench import browse, figures, gallery, tables
+from bench.evaluation import framewise
 from bench.experiment.config import leaves
 from bench.experiment.rules import RULES
 from bench.experiment.specs import DATASETS, SPECS, TOY

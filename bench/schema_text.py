@@ -33,10 +33,10 @@ def schema() -> str:
     """The whole document, in Markdown."""
     from amsrc import store
     from bench import gallery
+    from bench.evaluation.smoothing import Study
     from bench.experiment.config import Experiment
     from bench.records import run_folder
     from bench.records.records import RunRecord, SearchRecord, frame_scores_path
-    from bench.smoothing import Study
 
     run = "<recipe>/<dataset>/seed<seed>-<fingerprint>"
     parts: list[str] = [INTRO]

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from amsrc.errors import ConfigError, unknown
 from bench.cells import Trial
+from bench.evaluation.selection import objective
 from bench.experiment.config import Experiment, dump, flatten, override
 from bench.experiment.rules import RULES
 from bench.plan import Cell
 from bench.records.records import RunRecord
-from bench.selection import objective
 
 Space = dict[str, tuple[float, float]]  # field -> (lowest, highest), searched on a logarithmic scale
 

@@ -23,6 +23,8 @@ from amsrc.store import CubeStore
 from bench import tables
 from bench.data.prepare import prepare_video
 from bench.data.readers import Video
+from bench.evaluation.roc import aurocs
+from bench.evaluation.selection import SHARES, fusion_curve
 from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import build
 from bench.experiment.specs import SPECS
@@ -30,8 +32,6 @@ from bench.made_up import SCENES, cubes_of_noise, store_of_noise, video_of_walke
 from bench.methods.trivial import flow_magnitude
 from bench.records.run_folder import Epoch
 from bench.records.speeds import Row
-from bench.roc import aurocs
-from bench.selection import SHARES, fusion_curve
 from bench.speed_network import CUBES, WIDTHS
 from bench.speed_prepare import FRAMES, of_video, straight
 from bench.timing import CPU, Settings, in_turns, repeats, row, timed

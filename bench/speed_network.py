@@ -19,7 +19,7 @@ from amsrc.config import CubeConfig, LossConfig, ModelConfig, TrainConfig
 from amsrc.model import AMSRC
 from amsrc.store import Cubes, CubeStore, Shard
 from bench import roofline, straightforward
-from bench.evaluate import evaluate
+from bench.evaluation.evaluate import evaluate
 from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import build
 from bench.made_up import cubes_of_noise, store_of_noise

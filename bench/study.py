@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from amsrc.errors import ConfigError
 from amsrc.store import Sealed
 from bench.cells import Trial, finished
-from bench.evaluate import scored_labels
+from bench.evaluation.evaluate import scored_labels
+from bench.evaluation.selection import Decision, Labels, across
 from bench.experiment.config import fingerprint
 from bench.plan import Cell
 from bench.records import provenance
 from bench.records.provenance import now
 from bench.records.records import RunRecord, SearchRecord, read_crossfit
 from bench.search import Search, own_values
-from bench.selection import Decision, Labels, across
 from bench.storage.node_cache import open_store
 from bench.storage.places import Place
 

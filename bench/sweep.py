@@ -41,7 +41,8 @@ from bench.data import datasets
 from bench.data.prepare import prepare
 from bench.data.stores import Sources
 from bench.data.toy import render
-from bench.evaluate import per_video
+from bench.evaluation.evaluate import per_video
+from bench.evaluation.selection import objective
 from bench.experiment.config import fingerprint
 from bench.experiment.rules import RULES
 from bench.experiment.specs import TOYS, is_toy
@@ -52,7 +53,6 @@ from bench.records import run_folder
 from bench.records.names import percent, title
 from bench.records.records import RunRecord, read_all, read_frame_scores, search_path, write_search
 from bench.search import Search
-from bench.selection import objective
 from bench.storage import sqlite_sync
 from bench.storage.places import Place, Remote, beside, locked, writable
 from bench.tracking import Evidence, open_tracker

@@ -1,7 +1,7 @@
 """The tables from `results/`: records, searches and `paper.csv` in, `tables/*.{md,tex,csv}` out.
 
 The only way from a record to a printed number. Tables 1 and 2 set what was measured beside what the paper printed,
-Table 3 has every metric, `rules` sets the selection rules beside one another, `smoothing` (`bench.smoothing`) what is
+Table 3 has every metric, `rules` sets the selection rules beside one another, `smoothing` (`bench.evaluation.smoothing`) what is
 done to scores after a method has given them. Quoted rows are the paper's, measured rows (`bench.rows`) means
 over seeds; the two are never mixed. Needs neither torch nor Ray, and the same records give the same bytes.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from amsrc.errors import DataError
-from bench import framewise, smoothing
+from bench.evaluation import framewise, smoothing
 from bench.experiment.rules import RULES
 from bench.experiment.specs import DATASETS, SPECS, is_toy, title_of
 from bench.records.names import title

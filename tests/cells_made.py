@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from bench.evaluate import evaluate
+from bench.evaluation.evaluate import evaluate
 from bench.experiment.config import Experiment, run_key
 from bench.records.records import RunRecord
 from bench.training.loop import fit

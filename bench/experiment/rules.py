@@ -1,6 +1,6 @@
 """The selection rules: where the epoch and the fusion ratio behind a number may come from.
 
-`bench.selection` applies them to scores. Names and words alone; imports nothing.
+`bench.evaluation.selection` applies them to scores. Names and words alone; imports nothing.
 """
 
 RULES = {

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from amsrc.config import TrainConfig
 from amsrc.store import CubeStore
-from bench.evaluate import evaluate
+from bench.evaluation.evaluate import evaluate
 from bench.experiment.config import Experiment, derive
 from bench.records.run_folder import history
 from bench.training import loop, scoring

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from amsrc.store import CubeStore
-from bench import evaluate
 from bench.data.prepare import prepare
 from bench.data.stores import Sources, summary
+from bench.evaluation import evaluate
 from bench.experiment.config import Experiment, override
 from bench.experiment.recipes import build
 

@@ -22,7 +22,7 @@ from bench import cli
 from bench.data import readers, toy
 from bench.data.prepare import prepare
 from bench.data.stores import Sources, find_store
-from bench.evaluate import evaluate
+from bench.evaluation.evaluate import evaluate
 from bench.experiment.config import derive, dump, fingerprint, override
 from bench.experiment.recipes import build
 from bench.overlay import Overlay

@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from amsrc.errors import ConfigError, RunError
 from amsrc.store import CubeStore
 from bench import speed_harness, timing
-from bench.evaluate import evaluate
+from bench.evaluation.evaluate import evaluate
 from bench.experiment.config import Experiment
 from bench.made_up import SCENES
 from bench.records.run_folder import history, is_trained, read_epochs

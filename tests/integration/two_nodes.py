@@ -29,7 +29,7 @@ from bench import cells
 from bench.cells import Job, Trial, run_trials  # noqa: E402
 from bench.cluster import connect
 from bench.cluster.machine import Machine, Packing, Workers  # noqa: E402
-from bench.evaluate import evaluate  # noqa: E402
+from bench.evaluation.evaluate import evaluate  # noqa: E402
 from bench.plan import Cell  # noqa: E402
 from bench.records.run_folder import history, is_trained  # noqa: E402
 from bench.training import ray_train

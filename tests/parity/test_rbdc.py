@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.rbdc import Boxes, curve, detection_areas
+from bench.evaluation.rbdc import Boxes, curve, detection_areas
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "regions" / "ssvad.json").read_text())["cases"]
 

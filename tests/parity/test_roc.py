@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from amsrc.errors import DataError
-from bench.roc import aurocs, count, rank
+from bench.evaluation.roc import aurocs, count, rank
 from tests.parity.test_selection import slow_auroc
 
 unhurried = settings(deadline=None)  # a busy machine is not a failure

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import selection
+from bench.evaluation import selection
+from bench.evaluation.selection import decide, folds, fusion_curve
 from bench.records.run_folder import Epoch
-from bench.selection import decide, folds, fusion_curve
 from tests.parity import reference
 from tests.unit.test_selection import Made, made
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from amsrc.errors import DataError
-from bench import bootstrap
-from bench.bootstrap import auroc_interval, difference, draws, ranked
-from bench.metrics import pooled_auroc
+from bench.evaluation import bootstrap
+from bench.evaluation.bootstrap import auroc_interval, difference, draws, ranked
+from bench.evaluation.metrics import pooled_auroc
 
 
 def made_up(seed=0, videos=7, ahead=1.0):

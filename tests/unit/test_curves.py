@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from bench import curves, figures, metrics
+from bench import curves, figures
 from bench.curves import Scored
+from bench.evaluation import metrics
 from bench.experiment.config import dump, override
 from bench.experiment.recipes import build
 from bench.records.names import label

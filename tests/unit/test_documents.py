@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import smoothing, tables
+from bench import tables
+from bench.evaluation import smoothing
 from bench.schema_text import schema
 
 ROOT = Path(__file__).parents[2]

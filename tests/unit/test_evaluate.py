@@ -15,18 +15,18 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import CubeStore
-from bench import bootstrap, smoothing
 from bench.cells import finished
-from bench.evaluate import evaluate, per_video, scored_labels, study_smoothing, worth_of_epoch
+from bench.evaluation import bootstrap, smoothing
+from bench.evaluation.evaluate import evaluate, per_video, scored_labels, study_smoothing, worth_of_epoch
+from bench.evaluation.metrics import equal_error, pooled
+from bench.evaluation.selection import pseudo_worth
 from bench.experiment.config import derive, fingerprint, run_key
 from bench.experiment.recipes import RECIPES
 from bench.experiment.rules import RULES
-from bench.metrics import equal_error, pooled
 from bench.plan import Cell as Planned
 from bench.records.origin import unfinished
 from bench.records.records import frame_scores_path, path_of, read, read_crossfit, read_frame_scores, write
 from bench.records.run_folder import history, read_epochs
-from bench.selection import pseudo_worth
 from bench.training import scoring
 from bench.training.held_out import KINDS
 from bench.training.loop import fit

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amsrc.errors import DataError
-from bench.metrics import auroc, average_precision, equal_error, macro_auroc, pooled, pooled_auroc, stretches
+from bench.evaluation.metrics import auroc, average_precision, equal_error, macro_auroc, pooled, pooled_auroc, stretches
 
 FRAMES = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=2, max_size=40)
 

@@ -12,10 +12,11 @@ import pytest
 
 from amsrc.errors import DataError, RunError
 from amsrc.store import CubeStore
-from bench import cli, evaluate, gallery, metrics, panels, pictures
+from bench import cli, gallery, panels, pictures
 from bench.data import prepare, toy
 from bench.data.datasets import find
 from bench.data.stores import Sources, find_store
+from bench.evaluation import evaluate, metrics
 from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import RECIPES, build
 from bench.methods.trivial import OF_CUBES

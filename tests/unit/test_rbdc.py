@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.rbdc import Boxes, area, curve, detection_areas, overlaps
+from bench.evaluation.rbdc import Boxes, area, curve, detection_areas, overlaps
 
 
 def test_overlaps_by_hand():

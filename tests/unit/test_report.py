@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import DataError
-from bench import browse, cli, framewise, gallery, report, tables
+from bench import browse, cli, gallery, report, tables
+from bench.evaluation import framewise
 from bench.experiment.config import derive, dump
 from bench.experiment.recipes import build
 from bench.records.records import read_all

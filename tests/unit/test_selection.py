@@ -11,11 +11,9 @@ import pytest
 from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.fuse import Fuser, Statistics, frame_scores, statistics
-from bench import selection
-from bench.experiment.rules import RULES
-from bench.metrics import pooled_auroc
-from bench.records.run_folder import Epoch, HeldOut
-from bench.selection import (
+from bench.evaluation import selection
+from bench.evaluation.metrics import pooled_auroc
+from bench.evaluation.selection import (
     CHOICES,
     SHARES,
     Decision,
@@ -27,6 +25,8 @@ from bench.selection import (
     pseudo_aurocs,
     pseudo_worth,
 )
+from bench.experiment.rules import RULES
+from bench.records.run_folder import Epoch, HeldOut
 
 KINDS = ("skip", "patch")
 FEW = CHOICES[::5]

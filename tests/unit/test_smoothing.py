@@ -8,8 +8,9 @@ import pytest
 from amsrc.config import ScoreConfig
 from amsrc.errors import DataError
 from amsrc.fuse import PADDINGS, Statistics, frame_scores
-from bench import smoothing, tables
-from bench.metrics import pooled_auroc
+from bench import tables
+from bench.evaluation import smoothing
+from bench.evaluation.metrics import pooled_auroc
 from tests.results_made import a_record
 
 

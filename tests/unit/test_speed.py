@@ -17,17 +17,8 @@ from amsrc import boxes
 from amsrc.config import CubeConfig, ModelConfig
 from amsrc.cubes import moments
 from amsrc.model import AMSRC
-from bench import (
-    growth,
-    made_up,
-    roofline,
-    selection,
-    speed,
-    speed_harness,
-    speed_network,
-    speed_prepare,
-    timing,
-)
+from bench import growth, made_up, roofline, speed, speed_harness, speed_network, speed_prepare, timing
+from bench.evaluation import selection
 from bench.records.speeds import Row, read_file, read_speed
 from bench.timing import CPU
 from bench.training.scoring import arithmetic

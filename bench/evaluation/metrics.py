@@ -1,6 +1,6 @@
 """Frame-level metrics: pure functions on scores and labels, in float64. Reads and writes nothing.
 
-Scores: higher = more abnormal, any scale (rankings are all that counts). Labels: 1 = abnormal. `bench.roc` and, for
+Scores: higher = more abnormal, any scale (rankings are all that counts). Labels: 1 = abnormal. `bench.evaluation.roc` and, for
 the average precision, scikit-learn compute; these functions fix what happens where the textbook definition ends.
 torchmetrics is not an option: it passes scores outside [0, 1] through a sigmoid, which changes their ranking.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amsrc.errors import DataError
-from bench.roc import count
+from bench.evaluation.roc import count
 
 Number = TypeVar("Number", np.float64, np.int64)
 
@@ -45,7 +45,7 @@ def average_precision(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float | N
 
 
 def equal_error(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float | None, float | None]:
-    """Equal error rate, and the F1 of the abnormal frames at its threshold (`bench.roc.Counts.equal_error`).
+    """Equal error rate, and the F1 of the abnormal frames at its threshold (`bench.evaluation.roc.Counts.equal_error`).
 
     Returns:
         Two fractions in [0, 1]; None when only one class is present.

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench import bootstrap
-from bench.bootstrap import Difference
-from bench.metrics import equal_error, pooled
+from bench.evaluation import bootstrap
+from bench.evaluation.bootstrap import Difference
+from bench.evaluation.metrics import equal_error, pooled
 from bench.records.records import Labels, RunRecord, Scores, frame_scores_path, read_frame_scores
 from bench.storage.places import Place
 
@@ -32,7 +32,7 @@ def completed(results: Place, record: RunRecord) -> RunRecord:
 
 
 def interval(results: Place, runs: Sequence[RunRecord]) -> tuple[float, float] | None:
-    """95 % interval over test videos of the mean AUROC of runs on the same videos (`bench.bootstrap`), in fractions.
+    """95 % interval over test videos of the mean AUROC of runs on the same videos (`bench.evaluation.bootstrap`), in fractions.
 
     Raises:
         DataError: frame scores are damaged, or the runs were measured on different frames.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bench.metrics import pooled
-from bench.roc import Ranking, rank
+from bench.evaluation.metrics import pooled
+from bench.evaluation.roc import Ranking, rank
 
 DRAWS = 10_000
 LEVEL = 0.95

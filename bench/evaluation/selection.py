@@ -17,10 +17,10 @@ import numpy.typing as npt
 from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, DataError
 from amsrc.fuse import Floats, Fuser, cube_scores
+from bench.evaluation.metrics import end_to_end, pooled_auroc
+from bench.evaluation.roc import aurocs
 from bench.experiment.rules import RULES
-from bench.metrics import end_to_end, pooled_auroc
 from bench.records.run_folder import Epoch
-from bench.roc import aurocs
 
 Values = npt.NDArray[np.float64]
 Labels = Mapping[str, npt.NDArray[np.integer]]  # by video; 1 = abnormal

@@ -131,7 +131,7 @@ def _choices(scores: Scores, labels: Labels) -> Iterator[Choice]:
 def _auroc(
     labels: Labels, name: Filter, width: int, padding: str, min_max: bool, scores: Mapping[str, npt.ArrayLike]
 ) -> float | None:
-    from bench.metrics import pooled_auroc
+    from bench.evaluation.metrics import pooled_auroc
 
     smoothed = {video: smooth(own, name, width, padding, min_max=min_max) for video, own in scores.items()}
     return pooled_auroc(smoothed, labels)

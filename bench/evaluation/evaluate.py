@@ -19,18 +19,18 @@ from amsrc.config import ScoreConfig
 from amsrc.errors import ConfigError, RunError, unknown
 from amsrc.fuse import Fuser, Statistics, cube_scores, frame_scores, statistics
 from amsrc.store import SPLITS, Cubes, CubeStore, Split
-from bench import bootstrap, metrics, smoothing
 from bench.data.regions import Regions
 from bench.data.stores import summary
+from bench.evaluation import bootstrap, metrics, smoothing
+from bench.evaluation.rbdc import Boxes, detection_areas
+from bench.evaluation.selection import Decision, decide, fusion_curve, pseudo_worth
 from bench.experiment.config import Experiment
 from bench.methods.trivial import NULLS, Rows, rows_of
-from bench.rbdc import Boxes, detection_areas
 from bench.records import run_folder
 from bench.records.origin import origin, regions_sha256, told
 from bench.records.provenance import now
 from bench.records.records import RunRecord, write, write_frame_scores
 from bench.records.run_folder import Epoch
-from bench.selection import Decision, decide, fusion_curve, pseudo_worth
 from bench.storage.places import Place, locked, write_file
 
 if TYPE_CHECKING:

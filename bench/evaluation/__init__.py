@@ -1,0 +1,1 @@
+"""Scores to metrics: fusion under the selection rules, ROC, intervals, regions, the record."""
