@@ -1,6 +1,6 @@
 """The data of the page's video browser: scores, labels, boxes and frames of every video, small enough for one file.
 
-Reads what `bench.gallery` finds under `results/`; for `bench.report`. Needs neither torch nor Ray.
+Reads what `bench.figures.files` finds under `results/`; for `bench.report`. Needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bench import gallery
-from bench.curves import Scored
 from bench.evaluation.metrics import stretches
+from bench.figures import files
+from bench.figures.scores import Scored
 from bench.records.records import RunRecord
 from bench.storage.places import Place
 
@@ -27,12 +27,12 @@ LEVELS = 255  # of a curve between its lowest and highest point: finer than a sc
 def runs(results: Place, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """What the browser knows of each run: its curves by video, and the boxes of the pictured frames."""
     found = []
-    listed = gallery.shown(records)
-    labels = gallery.labels(listed)
+    listed = files.shown(records)
+    labels = files.labels(listed)
     for record in listed:
-        run = gallery.scored(results, record)
+        run = files.scored(results, record)
         if run is not None:
-            boxes = gallery.read_boxes(gallery.folder_of(results, record))
+            boxes = files.read_boxes(files.folder_of(results, record))
             videos = {name: _video(run, name) | {"boxes": boxes.get(name, {})} for name in sorted(run.scores)}
             label = f"{labels[record.fingerprint]}, seed {record.seed}"
             found.append({"dataset": record.dataset, "label": label, "id": record.fingerprint, "videos": videos})
@@ -60,10 +60,10 @@ def _packed(curve: npt.NDArray[np.floating]) -> dict[str, Any]:
 def strips(results: Place, records: Sequence[RunRecord]) -> Strips:
     """The frames of the videos, as far as there are pictures: a data set's strips, and the few beside each run."""
     found: Strips = {}
-    for record in gallery.shown(records):
-        folders = gallery.strips_of(results, record.dataset), gallery.folder_of(results, record) / "frames"
+    for record in files.shown(records):
+        folders = files.strips_of(results, record.dataset), files.folder_of(results, record) / "frames"
         for folder in folders:
-            for video, frames in gallery.read_strip(folder).items():
+            for video, frames in files.read_strip(folder).items():
                 found.setdefault(record.dataset, {}).setdefault(video, {}).update(frames)
     return found
 

@@ -202,16 +202,16 @@ OF_ONE_RUN = ("recipe", "seed", "videos", "root", "boxes", "flow", "labels")
 def figures(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Plot the results; with --dataset also qualitative figures of one run: predictions, features, frames, boxes."""
     if args.dataset:
-        from bench import pictures
+        from bench.figures import run as pictures
 
         written = pictures.run(args, changes)
     elif of_one := [name for name in OF_ONE_RUN if getattr(args, name) not in (None, "")]:
         raise ConfigError(f"--{of_one[0]} needs --dataset: it concerns a single run.")
     else:
         _no_overrides(changes)
-        from bench import gallery
+        from bench.figures import files
 
-        written = gallery.draw(results_of(args))
+        written = files.draw(results_of(args))
     print(f"{len(written)} files written: {written[0].parent}, ...")
     return 0
 

@@ -124,7 +124,7 @@ def read(rows: Sequence[Row]) -> list[Growth]:
 
 def draw(rows: Sequence[Row]) -> Figure | None:
     """Cost over size, with the fitted exponent, a panel a cost; None where nothing was measured."""
-    from bench.figures import drawn
+    from bench.figures.style import drawn
 
     costs = read(rows)
 

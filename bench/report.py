@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from bench import browse, figures, gallery, tables
+from bench import browse, tables
 from bench.evaluation import framewise
 from bench.experiment.config import leaves
 from bench.experiment.rules import RULES
 from bench.experiment.specs import DATASETS, SPECS, TOY
 from bench.experiment.specs import title_of as named
+from bench.figures import files, style
 from bench.records.names import changes, label, latest
 from bench.records.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.storage.places import Place, write_file
@@ -250,24 +251,24 @@ def protocol(results: Place) -> str:
 def _galleries(results: Place, records: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
     """The figures of each data set: its ROC curves, and those of one run that is looked into."""
     for dataset in in_order(record.dataset for record in records):
-        own = [record for record in gallery.shown(records) if record.dataset == dataset]
-        compared = gallery.compared(records, dataset)
-        names = gallery.labels(compared)
+        own = [record for record in files.shown(records) if record.dataset == dataset]
+        compared = files.compared(records, dataset)
+        names = files.labels(compared)
         reached = " ".join(f"{names[record.fingerprint]}: {_reached(record)}." for record in compared)
-        pictures = [_drawn("roc", named(dataset), gallery.roc(results, records, dataset), reached)]
+        pictures = [_drawn("roc", named(dataset), files.roc(results, records, dataset), reached)]
         run = _looked_into(results, own)
         absent: list[str] = []
         if run is not None:
             about = f"{label(run)} on {named(dataset)}, seed {run.seed}"
             reached = f"The run has {_reached(run)}."
             pictures += [*_of_pixels(results, run, about, reached), *_of_scores(results, run, about, reached)]
-            absent = gallery.missing(results, run)
+            absent = files.missing(results, run)
         yield {
             "title": named(dataset),
             "run": run and f"{label(run)}, seed {run.seed}, {run.fingerprint}",
             "pictures": [picture for picture in pictures if picture],
             "missing": ", ".join(absent),
-            "command": gallery.command(run) if run and absent else "",
+            "command": files.command(run) if run and absent else "",
         }
 
 
@@ -282,28 +283,28 @@ def _looked_into(results: Place, records: Sequence[RunRecord]) -> RunRecord | No
     """The run whose figures the page shows: one with pictures of its cubes, else AMSRC itself, else any."""
 
     def rank(record: RunRecord) -> tuple[bool, bool, bool]:
-        whole = not gallery.missing(results, record) and record.learns
+        whole = not files.missing(results, record) and record.learns
         return whole, record.recipe.startswith("amsrc"), record.learns
 
     return max(records, key=rank, default=None)
 
 
 def _of_scores(results: Place, record: RunRecord, about: str, reached: str) -> Iterator[Picture | None]:
-    run = gallery.scored(results, record)
+    run = files.scored(results, record)
     if run is not None:
-        for name, figure in gallery.of_run(run).items():
+        for name, figure in files.of_run(run).items():
             yield _drawn(name, about, figure, reached)
 
 
 def _of_pixels(results: Place, record: RunRecord, about: str, reached: str) -> Iterator[Picture]:
-    for name in gallery.FROM_PIXELS:
-        path = gallery.folder_of(results, record) / f"{name}.svg"
+    for name in files.FROM_PIXELS:
+        path = files.folder_of(results, record) / f"{name}.svg"
         if path.is_file():
             yield _picture(name, about, path.read_bytes(), reached)
 
 
 def _drawn(name: str, about: str, figure: Any, reached: str = "") -> Picture | None:
-    return None if figure is None else _picture(name, about, figures.render(figure, "svg"), reached)
+    return None if figure is None else _picture(name, about, style.render(figure, "svg"), reached)
 
 
 def _picture(name: str, about: str, content: bytes, reached: str = "") -> Picture:
@@ -313,13 +314,13 @@ def _picture(name: str, about: str, content: bytes, reached: str = "") -> Pictur
 
 def _make_frames(records: Sequence[RunRecord], there: Sequence[str]) -> list[str]:
     """Commands that make the frames of videos which the browser lacks."""
-    lacking = [record for record in gallery.shown(records) if record.dataset not in there]
+    lacking = [record for record in files.shown(records) if record.dataset not in there]
     first = {record.dataset: record for record in reversed(lacking)}
-    return [gallery.command(record) for _, record in sorted(first.items())]
+    return [files.command(record) for _, record in sorted(first.items())]
 
 
 def _search(search: SearchRecord) -> dict[str, Any]:
-    drawn = {"importances": figures.importances(search), "landscape": figures.landscape(search)}
+    drawn = {"importances": style.importances(search), "landscape": style.landscape(search)}
     chosen = [
         [named(dataset), *(_percent(found.get(rule, {}).get("auroc")) for rule in RULES)]
         for dataset, found in search.chosen.items()

@@ -32,9 +32,9 @@ WORDS = {
 def schema() -> str:
     """The whole document, in Markdown."""
     from amsrc import store
-    from bench import gallery
     from bench.evaluation.smoothing import Study
     from bench.experiment.config import Experiment
+    from bench.figures import files
     from bench.records import run_folder
     from bench.records.records import RunRecord, SearchRecord, frame_scores_path
 
@@ -45,7 +45,7 @@ def schema() -> str:
     parts += _described("Frame scores", f"results/scores/{run}.npz", frame_scores_path)
     parts += _record("Record of a search", "results/searches/<study>/search.json", SearchRecord)
     parts += _record("Study of smoothing", f"results/smoothing/{run}.json", Study)
-    parts += _described("Figures", "results/figures/", gallery)
+    parts += _described("Figures", "results/figures/", files)
     parts += _described("Folder of a run", "<home>/runs/<run>/", run_folder)
     parts += _described("Cube store", "<home>/stores/<store>/", store)
     return "\n\n".join(parts) + "\n"

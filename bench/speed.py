@@ -55,7 +55,7 @@ def run(out: Path, quick: bool) -> list[Row]:
     about |= {"hardware": hardware, "versions": provenance.versions(), "git": provenance.git()}
     write_json(path, {**about, "rows": [asdict(row) for row in rows]})
     if importlib.util.find_spec("matplotlib") and (figure := growth.draw(rows)):
-        from bench.figures import render
+        from bench.figures.style import render
 
         write_file(path.with_suffix(".svg"), render(figure, "svg"))
     if absent := [package for package in ("pydantic", "tabulate") if importlib.util.find_spec(package) is None]:

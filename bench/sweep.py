@@ -32,7 +32,7 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
     raise SystemExit(main(["sweep", *sys.argv[1:]]))
 
 from amsrc.errors import ConfigError
-from bench import curves, figures, gallery, outlook, plan, search, study, tables
+from bench import outlook, plan, search, study, tables
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
 from bench.cluster.connect import check_nodes, connect, shared
@@ -46,6 +46,8 @@ from bench.evaluation.selection import objective
 from bench.experiment.config import fingerprint
 from bench.experiment.rules import RULES
 from bench.experiment.specs import TOYS, is_toy
+from bench.figures import files as gallery
+from bench.figures import scores, style
 from bench.options import home_of, named_fields, results_of
 from bench.plan import Cell
 from bench.progress import progress
@@ -341,9 +343,9 @@ class Sweep:
                 names = {name for part in choice.get("folds", [choice]) for name in part.get("fingerprints", [])[:1]}
                 if len(names) == 1 and (record := self.records.get(names.pop())):  # crossfit: the folds agree
                     self.picked[dataset, rule] = record
-        drawn = {"importances": figures.importances(found), "landscape": figures.landscape(found)}
+        drawn = {"importances": style.importances(found), "landscape": style.landscape(found)}
         files: dict[str, str | bytes] = {
-            f"{name}.png": figures.render(figure, "png") for name, figure in drawn.items() if figure
+            f"{name}.png": style.render(figure, "png") for name, figure in drawn.items() if figure
         }
         files |= {"search.json": search_path(self.places.results, found.study).read_text()}
         self.tracker.log_files(self.parent, {f"searches/{found.study}/{name}": file for name, file in files.items()})
@@ -391,7 +393,7 @@ class Sweep:
         records = read_all(results)
         drawn = {name: gallery.roc(results, records, name) for name in sorted({r.dataset for r in records})}
         files: dict[str, str | bytes] = {
-            f"figures/roc-{name}.png": figures.render(figure, "png") for name, figure in drawn.items() if figure
+            f"figures/roc-{name}.png": style.render(figure, "png") for name, figure in drawn.items() if figure
         }
         self.tracker.log_files(self.parent, files)
 
@@ -406,8 +408,8 @@ def evidence(cell: Cell, record: RunRecord, home: Place, results: Place) -> Evid
     e, cube = cell.experiment, cell.experiment.cube
     folder = run_folder.folder_of(e, home)
     scored = gallery.scored(results, record)
-    videos = scored and curves.videos(scored, gallery.chosen_videos(scored))
-    drawn = {"videos.png": figures.render(videos, "png")} if videos else {}
+    videos = scored and scores.videos(scored, gallery.chosen_videos(scored))
+    drawn = {"videos.png": style.render(videos, "png")} if videos else {}
     if record.status != "done" or not run_folder.is_trained(folder):  # a null, or the run folder is elsewhere
         return Evidence(figures=drawn)
     import torch

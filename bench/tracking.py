@@ -346,9 +346,10 @@ def _add_figures(store: Store, fingerprint: str, figures: Mapping[str, bytes]) -
 
 def _figures(record: RunRecord) -> dict[str, bytes]:
     """The figures that are drawn from the record alone, by file name."""
-    from bench import curves, figures
+    from bench.figures import scores
+    from bench.figures import style as figures
 
-    drawn = {"fusion.png": figures.fusion(record), "epochs.png": curves.epochs(record)}
+    drawn = {"fusion.png": figures.fusion(record), "epochs.png": scores.epochs(record)}
     return {name: figures.render(figure, "png") for name, figure in drawn.items() if figure is not None}
 
 

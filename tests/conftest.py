@@ -44,7 +44,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> "Cell":
 @pytest.fixture(scope="session", autouse=True)
 def coarse_figures() -> Iterator[None]:
     """Figures of few pixels: no test looks at more, and most of the time goes into pixels."""
-    from bench.figures import STYLE
+    from bench.figures.style import STYLE
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(STYLE, "savefig.dpi", 40)

@@ -7,9 +7,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from bench import gallery
 from bench.experiment.config import Experiment, derive, dump, fingerprint, run_key
 from bench.experiment.recipes import build
+from bench.figures import files
 from bench.records.records import RunRecord, SearchRecord, write, write_frame_scores, write_search
 
 VIDEOS = {"ped2": 6, "avenue": 9, "shanghaitech": 4}
@@ -85,10 +85,10 @@ def put(results: Path, record: RunRecord) -> None:
 
 def put_pictures(results: Path, record: RunRecord) -> None:
     """What `amsrc-bench figures` leaves of a run that has its pixels at hand."""
-    folder, (scores, _) = gallery.folder_of(results, record), scores_of(record.dataset)
+    folder, (scores, _) = files.folder_of(results, record), scores_of(record.dataset)
     folder.mkdir(parents=True, exist_ok=True)
     parts = {video: {"s_f": score - 1, "s_p": score / 2} for video, score in scores.items()}
-    (folder / "parts.npz").write_bytes(gallery.parts_bytes(parts))
+    (folder / "parts.npz").write_bytes(files.parts_bytes(parts))
     frames = [*range(SKIP, FRAMES, 12)]
     boxes = {
         video: {number: [[0.1, 0.2, 0.3, 0.6, number / 10], [0.5, 0.5, 0.6, 0.9, -1.0]] for number in frames}
@@ -97,7 +97,7 @@ def put_pictures(results: Path, record: RunRecord) -> None:
     (folder / "boxes.json").write_text(json.dumps(boxes))
     for video in scores:
         for number in frames:
-            path = gallery.strips_of(results, record.dataset) / video / f"{number:05d}.jpg"
+            path = files.strips_of(results, record.dataset) / video / f"{number:05d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             picture = np.full((90, 160, 3), number, np.uint8)
             cv2.imwrite(str(path), picture)

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from bench import curves, figures
-from bench.curves import Scored
 from bench.evaluation import metrics
 from bench.experiment.config import dump, override
 from bench.experiment.recipes import build
+from bench.figures import scores as curves
+from bench.figures import style
+from bench.figures.scores import Scored
 from bench.records.names import label
 from tests.results_made import FRAMES, SKIP, a_record, scores_of
 
@@ -80,7 +81,7 @@ def test_settings_that_differ_from_the_recipe_are_in_the_titles() -> None:
     wrapped = ["amsrc, train.held_out=0,", "train.learning_rate=0.001, partial", "data"]
     assert figure.axes[0].get_title().split("\n")[:3] == wrapped
     run = Scored(record, *scores_of("ped2"))
-    for drawn in (curves.videos(run, ["02"]), curves.epochs(record), figures.fusion(record)):
+    for drawn in (curves.videos(run, ["02"]), curves.epochs(record), style.fusion(record)):
         assert drawn is not None
         title = drawn.get_suptitle() or drawn.axes[0].get_title()
         assert title.replace("\n", " ").startswith(name)
@@ -162,5 +163,5 @@ def test_equal_scores_give_equal_bytes() -> None:
         once, again = draw(), draw()
         assert once is not None
         assert again is not None
-        assert figures.render(once, "svg") == figures.render(again, "svg")
-        assert figures.render(once, "png") == figures.render(again, "png")
+        assert style.render(once, "svg") == style.render(again, "svg")
+        assert style.render(once, "png") == style.render(again, "png")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from bench import figures
 from bench.experiment.recipes import build
+from bench.figures import style
 from bench.records.records import RunRecord, SearchRecord
 from tests.results_made import record_of
 
@@ -86,21 +86,21 @@ def points(figure: Figure, start: str, panel: int = 0) -> list[tuple[float, floa
 
 def a_figure_of_each_kind() -> dict[str, Figure]:
     return {
-        "fusion": drawn(figures.fusion(a_record(**FUSION))),
-        "importances": drawn(figures.importances(a_search(3))),
-        "line": drawn(figures.landscape(a_search(1))),
-        "pair": drawn(figures.landscape(a_search(2, joint=True))),
+        "fusion": drawn(style.fusion(a_record(**FUSION))),
+        "importances": drawn(style.importances(a_search(3))),
+        "line": drawn(style.landscape(a_search(1))),
+        "pair": drawn(style.landscape(a_search(2, joint=True))),
     }
 
 
 def test_equal_records_give_equal_bytes_whatever_was_rendered_before_and_whatever_the_user_set() -> None:
-    first = {name: figures.render(figure, "svg") for name, figure in a_figure_of_each_kind().items()}
+    first = {name: style.render(figure, "svg") for name, figure in a_figure_of_each_kind().items()}
     with matplotlib.rc_context({"font.size": 20, "svg.fonttype": "none", "savefig.dpi": 10, "axes.grid": False}):
         again = a_figure_of_each_kind()
-        pictures = {name: figures.render(figure, "png") for name, figure in again.items()}
-        assert {name: figures.render(figure, "svg") for name, figure in again.items()} == first
+        pictures = {name: style.render(figure, "png") for name, figure in again.items()}
+        assert {name: style.render(figure, "svg") for name, figure in again.items()} == first
     for name, figure in a_figure_of_each_kind().items():
-        assert figures.render(figure, "png") == pictures[name]
+        assert style.render(figure, "png") == pictures[name]
         assert pictures[name].startswith(b"\x89PNG")
 
 
@@ -108,13 +108,13 @@ def test_figures_drawn_at_the_same_time_do_not_disturb_each_other_or_the_users_s
     record = a_record(**FUSION)
     before = dict(matplotlib.rcParams)
     with ThreadPoolExecutor(4) as pool:
-        rendered = set(pool.map(lambda _: figures.render(drawn(figures.fusion(record)), "svg"), range(8)))
+        rendered = set(pool.map(lambda _: style.render(drawn(style.fusion(record)), "svg"), range(8)))
     assert len(rendered) == 1
     assert dict(matplotlib.rcParams) == before
 
 
 def test_another_process_gives_the_same_bytes_and_makes_no_state_of_pyplot() -> None:
-    here = figures.render(drawn(figures.fusion(a_record(**FUSION))), "svg")
+    here = style.render(drawn(style.fusion(a_record(**FUSION))), "svg")
     code = (
         "import sys\nfrom importlib.util import module_from_spec, spec_from_file_location\n"
         f"spec = spec_from_file_location('made', {__file__!r})\n"
@@ -132,14 +132,14 @@ def test_another_process_gives_the_same_bytes_and_makes_no_state_of_pyplot() -> 
 
 def test_an_svg_needs_no_font_and_holds_no_date() -> None:
     for figure in a_figure_of_each_kind().values():
-        text = figures.render(figure, "svg").decode()
+        text = style.render(figure, "svg").decode()
         assert "<text" not in text
         assert "font-family" not in text
         assert "<dc:date>" not in text
 
 
 def test_fusion_shows_the_curve_its_best_the_recipes_own_weights_and_both_ends() -> None:
-    figure = drawn(figures.fusion(a_record(**FUSION)))
+    figure = drawn(style.fusion(a_record(**FUSION)))
     (axes,) = figure.axes
     curve = axes.lines[0].get_data()
     assert [list(values) for values in curve] == [FUSION["share_f"], FUSION["auroc"]]
@@ -154,11 +154,11 @@ def test_fusion_shows_the_curve_its_best_the_recipes_own_weights_and_both_ends()
 
 @pytest.mark.parametrize("fusion", [{}, FUSION | {"auroc": [None] * 5, "best_auroc": None, "paper_auroc": None}])
 def test_a_cell_without_a_curve_has_no_figure(fusion: dict[str, object]) -> None:
-    assert figures.fusion(a_record(**fusion)) is None
+    assert style.fusion(a_record(**fusion)) is None
 
 
 def test_the_parameter_that_alone_decides_is_the_most_important() -> None:
-    (axes,) = drawn(figures.importances(a_search(3, 60))).axes
+    (axes,) = drawn(style.importances(a_search(3, 60))).axes
     widths = [bar.get_width() for bar in axes.patches]
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names[-1] == "loss.consistency", "the longest bar is at the top"
@@ -177,7 +177,7 @@ def test_the_parameter_that_alone_decides_is_the_most_important() -> None:
     ],
 )
 def test_importances_that_would_say_nothing_are_not_drawn(search: SearchRecord) -> None:
-    assert figures.importances(search) is None
+    assert style.importances(search) is None
 
 
 @pytest.mark.parametrize(("number", "panels"), [(2, 1), (3, 3), (4, 6)])
@@ -185,7 +185,7 @@ def test_the_landscape_shows_every_pair_once_with_the_best_trial_marked(number: 
     search = a_search(number)
     done = [trial for trial in search.trials if trial["state"] == "done"]
     best = max(done, key=lambda trial: trial["values"][0])["params"]
-    figure = drawn(figures.landscape(search))
+    figure = drawn(style.landscape(search))
     shown = [axes for axes in figure.axes if axes.get_visible() and axes.collections and axes.get_xscale() == "log"]
     assert len(shown) == panels
     places = set()
@@ -203,7 +203,7 @@ def test_the_landscape_shows_every_pair_once_with_the_best_trial_marked(number: 
 def test_failed_and_pruned_trials_have_marks_of_their_own() -> None:
     for number in (1, 2):
         search = a_search(number)
-        figure = drawn(figures.landscape(search))
+        figure = drawn(style.landscape(search))
         for index, state in enumerate(("failed", "pruned"), 1):
             ((x, _),) = points(figure, state)
             assert x == search.trials[index]["params"]["loss.consistency"]
@@ -213,7 +213,7 @@ def test_failed_and_pruned_trials_have_marks_of_their_own() -> None:
 
 def test_the_landscape_of_one_parameter_is_a_line_from_low_to_high() -> None:
     search = a_search(1)
-    figure = drawn(figures.landscape(search))
+    figure = drawn(style.landscape(search))
     done = sorted((t["params"]["loss.consistency"], t["values"][0]) for t in search.trials if t["state"] == "done")
     assert points(figure, "_done") == done
     assert points(figure, "best") == [max(done, key=lambda point: point[1])]
@@ -222,7 +222,7 @@ def test_the_landscape_of_one_parameter_is_a_line_from_low_to_high() -> None:
 
 def test_a_joint_search_marks_the_best_of_each_objective() -> None:
     search = a_search(1, joint=True)
-    figure = drawn(figures.landscape(search))
+    figure = drawn(style.landscape(search))
     done = [trial for trial in search.trials if trial["values"]]
     for panel, title in enumerate(("mean AUROC", "worst AUROC")):
         best = max(done, key=lambda trial: trial["values"][panel])
@@ -234,13 +234,13 @@ def test_a_joint_search_marks_the_best_of_each_objective() -> None:
 def test_a_trial_given_by_hand_outside_the_space_is_in_the_picture_and_counts() -> None:
     search = a_search(2, 30)
     search.trials[5]["params"]["loss.consistency"] = 1000.0
-    (low, high) = drawn(figures.landscape(search)).axes[0].get_xlim()
+    (low, high) = drawn(style.landscape(search)).axes[0].get_xlim()
     assert low < 0.01 < 1000 < high
-    assert figures.importances(search) is not None
+    assert style.importances(search) is not None
 
 
 def test_a_search_without_a_finished_trial_has_no_landscape() -> None:
-    assert figures.landscape(a_search(2, 0)) is None
+    assert style.landscape(a_search(2, 0)) is None
     search = a_search(2, 3)
     search.trials[0]["state"] = "failed"
-    assert figures.landscape(search) is None
+    assert style.landscape(search) is None

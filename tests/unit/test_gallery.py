@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import ConfigError, DataError
-from bench import browse, cli, curves, gallery, options, report
+from bench import browse, cli, options, report
 from bench.experiment.config import dump, load, override
 from bench.experiment.recipes import build
+from bench.figures import files, scores
 from bench.storage.places import write_file
 from tests.object_store import remote, serving
 from tests.results_made import a_record, a_results_folder, put, put_pictures, scores_of
 
 
-def a_run(dataset: str = "ped2", **changes: object) -> curves.Scored:
-    return curves.Scored(a_record(dataset=dataset, **changes), *scores_of(dataset))
+def a_run(dataset: str = "ped2", **changes: object) -> scores.Scored:
+    return scores.Scored(a_record(dataset=dataset, **changes), *scores_of(dataset))
 
 
 def test_the_command_draws_every_run_and_every_data_set_in_both_forms(tmp_path: Path) -> None:
@@ -25,7 +26,7 @@ def test_the_command_draws_every_run_and_every_data_set_in_both_forms(tmp_path: 
     assert {path.name for path in folder.glob("*.*")} == {
         f"roc-{name}.{kind}" for name in ("ped2", "avenue", "shanghaitech") for kind in ("svg", "png")
     }
-    own = gallery.folder_of(tmp_path, records[0])
+    own = files.folder_of(tmp_path, records[0])
     assert (
         {path.stem for path in own.glob("*.svg")}
         == {path.stem for path in own.glob("*.png")}
@@ -36,8 +37,8 @@ def test_the_command_draws_every_run_and_every_data_set_in_both_forms(tmp_path: 
         }
     )
     null = next(record for record in records if record.recipe == "null-flow")
-    assert {path.name for path in gallery.folder_of(tmp_path, null).iterdir()} == {"videos.svg", "videos.png"}
-    assert not gallery.folder_of(tmp_path, records[-1]).exists(), "it failed"
+    assert {path.name for path in files.folder_of(tmp_path, null).iterdir()} == {"videos.svg", "videos.png"}
+    assert not files.folder_of(tmp_path, records[-1]).exists(), "it failed"
 
 
 Drawn = tuple[Path, dict[str, bytes]]
@@ -49,7 +50,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
     results = tmp_path_factory.mktemp("drawn")
     put(results, a_record())
     put_pictures(results, a_record())
-    return results, {path.name: path.read_bytes() for path in gallery.draw(results)}
+    return results, {path.name: path.read_bytes() for path in files.draw(results)}
 
 
 def test_results_in_an_object_store_are_drawn_and_reported_there_with_the_same_bytes(drawn: Drawn) -> None:
@@ -59,7 +60,7 @@ def test_results_in_an_object_store_are_drawn_and_reported_there_with_the_same_b
         results = remote(port, "results")
         for path in (path for path in here.rglob("*") if path.is_file()):
             write_file(results / path.relative_to(here).as_posix(), path.read_bytes())
-        assert {path.name: path.read_bytes() for path in gallery.draw(results)} == figures
+        assert {path.name: path.read_bytes() for path in files.draw(results)} == figures
         page, size = report.write(results, results / "report", {})
         content = page.read_bytes()
     assert len(content) == size
@@ -86,7 +87,7 @@ def test_runs_with_other_settings_are_not_mixed_under_one_name(tmp_path: Path) -
     other = replace(fast, fingerprint="other", boxes="file:1234")
     part = replace(a_record(fingerprint="part", partial=True, videos=["02", "03"]), experiment=changed(partial="true"))
     records = [slow, fast, again, other, part]
-    assert [record.fingerprint for record in gallery.shown(records)] == [slow.fingerprint, "part", "again", "other"]
+    assert [record.fingerprint for record in files.shown(records)] == [slow.fingerprint, "part", "again", "other"]
     for record in records:
         put(tmp_path, record)
     listed = [(run["id"], run["label"]) for run in browse.runs(tmp_path, records)]
@@ -97,7 +98,7 @@ def test_runs_with_other_settings_are_not_mixed_under_one_name(tmp_path: Path) -
         ("again", f"{name}, again, seed 0"),
         ("other", f"{name}, other, seed 0"),
     ]
-    figure = gallery.roc(tmp_path, records, "ped2")
+    figure = files.roc(tmp_path, records, "ped2")
     assert figure is not None
     titles = [axes.get_title().rpartition("\n")[0].replace("\n", " ") for axes in figure.axes if axes.get_visible()]
     assert titles == ["amsrc", f"{name}, again", f"{name}, other"], "not the one on other videos"
@@ -106,30 +107,30 @@ def test_runs_with_other_settings_are_not_mixed_under_one_name(tmp_path: Path) -
 def test_one_run_a_recipe_is_shown_the_lowest_seed_and_the_latest_of_it() -> None:
     records = [a_record(seed=1), a_record(seed=0), a_record("null-flow"), a_record("baseline", status="failed")]
     later = replace(a_record(seed=0), fingerprint="later", finished="2026-01-01T00:00:00+00:00")
-    shown = [(record.recipe, record.fingerprint) for record in gallery.shown([later, *records])]
+    shown = [(record.recipe, record.fingerprint) for record in files.shown([later, *records])]
     assert shown == [("amsrc", "later"), ("null-flow", a_record("null-flow").fingerprint)]
 
 
 def test_videos_are_the_papers_or_those_that_are_named_or_those_with_both_classes() -> None:
-    assert gallery.chosen_videos(a_run()) == ["02", "06"]
-    assert gallery.chosen_videos(a_run("avenue")) == ["04", "09"]
-    assert gallery.chosen_videos(a_run("shanghaitech")) == ["02", "03"], "there is no 97th here"
-    assert gallery.chosen_videos(a_run(partial=True)) == ["02", "03"], "the 6th is another one"
-    assert gallery.chosen_videos(a_run(), ["05"]) == ["05"]
+    assert files.chosen_videos(a_run()) == ["02", "06"]
+    assert files.chosen_videos(a_run("avenue")) == ["04", "09"]
+    assert files.chosen_videos(a_run("shanghaitech")) == ["02", "03"], "there is no 97th here"
+    assert files.chosen_videos(a_run(partial=True)) == ["02", "03"], "the 6th is another one"
+    assert files.chosen_videos(a_run(), ["05"]) == ["05"]
     with pytest.raises(ConfigError, match=r"ped2: unknown video '7'"):
-        gallery.chosen_videos(a_run(), ["7"])
+        files.chosen_videos(a_run(), ["7"])
 
 
 def test_what_a_run_left_beside_its_record_is_read_again(tmp_path: Path) -> None:
     record = a_record()
     put(tmp_path, record)
     put_pictures(tmp_path, record)
-    run = gallery.scored(tmp_path, record)
+    run = files.scored(tmp_path, record)
     assert run is not None
     assert run.parts["02"]["s_f"] == pytest.approx(run.scores["02"] - 1)
-    strip = gallery.read_strip(gallery.strips_of(tmp_path, "ped2"))
+    strip = files.read_strip(files.strips_of(tmp_path, "ped2"))
     assert list(strip["02"]) == list(range(4, 120, 12))
-    assert gallery.read_boxes(gallery.folder_of(tmp_path, record))["02"][16][0] == [0.1, 0.2, 0.3, 0.6, 1.6]
+    assert files.read_boxes(files.folder_of(tmp_path, record))["02"][16][0] == [0.1, 0.2, 0.3, 0.6, 1.6]
 
 
 @pytest.mark.parametrize("name", ["parts.npz", "boxes.json"])
@@ -137,10 +138,10 @@ def test_damage_is_named(tmp_path: Path, name: str) -> None:
     record = a_record()
     put(tmp_path, record)
     put_pictures(tmp_path, record)
-    path = gallery.folder_of(tmp_path, record) / name
+    path = files.folder_of(tmp_path, record) / name
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(DataError, match=f"{name} is damaged"):
-        (gallery.read_parts if name == "parts.npz" else gallery.read_boxes)(path.parent)
+        (files.read_parts if name == "parts.npz" else files.read_boxes)(path.parent)
 
 
 def test_nothing_to_draw_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,10 +160,10 @@ def test_what_is_of_one_run_needs_a_data_set(words: list[str], said: str, capsys
 def test_the_command_for_what_is_missing_leads_to_the_same_run(tmp_path: Path) -> None:
     e = override(build("amsrc", "ped2", 3), {"train.epochs": "4", "train.held_out": "0", "loss.consistency": "2.5"})
     record = replace(a_record(seed=3), experiment=dump(e))
-    words = gallery.command(record).split()
+    words = files.command(record).split()
     _, fields = options.overrides(words)
     assert override(build("amsrc", "ped2", 3), fields) == load(record.experiment)
     assert words[:8] == ["amsrc-bench", "figures", "--recipe", "amsrc", "--dataset", "ped2", "--seed", "3"]
-    assert gallery.missing(tmp_path, record) == ["errors", "features", "frame"]
-    assert gallery.missing(tmp_path, a_record("baseline")) == ["errors", "frame"], "it has no motion feature"
-    assert gallery.missing(tmp_path, a_record("null-flow")) == []
+    assert files.missing(tmp_path, record) == ["errors", "features", "frame"]
+    assert files.missing(tmp_path, a_record("baseline")) == ["errors", "frame"], "it has no motion feature"
+    assert files.missing(tmp_path, a_record("null-flow")) == []

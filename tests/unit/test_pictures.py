@@ -12,13 +12,16 @@ import pytest
 
 from amsrc.errors import DataError, RunError
 from amsrc.store import CubeStore
-from bench import cli, gallery, panels, pictures
+from bench import cli
 from bench.data import prepare, toy
 from bench.data.datasets import find
 from bench.data.stores import Sources, find_store
 from bench.evaluation import evaluate, metrics
 from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import RECIPES, build
+from bench.figures import files
+from bench.figures import network as panels
+from bench.figures import run as pictures
 from bench.methods.trivial import OF_CUBES
 from bench.records.records import read, record_path
 from bench.training import loop
@@ -63,7 +66,7 @@ def of(home: Path, recipe: str) -> tuple[Experiment, Path]:
     """An experiment and the folder of its figures."""
     e = derive(build(recipe, "toy-ped2", 0), **CHANGES)
     (path,) = (home / "toy-results" / "records" / recipe / "toy-ped2").glob("*.json")
-    return e, gallery.folder_of(home / "toy-results", read(path))
+    return e, files.folder_of(home / "toy-results", read(path))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +84,7 @@ def test_the_command_makes_everything_of_a_run(drawn: Path) -> None:
 
 
 def test_frames_are_small_few_and_of_every_video(drawn: Path, home: Path) -> None:
-    strip = gallery.read_strip(gallery.strips_of(home / "toy-results", "toy-ped2"))
+    strip = files.read_strip(files.strips_of(home / "toy-results", "toy-ped2"))
     assert sorted(strip) == ["01", "02"]
     for video, frames in strip.items():
         assert 8 <= len(frames) <= pictures.STRIP, video
@@ -89,19 +92,19 @@ def test_frames_are_small_few_and_of_every_video(drawn: Path, home: Path) -> Non
             picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
             assert picture is not None
             assert picture.shape[1] <= pictures.WIDEST_PX
-    kept = gallery.read_strip(drawn / "frames")
+    kept = files.read_strip(drawn / "frames")
     assert len(kept) == 2, "the videos of the figure"
     assert all(len(frames) == 2 for frames in kept.values()), "the highest and the lowest score"
 
 
 def test_a_dozen_frames_stand_for_a_video_whoever_draws_them(drawn: Path, home: Path) -> None:
-    folder = gallery.strips_of(home / "toy-results", "toy-ped2")
-    before = gallery.read_strip(folder)
+    folder = files.strips_of(home / "toy-results", "toy-ped2")
+    before = files.read_strip(folder)
     (folder / "01" / "00001.jpg").write_bytes(b"left by another run")
     for recipe in ("no-gate-add", "null-flow", "amsrc"):
         words = ["figures", "--recipe", recipe, "--dataset", "toy-ped2", "--home", str(home), *WORDS]
         assert cli.main(words) == 0
-        assert gallery.read_strip(folder) == before
+        assert files.read_strip(folder) == before
     assert {len(frames) for frames in before.values()} == {pictures.STRIP}
 
 
@@ -109,7 +112,7 @@ def test_boxes_are_those_of_the_store_with_their_fused_scores(drawn: Path, home:
     e, _ = of(home, "amsrc")
     store, _ = find_store(home, e, set())
     scores, _ = evaluate.score_cubes(e, store, pictures.run_folder.folder_of(e, home))
-    known, boxes = scores.statistics, gallery.read_boxes(drawn)
+    known, boxes = scores.statistics, files.read_boxes(drawn)
     video, number = "02", sorted(boxes["02"])[3]
     rows = np.flatnonzero((store.test.video == 1) & (store.test.frame == number))
     assert len(rows) == len(boxes[video][number]) > 0
@@ -123,7 +126,7 @@ def test_boxes_are_those_of_the_store_with_their_fused_scores(drawn: Path, home:
 
 def test_the_parts_are_the_scores_that_the_record_measured_alone(drawn: Path, home: Path) -> None:
     record = read(next((home / "toy-results" / "records" / "amsrc").rglob("*.json")))
-    run = gallery.scored(home / "toy-results", record)
+    run = files.scored(home / "toy-results", record)
     assert run is not None
     for name in ("s_f", "s_p"):
         alone = {video: part[name] for video, part in run.parts.items()}
@@ -169,13 +172,13 @@ def test_a_null_row_has_curves_and_a_frame_but_no_network(home: Path, recipe: st
     e, folder = of(home, recipe)
     assert {path.stem for path in folder.glob("*.svg")} == {"frame", "videos"}
     (path,) = (home / "toy-results" / "records" / recipe / "toy-ped2").glob("*.json")
-    run = gallery.scored(home / "toy-results", read(path))
+    run = files.scored(home / "toy-results", read(path))
     assert run is not None
     assert set(run.parts["01"]) == {"s_p"}
     assert all(len(run.parts[video]["s_p"]) == len(score) for video, score in run.scores.items())
     alone = {video: part["s_p"] for video, part in run.parts.items()}
     assert metrics.pooled_auroc(alone, run.labels) == run.record.metrics["auroc_p"]
-    boxed = any(rows for own in gallery.read_boxes(folder).values() for rows in own.values())
+    boxed = any(rows for own in files.read_boxes(folder).values() for rows in own.values())
     assert boxed == (e.method in OF_CUBES), "what scores frames scores no box"
 
 

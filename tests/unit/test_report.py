@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import DataError
-from bench import browse, cli, gallery, report, tables
+from bench import browse, cli, report, tables
 from bench.evaluation import framewise
 from bench.experiment.config import derive, dump
 from bench.experiment.recipes import build
+from bench.figures import files
 from bench.records.records import read_all
 from tests.browser import Page, chromium, opened
 from tests.results_made import FRAMES, SKIP, VIDEOS, a_record, a_results_folder, put
@@ -227,7 +228,7 @@ def test_a_page_that_could_not_be_sent_names_what_is_large(tmp_path: Path, monke
 def test_the_few_frames_beside_a_run_are_shown_where_there_are_no_strips(tmp_path: Path) -> None:
     record = a_record()
     put(tmp_path, record)
-    frame = gallery.folder_of(tmp_path, record) / "frames" / "02" / "00052.jpg"
+    frame = files.folder_of(tmp_path, record) / "frames" / "02" / "00052.jpg"
     frame.parent.mkdir(parents=True)
     frame.write_bytes(b"a picture")
     assert browse.strips(tmp_path, [record]) == {"ped2": {"02": {52: b"a picture"}}}
@@ -243,7 +244,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_damage_is_named(tmp_path: Path) -> None:
     record = a_results_folder(tmp_path)[0]
-    path = gallery.folder_of(tmp_path, record) / "parts.npz"
+    path = files.folder_of(tmp_path, record) / "parts.npz"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=re.escape(str(path))):
         report.build(tmp_path)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from amsrc.errors import ConfigError
-from bench import cli, curves, gallery, options, report, tables
+from bench import cli, options, report, tables
 from bench.data import datasets, download, toy
 from bench.experiment.config import check
 from bench.experiment.recipes import PAPER, build
 from bench.experiment.specs import DATASETS, LABEL_SETS, SPECS, TOYS, Spec, is_toy, original, spec_of, title_of
+from bench.figures import files, scores
 from bench.records.records import write
 from tests.results_made import a_record, scores_of
 
@@ -60,8 +61,8 @@ def test_a_new_data_set_is_a_column_with_its_note_and_has_its_own_videos_plotted
     table = tables.build(tmp_path)["table1.md"]
     assert " Kitchen |" in table and f"- {KITCHEN.note}" in table
     assert "Kitchen" in report.about([record], [])["Data sets"]
-    scored = curves.Scored(record, *scores_of("ped2"))
-    assert gallery.chosen_videos(scored) == ["02", "05"]
+    scored = scores.Scored(record, *scores_of("ped2"))
+    assert files.chosen_videos(scored) == ["02", "05"]
 
 
 def test_a_new_data_set_that_cannot_be_downloaded_says_where_to_ask(kitchen: str, tmp_path: Path) -> None:

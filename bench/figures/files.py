@@ -3,7 +3,7 @@
     figures/roc-<dataset>.{svg,png}                      one panel for each run, seeds apart
     figures/<recipe>/<dataset>/seed<k>-<fingerprint>/
         videos.{svg,png}, epochs.{svg,png}, fusion.{svg,png}      from results/ alone (`draw`)
-        errors.{svg,png}, features.{svg,png}, frame.{svg,png}     from pixels and network (`bench.pictures`)
+        errors.{svg,png}, features.{svg,png}, frame.{svg,png}     from pixels and network (`bench.figures.run`)
         parts.npz                                        S_f and S_p of every scored frame, by video (the same)
         boxes.json                                       boxes and their scores in the pictured frames (the same)
         frames/<video>/<number>.jpg                      small pictures of the frames of `videos` and `frame` (the same)
@@ -24,11 +24,11 @@ from zipfile import BadZipFile
 import numpy as np
 
 from amsrc.errors import ConfigError, DataError, unknown, why
-from bench import curves, figures
-from bench.curves import Floats, Picture, Scored
 from bench.experiment.config import dump, leaves
 from bench.experiment.recipes import RECIPES, build
 from bench.experiment.specs import DATASETS, SPECS
+from bench.figures import scores, style
+from bench.figures.scores import Floats, Picture, Scored
 from bench.records.names import all_but_seed, label, latest
 from bench.records.records import RunRecord, frame_scores_path, read_all, read_frame_scores
 from bench.storage.places import Place, files_below, write_file
@@ -134,9 +134,9 @@ def draw(results: Place, names: Sequence[str] = (), only: RunRecord | None = Non
 def of_run(run: Scored, names: Sequence[str] = ()) -> dict[str, Figure]:
     """The figures of one record that need nothing else, by name."""
     made = {
-        "videos": curves.videos(run, chosen_videos(run, names)),
-        "epochs": curves.epochs(run.record),
-        "fusion": figures.fusion(run.record),
+        "videos": scores.videos(run, chosen_videos(run, names)),
+        "epochs": scores.epochs(run.record),
+        "fusion": style.fusion(run.record),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
 
@@ -151,7 +151,7 @@ def roc(results: Place, records: Iterable[RunRecord], dataset: str) -> Figure | 
     """The ROC curves of a data set, a panel for each run; None where there is nothing to draw."""
     own = compared(records, dataset)
     called, runs = labels(own), [scored(results, record) for record in own]
-    return curves.roc({called[run.record.fingerprint]: run for run in runs if run is not None})
+    return scores.roc({called[run.record.fingerprint]: run for run in runs if run is not None})
 
 
 def _roc(records: Sequence[RunRecord], results: Place) -> Iterator[tuple[str, Figure]]:
@@ -163,7 +163,7 @@ def _roc(records: Sequence[RunRecord], results: Place) -> Iterator[tuple[str, Fi
 
 def write(folder: Place, name: str, figure: Figure) -> list[Place]:
     """Put a figure in place in both forms; returns the files."""
-    files = {folder / f"{name}.{kind}": figures.render(figure, kind) for kind in KINDS}
+    files = {folder / f"{name}.{kind}": style.render(figure, kind) for kind in KINDS}
     for path, content in files.items():
         write_file(path, content)
     return list(files)

@@ -1,6 +1,6 @@
 """Figures of frame scores: ROC with its interval, scores over a video (paper figure 5), AUROC over the epochs.
 
-Drawn from what lies in `results/` alone, in the style of `bench.figures`; each gives None where there is nothing to
+Drawn from what lies in `results/` alone, in the style of `bench.figures.style`; each gives None where there is nothing to
 draw. Higher = more abnormal; labels: 1 = abnormal; entry i of a video is its frame i + `skip`.
 """
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bench.evaluation import bootstrap
 from bench.evaluation.metrics import stretches
-from bench.figures import BEST, Look, drawn, wrapped
+from bench.figures.style import BEST, Look, drawn, wrapped
 from bench.records.names import label as label_of
 
 if TYPE_CHECKING:

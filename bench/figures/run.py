@@ -1,4 +1,4 @@
-"""A run with its pixels -> the figures that need them, small frames, boxes and S_f, S_p by frame (`bench.gallery`).
+"""A run with its pixels -> the figures that need them, small frames, boxes and S_f, S_p by frame (`bench.figures.files`).
 
 Reads the run's folder, the cube store and the videos; writes below `results/figures` and `results/strips`. Frames are
 at most 160 pixels wide, a dozen a video: footage whose terms allow research alone. Nothing here looks at a
@@ -21,15 +21,16 @@ import numpy.typing as npt
 from amsrc.errors import DataError, RunError
 from amsrc.fuse import Statistics, cube_scores
 from amsrc.store import Cubes, CubeStore
-from bench import gallery, panels
-from bench.curves import Floats, Picture, Scored
 from bench.data import datasets
 from bench.data.datasets import Dataset, Video
 from bench.data.stores import find_store
 from bench.evaluation.evaluate import CubeScores, fuse, score_cubes, standard
 from bench.experiment.config import Experiment, derive, fingerprint
 from bench.experiment.specs import is_toy
-from bench.gallery import Boxes
+from bench.figures import files as gallery
+from bench.figures import network as panels
+from bench.figures.files import Boxes
+from bench.figures.scores import Floats, Picture, Scored
 from bench.methods.trivial import OF_FRAMES, rows_of
 from bench.options import experiment_of, home_of, results_of, root_of
 from bench.records import run_folder

@@ -1,7 +1,7 @@
 """Figures of pixels: predictions and their errors (paper figure 6), features before and after fusion (figure 3),
-a frame with its boxes beside the curve. They draw arrays that `bench.pictures` got from cubes, network and frames.
+a frame with its boxes beside the curve. They draw arrays that `bench.figures.run` got from cubes, network and frames.
 
-Style and helpers of `bench.figures`: no torch. Axes: B cubes, C channels, H W pixels.
+Style and helpers of `bench.figures.style`: no torch. Axes: B cubes, C channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bench.curves import ABNORMAL, Picture, Scored
 from bench.evaluation.metrics import stretches
-from bench.figures import COLOURS, drawn
+from bench.figures.scores import ABNORMAL, Picture, Scored
+from bench.figures.style import COLOURS, drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

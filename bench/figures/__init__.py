@@ -1,0 +1,1 @@
+"""Figures in one style, drawn from records or from pixels."""
