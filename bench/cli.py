@@ -177,7 +177,7 @@ def _figure(value: int | float | list[float] | None) -> str:
 
 def tables(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Make Table 1 and Table 2 from the records, in Markdown, LaTeX and CSV."""
-    from bench import tables as stage
+    from bench.tables import tables as stage
 
     _no_overrides(changes)
     results = results_of(args)

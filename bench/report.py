@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from bench import browse, tables
+from bench import browse
 from bench.evaluation import framewise
 from bench.experiment.config import leaves
 from bench.experiment.rules import RULES
@@ -27,6 +27,7 @@ from bench.figures import files, style
 from bench.records.names import changes, label, latest
 from bench.records.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.storage.places import Place, write_file
+from bench.tables import tables
 
 PAGE = Path(__file__).resolve().parent / "page"
 PROTOCOL = "PROTOCOL.md"  # in a folder of results

@@ -20,7 +20,6 @@ from amsrc.config import CubeConfig, ScoreConfig
 from amsrc.errors import RunError
 from amsrc.fuse import Fuser, Statistics
 from amsrc.store import CubeStore
-from bench import tables
 from bench.data.prepare import prepare_video
 from bench.data.readers import Video
 from bench.evaluation.roc import aurocs
@@ -34,6 +33,7 @@ from bench.records.run_folder import Epoch
 from bench.records.speeds import Row
 from bench.speed_network import CUBES, WIDTHS
 from bench.speed_prepare import FRAMES, of_video, straight
+from bench.tables import tables
 from bench.timing import CPU, Settings, in_turns, repeats, row, timed
 from bench.training.held_out import STATISTICS_CUBES
 from bench.training.loop import fit

@@ -32,7 +32,7 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
     raise SystemExit(main(["sweep", *sys.argv[1:]]))
 
 from amsrc.errors import ConfigError
-from bench import outlook, plan, search, study, tables
+from bench import outlook, plan, search, study
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
 from bench.cluster.connect import check_nodes, connect, shared
@@ -57,6 +57,7 @@ from bench.records.records import RunRecord, read_all, read_frame_scores, search
 from bench.search import Search
 from bench.storage import sqlite_sync
 from bench.storage.places import Place, Remote, beside, locked, writable
+from bench.tables import tables
 from bench.tracking import Evidence, open_tracker
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from bench.experiment.specs import is_toy, title_of
 from bench.records.json_file import as_json, check_fractions, loaded, validated
 from bench.records.records import Labels, RunRecord, Scores
 from bench.storage.places import Place, files_below, write_file
-from bench.typeset import GAP, Cell, Column, Entry, Row, Table
+from bench.tables.typeset import GAP, Cell, Column, Entry, Row, Table
 
 if TYPE_CHECKING:
     import numpy as np

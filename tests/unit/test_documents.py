@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import tables
 from bench.evaluation import smoothing
 from bench.schema_text import schema
+from bench.tables import tables
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "clusters/README.md", "results/README.md", "results/FINDINGS.md")

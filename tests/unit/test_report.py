@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import DataError
-from bench import browse, cli, report, tables
+from bench import browse, cli, report
 from bench.evaluation import framewise
 from bench.experiment.config import derive, dump
 from bench.experiment.recipes import build
 from bench.figures import files
 from bench.records.records import read_all
+from bench.tables import tables
 from tests.browser import Page, chromium, opened
 from tests.results_made import FRAMES, SKIP, VIDEOS, a_record, a_results_folder, put
 

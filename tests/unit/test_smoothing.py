@@ -8,9 +8,9 @@ import pytest
 from amsrc.config import ScoreConfig
 from amsrc.errors import DataError
 from amsrc.fuse import PADDINGS, Statistics, frame_scores
-from bench import tables
 from bench.evaluation import smoothing
 from bench.evaluation.metrics import pooled_auroc
+from bench.tables import tables
 from tests.results_made import a_record
 
 

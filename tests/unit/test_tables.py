@@ -13,12 +13,12 @@ import pytest
 
 from amsrc.config import ModelConfig, TrainConfig
 from amsrc.errors import DataError
-from bench import tables
 from bench.evaluation.bootstrap import auroc_interval, difference
 from bench.evaluation.metrics import equal_error, pooled
 from bench.experiment import recipes
 from bench.experiment.config import Experiment, derive, fingerprint
 from bench.records.records import SearchRecord, write, write_frame_scores, write_search
+from bench.tables import tables
 from tests.results_made import a_trial, record_of
 
 TABLES = ("table1", "table2", "table3", "rules")

@@ -2,7 +2,7 @@
 
 The only way from a record to a printed number. Tables 1 and 2 set what was measured beside what the paper printed,
 Table 3 has every metric, `rules` sets the selection rules beside one another, `smoothing` (`bench.evaluation.smoothing`) what is
-done to scores after a method has given them. Quoted rows are the paper's, measured rows (`bench.rows`) means
+done to scores after a method has given them. Quoted rows are the paper's, measured rows (`bench.tables.rows`) means
 over seeds; the two are never mixed. Needs neither torch nor Ray, and the same records give the same bytes.
 """
 
@@ -20,7 +20,8 @@ from bench.experiment.rules import RULES
 from bench.experiment.specs import DATASETS, SPECS, is_toy, title_of
 from bench.records.names import title
 from bench.records.records import RunRecord, read_all, read_searches
-from bench.rows import (
+from bench.storage.places import Place, write_file
+from bench.tables.rows import (
     BLOCKS,
     CONTENT_FREE,
     GAPS,
@@ -31,8 +32,7 @@ from bench.rows import (
     by_metric,
     by_rule,
 )
-from bench.storage.places import Place, write_file
-from bench.typeset import (
+from bench.tables.typeset import (
     Cell,
     Footnote,
     Row,
@@ -46,7 +46,7 @@ from bench.typeset import (
     rule_columns,
 )
 
-PAPER_CSV = Path(__file__).resolve().parent.parent / "results" / "paper.csv"
+PAPER_CSV = Path(__file__).resolve().parents[2] / "results" / "paper.csv"
 CAPTIONS = {
     "table1": "Frame-level AUROC in percent, all test frames of a data set together.",
     "table2": "Ablation of AMSRC: frame-level AUROC in percent, all test frames of a data set together.",

@@ -1,6 +1,6 @@
 """Measured rows of the tables: records and searches -> `Row`s, by data set or by selection rule.
 
-For `bench.tables` alone; reads and writes nothing. Decides which runs a mean may join, and says in a footnote what a
+For `bench.tables.tables` alone; reads and writes nothing. Decides which runs a mean may join, and says in a footnote what a
 reader must know of them.
 """
 
@@ -16,7 +16,7 @@ from typing import TypeAlias
 from bench.experiment.rules import RULES
 from bench.records.names import alike, by_seed, changes, done_alike
 from bench.records.records import RunRecord, SearchRecord
-from bench.typeset import Cell, Row
+from bench.tables.typeset import Cell, Row
 
 Interval: TypeAlias = Callable[[list[RunRecord]], tuple[float, float] | None]
 Place: TypeAlias = tuple[int, int, str, str]  # block, place within it, recipe, name: sorted as the table is printed

@@ -1,6 +1,6 @@
 """A table and its text: rows and one list of columns -> Markdown, LaTeX (booktabs), CSV.
 
-Pure functions for `bench.tables`; reads and writes nothing. Percents are rounded here and nowhere else; the
+Pure functions for `bench.tables.tables`; reads and writes nothing. Percents are rounded here and nowhere else; the
 CSV keeps every digit. As HTML a table is set by the template of the page (`bench/page`), from the same `Table.groups`.
 """
 
