@@ -290,8 +290,8 @@ def watch(args: argparse.Namespace, changes: dict[str, str]) -> int:
     training frames, which the network has seen: unseen normal frames alarm somewhat more often. Fields of `score` and
     `cube.boxes` may be set, such as --score.weight_p 1.
     """
-    from bench import watch as stage
     from bench.records.find import find_run
+    from bench.video import watch as stage
 
     home = home_of(args)
     run = find_run(args.run, home, [results_of(args), home / "toy-results"])

@@ -25,12 +25,12 @@ from bench.data.stores import Sources, find_store
 from bench.evaluation.evaluate import evaluate
 from bench.experiment.config import derive, dump, fingerprint, override
 from bench.experiment.recipes import build
-from bench.overlay import Overlay
 from bench.records.find import find_run
 from bench.records.records import RunRecord, read_frame_scores, write
 from bench.storage.places import write_file
 from bench.training.loop import fit
-from bench.watch import Request, open_clip
+from bench.video.overlay import Overlay
+from bench.video.watch import Request, open_clip
 from tests.object_store import remote, serving
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

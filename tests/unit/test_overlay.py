@@ -10,8 +10,8 @@ import pytest
 
 from amsrc.errors import ConfigError, RunError
 from amsrc.files import placing
-from bench import overlay
-from bench.overlay import AMBER, RED, TEAL, Overlay, Scale, mp4, spans
+from bench.video import overlay
+from bench.video.overlay import AMBER, RED, TEAL, Overlay, Scale, mp4, spans
 
 SCALE = Scale(usual=0.0, threshold=2.0, meaning="99 % of training frames")
 WIDTH, HEIGHT = 700, 500  # not enlarged
@@ -56,7 +56,7 @@ def test_the_most_abnormal_box_lies_on_top() -> None:
 
 
 def test_no_figure_is_imported_for_it() -> None:
-    seen = "import bench.overlay, sys; print([name for name in ('matplotlib', 'bench.figures.style') if name in sys.modules])"
+    seen = "import bench.video.overlay, sys; print([name for name in ('matplotlib', 'bench.figures.style') if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.strip() == "[]"
 

@@ -43,9 +43,9 @@ from bench.data.prepare import Progress
 from bench.data.stores import Sources
 from bench.experiment.config import Experiment, override, provider_fields
 from bench.experiment.specs import SPECS, is_toy, original
-from bench.overlay import Overlay, Scale, check_encoder, mp4, spans
 from bench.records.find import Run, training_scores
 from bench.storage.places import writable
+from bench.video.overlay import Overlay, Scale, check_encoder, mp4, spans
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,0 +1,1 @@
+"""Any video scored by a trained method and drawn."""
