@@ -224,7 +224,7 @@ def report(args: argparse.Namespace, changes: dict[str, str]) -> int:
     logged: Mapping[str, str] = {}
     if args.home or args.mlflow:
         from bench.storage.places import beside
-        from bench.tracking import open_tracker
+        from bench.tracking.runs import open_tracker
 
         logged = open_tracker(beside(home_of(args)), args.mlflow).logged()
     page, size = stage.write(results_of(args), place(args.out, "--out"), logged)

@@ -43,7 +43,7 @@ def searches(results: Place, home: Place) -> str:
 
 
 def _in_mlflow(home: Place) -> str:
-    from bench.tracking import open_tracker
+    from bench.tracking.runs import open_tracker
 
     tracker = open_tracker(beside(home))
     return tracker.where() if tracker.stands() else f"MLflow: nothing is logged in {home} yet."

@@ -118,7 +118,7 @@ def cell_overhead(quick: bool) -> Iterator[Row]:
     from bench.plan import Cell
     from bench.records.records import RunRecord
     from bench.sweep import evidence
-    from bench.tracking import open_tracker
+    from bench.tracking.runs import open_tracker
 
     class Clock:
         """Notes when each trial ends (`bench.cells.Watch`)."""

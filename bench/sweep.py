@@ -58,7 +58,7 @@ from bench.search import Search
 from bench.storage import sqlite_sync
 from bench.storage.places import Place, Remote, beside, locked, writable
 from bench.tables import tables
-from bench.tracking import Evidence, open_tracker
+from bench.tracking.runs import Evidence, open_tracker
 
 if TYPE_CHECKING:
     from optuna import Study

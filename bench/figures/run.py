@@ -36,7 +36,7 @@ from bench.options import experiment_of, home_of, results_of, root_of
 from bench.records import run_folder
 from bench.records.records import read, read_frame_scores, record_path
 from bench.storage.places import Place, beside, files_below, locked, write_file
-from bench.tracking import open_tracker
+from bench.tracking.runs import open_tracker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,7 +19,7 @@ from amsrc.config import ModelConfig
 from amsrc.model import AMSRC
 from bench.experiment.recipes import build
 from bench.records.records import RunRecord
-from bench.tracking import Evidence, Tracker, open_tracker
+from bench.tracking.runs import Evidence, Tracker, open_tracker
 from tests.results_made import record_of
 
 START_UP_S = 120

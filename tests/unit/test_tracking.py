@@ -17,7 +17,7 @@ from amsrc.config import ModelConfig
 from amsrc.model import AMSRC
 from bench.experiment.recipes import build
 from bench.records.records import RunRecord
-from bench.tracking import Evidence, Tracker, open_tracker
+from bench.tracking.runs import Evidence, Tracker, open_tracker
 from tests.results_made import record_of
 
 EXAMPLE = (torch.rand(2, 12, 32, 32), torch.rand(2, 8, 32, 32))
@@ -421,7 +421,7 @@ def test_a_store_that_dies_in_between_loses_only_the_rest_and_a_second_run_logs_
         assert tracker.log_cell(parent, records[1]) is None
     assert tracker.log_cell(parent, records[2]) is None
     tracker.finish_sweep(parent, "FINISHED", {})
-    assert len([r for r in caplog.records if r.name == "bench.tracking"]) == 1
+    assert len([r for r in caplog.records if r.name == "bench.tracking.runs"]) == 1
     assert tracker.missed == ["null-flow on ped2, seed 1", "null-flow on ped2, seed 2", "the sweep's tables"]
 
     again = open_tracker(home)

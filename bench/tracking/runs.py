@@ -1,4 +1,4 @@
-"""MLflow, which only this module and `bench.models` know: a sweep is a parent run, each of its runs a child run.
+"""MLflow, which only this module and `bench.tracking.models` know: a sweep is a parent run, each of its runs a child run.
 
 Reads run records and the files next to them; writes to an MLflow store, by default `<home>/mlflow.db` with its
 files under `<home>/mlartifacts`. The records are the truth: a store that fails costs one warning and no result,
@@ -27,10 +27,10 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from bench import models
 from bench.experiment.config import flatten, load
 from bench.records.names import changes, title
 from bench.storage.places import Place
+from bench.tracking import models
 
 if TYPE_CHECKING:
     import pandas as pd

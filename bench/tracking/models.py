@@ -1,6 +1,6 @@
 """The networks in MLflow: a logged model for each cell, and versions of it under the names of selection rules.
 
-`bench.tracking` calls this and meets the failures of the store. Versions belong to the registered model of their
+`bench.tracking.runs` calls this and meets the failures of the store. Versions belong to the registered model of their
 data set, `amsrc-<dataset>`. MLflow and torch are imported when the first network is logged.
 """
 
