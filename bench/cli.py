@@ -219,7 +219,7 @@ def figures(args: argparse.Namespace, changes: dict[str, str]) -> int:
 def report(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Make one self-contained HTML page of all results; it needs no server."""
     _no_overrides(changes)
-    from bench import report as stage
+    from bench.page import report as stage
 
     logged: Mapping[str, str] = {}
     if args.home or args.mlflow:

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import ConfigError, DataError
-from bench import browse, cli, options, report
+from bench import cli, options
 from bench.experiment.config import dump, load, override
 from bench.experiment.recipes import build
 from bench.figures import files, scores
+from bench.page import report, videos
 from bench.storage.places import write_file
 from tests.object_store import remote, serving
 from tests.results_made import a_record, a_results_folder, put, put_pictures, scores_of
@@ -90,7 +91,7 @@ def test_runs_with_other_settings_are_not_mixed_under_one_name(tmp_path: Path) -
     assert [record.fingerprint for record in files.shown(records)] == [slow.fingerprint, "part", "again", "other"]
     for record in records:
         put(tmp_path, record)
-    listed = [(run["id"], run["label"]) for run in browse.runs(tmp_path, records)]
+    listed = [(run["id"], run["label"]) for run in videos.runs(tmp_path, records)]
     name = "amsrc, train.learning_rate=0.001"
     assert listed == [
         (slow.fingerprint, "amsrc, seed 0"),

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import DataError
-from bench import browse, cli, report
+from bench import cli
 from bench.evaluation import framewise
 from bench.experiment.config import derive, dump
 from bench.experiment.recipes import build
 from bench.figures import files
+from bench.page import report
+from bench.page import videos as browse
 from bench.records.records import read_all
 from bench.tables import tables
 from tests.browser import Page, chromium, opened

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from amsrc.errors import ConfigError
-from bench import cli, options, report
+from bench import cli, options
 from bench.data import datasets, download, toy
 from bench.experiment.config import check
 from bench.experiment.recipes import PAPER, build
 from bench.experiment.specs import DATASETS, LABEL_SETS, SPECS, TOYS, Spec, is_toy, original, spec_of, title_of
 from bench.figures import files, scores
+from bench.page import report
 from bench.records.records import write
 from bench.tables import tables
 from tests.results_made import a_record, scores_of

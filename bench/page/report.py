@@ -17,21 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from bench import browse
 from bench.evaluation import framewise
 from bench.experiment.config import leaves
 from bench.experiment.rules import RULES
 from bench.experiment.specs import DATASETS, SPECS, TOY
 from bench.experiment.specs import title_of as named
 from bench.figures import files, style
+from bench.page import videos
 from bench.records.names import changes, label, latest
 from bench.records.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.storage.places import Place, write_file
 from bench.tables import tables
 
-PAGE = Path(__file__).resolve().parent / "page"
+PAGE = Path(__file__).resolve().parent
 PROTOCOL = "PROTOCOL.md"  # in a folder of results
-OWN_PROTOCOL = Path(__file__).resolve().parent.parent / "results" / PROTOCOL
+OWN_PROTOCOL = Path(__file__).resolve().parents[2] / "results" / PROTOCOL
 LARGEST = 9_500_000  # bytes: what a mail takes
 CAPTIONS = {
     "videos": "Scores over test videos, in standard deviations of training cubes; shaded: abnormal by the ground truth",
@@ -78,8 +78,8 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
     if not records:
         raise DataError(f"{results} has no records to report. `amsrc-bench sweep --toy` makes some in minutes.")
     names = in_order(record.dataset for record in records)
-    browsed = sorted(browse.runs(results, records), key=lambda run: names.index(run["dataset"]))
-    strips = browse.strips(results, records)
+    browsed = sorted(videos.runs(results, records), key=lambda run: names.index(run["dataset"]))
+    strips = videos.strips(results, records)
     completed = [framewise.completed(results, record) for record in records]
     page = {
         "about": about(records, searches),
@@ -93,12 +93,12 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
         "failures": list(failures(records, searches)),
         "make_frames": _make_frames(records, sorted(strips)),
     }
-    data = browse.as_script(browsed, {})
+    data = videos.as_script(browsed, {})
     without = len(_rendered({**page, "data": data, "left_out": ""}).encode())
     if without > LARGEST:
         raise DataError(_too_large(without, {"figures": page.pop("galleries"), "scores and boxes": data, **page}))
-    small, left_out = browse.thinned(strips, LARGEST - without)
-    return _rendered({**page, "data": browse.as_script(browsed, small), "left_out": left_out})
+    small, left_out = videos.thinned(strips, LARGEST - without)
+    return _rendered({**page, "data": videos.as_script(browsed, small), "left_out": left_out})
 
 
 def _too_large(size: int, page: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The data of the page's video browser: scores, labels, boxes and frames of every video, small enough for one file.
 
-Reads what `bench.figures.files` finds under `results/`; for `bench.report`. Needs neither torch nor Ray.
+Reads what `bench.figures.files` finds under `results/`; for `bench.page.report`. Needs neither torch nor Ray.
 """
 
 from __future__ import annotations
