@@ -268,7 +268,7 @@ def sweep(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
     matrix: recipes x data sets x seeds. search: Optuna proposes loss weights, a selection rule scores each trial.
     """
-    from bench import sweep as stage
+    from bench.sweeps import run as stage
 
     return stage.run(args, changes)
 

@@ -5,7 +5,7 @@
 Writes `<out>/<machine>.json`, `<out>/table.md` (all machines measured into that folder so far) and the figure of how
 costs grow; reads no data set. Beside a row stand the straightforward way of doing the same (`bench.straightforward`),
 measured in turns with it, and what the machine allows. The plan of a sweep takes its hours from these files
-(`bench.estimate`): measure with nothing else running.
+(`bench.sweeps.estimate`): measure with nothing else running.
 """
 
 from __future__ import annotations

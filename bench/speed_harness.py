@@ -113,15 +113,15 @@ def cell_overhead(quick: bool) -> Iterator[Row]:
     Cells of a tiny network on a few made-up cubes, one after the other in one reused actor: from the end of one cell to
     the end of the next, less what its log says of training and its record of scoring.
     """
-    from bench.cells import Job, Trial, run_trials
     from bench.cluster.machine import Packing
-    from bench.plan import Cell
     from bench.records.records import RunRecord
-    from bench.sweep import evidence
+    from bench.sweeps.grid import Cell
+    from bench.sweeps.run import evidence
+    from bench.sweeps.trials import Job, Trial, run_trials
     from bench.tracking.runs import open_tracker
 
     class Clock:
-        """Notes when each trial ends (`bench.cells.Watch`)."""
+        """Notes when each trial ends (`bench.sweeps.trials.Watch`)."""
 
         ends: ClassVar[list[float]] = []
         records: ClassVar[list[RunRecord]] = []

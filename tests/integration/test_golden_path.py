@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from bench import cli, sweep
+from bench import cli
 from bench.records.records import frame_scores_path, path_of, read_frame_scores
+from bench.sweeps import run as sweep
 from tests.integration.conftest import ROOT, Places, files, logged, planned, run
 
 SMALL = ["--model.width", "2", "--train.epochs", "1", "--train.batch", "128"]

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from amsrc.store import CubeStore
-from bench import cli, outlook
+from bench import cli
 from bench.data import toy
 from bench.experiment.config import Experiment, derive, fingerprint
 from bench.experiment.recipes import RECIPES, amsrc
-from bench.plan import Cell
 from bench.records.records import read_all
+from bench.sweeps import plan
+from bench.sweeps.grid import Cell
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -39,13 +40,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plans(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     """The plan of each sweep, in the order in which they say it: fingerprint -> name of the store."""
     found: list[dict[str, str]] = []
-    described: Callable[..., str] = outlook.described
+    described: Callable[..., str] = plan.described
 
     def noted(args: Any, results: Any, cells: list[Cell], *rest: Any) -> str:
         found.append({fingerprint(cell.experiment): cell.store.name for cell in cells})
         return described(args, results, cells, *rest)
 
-    monkeypatch.setattr(outlook, "described", noted)
+    monkeypatch.setattr(plan, "described", noted)
     monkeypatch.setitem(RECIPES, "seven-frames", seven_frames)
     return found
 

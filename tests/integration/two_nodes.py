@@ -25,13 +25,13 @@ sys.path.insert(0, str(ROOT))
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from amsrc.errors import BenchError  # noqa: E402
-from bench import cells
-from bench.cells import Job, Trial, run_trials  # noqa: E402
 from bench.cluster import connect
 from bench.cluster.machine import Machine, Packing, Workers  # noqa: E402
 from bench.evaluation.evaluate import evaluate  # noqa: E402
-from bench.plan import Cell  # noqa: E402
 from bench.records.run_folder import history, is_trained  # noqa: E402
+from bench.sweeps import trials
+from bench.sweeps.grid import Cell  # noqa: E402
+from bench.sweeps.trials import Job, Trial, run_trials  # noqa: E402
 from bench.training import ray_train
 from bench.training.loop import fit  # noqa: E402
 from tests.cubes_made import an_experiment, write_store  # noqa: E402
@@ -133,7 +133,7 @@ def checks(folder: Path) -> Any:
         e = an_experiment(train={"epochs": 2})
         store = write_store(folder, e)
         found["late"] = said(lambda: fit(e, store, folder, workers=2))
-        ray_train.WAIT_S = cells.WAIT_S = 10
+        ray_train.WAIT_S = trials.WAIT_S = 10
         promised = Machine(((1.0, 0.0), (1.0, 0.0), (1.0, 0.0)), "three")
         before = time.monotonic()
         found["promise"] = said(lambda: fit(e, store, folder, workers=Workers(3, 4), machine=promised))

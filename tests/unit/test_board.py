@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import board
-from bench.board import EVERY_S, Board, clock
-from bench.cells import Trial
 from bench.experiment.config import fingerprint
-from bench.plan import Cell
 from bench.records.records import RunRecord
+from bench.sweeps import live_table as board
+from bench.sweeps.grid import Cell
+from bench.sweeps.live_table import EVERY_S, Board, clock
+from bench.sweeps.trials import Trial
 from tests.cubes_made import an_experiment
 from tests.results_made import valued
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from amsrc.errors import DataError
-from bench.cells import Job, Trial, _records, finished, run_cell
 from bench.experiment.config import override
-from bench.plan import Cell
 from bench.records.records import RunRecord, frame_scores_path, path_of, read, write
+from bench.sweeps.grid import Cell
+from bench.sweeps.trials import Job, Trial, _records, finished, run_cell
 from tests.cubes_made import TEST, an_experiment, labels, write_labels, write_regions, write_store
 
 

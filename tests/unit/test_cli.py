@@ -17,9 +17,9 @@ import pytest
 from amsrc.errors import ConfigError, DataError, RunError
 from bench import cli, options
 from bench.cli import COMMANDS, EXAMPLES, main
-from bench.plan import Cell, matrix, parse_axes
 from bench.records.records import SearchRecord, write_search
-from bench.sweep import DEFAULT_RECIPES, searches_of
+from bench.sweeps.grid import Cell, matrix, parse_axes
+from bench.sweeps.run import DEFAULT_RECIPES, searches_of
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "scipy", "sklearn", "cv2", "numpy", "pydantic")

@@ -23,12 +23,13 @@ from ray.autoscaler._private.command_runner import _with_interactive
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 
-from bench import cli, estimate
+from bench import cli
 from bench.cli import COMMANDS, main
 from bench.cluster.launcher_files import read_cluster
-from bench.estimate import Cubes
 from bench.records import speeds
 from bench.records.speeds import Row
+from bench.sweeps import estimate
+from bench.sweeps.estimate import Cubes
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTERS = ROOT / "clusters"

@@ -11,7 +11,11 @@ from amsrc.cubes import FrameCubes
 from amsrc.model import AMSRC
 from amsrc.store import write_shard
 from bench.cluster.machine import Machine, Packing, packing
-from bench.estimate import (
+from bench.experiment.config import Experiment, derive, fingerprint
+from bench.experiment.recipes import build
+from bench.records.records import RunRecord
+from bench.records.speeds import Row
+from bench.sweeps.estimate import (
     Cubes,
     Estimate,
     Work,
@@ -23,11 +27,7 @@ from bench.estimate import (
     parameters,
     work,
 )
-from bench.experiment.config import Experiment, derive, fingerprint
-from bench.experiment.recipes import build
-from bench.plan import Cell
-from bench.records.records import RunRecord
-from bench.records.speeds import Row
+from bench.sweeps.grid import Cell
 from tests.cubes_made import TEST, TRAIN, an_experiment, write_store
 from tests.results_made import record_of
 

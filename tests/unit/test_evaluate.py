@@ -15,7 +15,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import CubeStore
-from bench.cells import finished
 from bench.evaluation import bootstrap, smoothing
 from bench.evaluation.evaluate import evaluate, per_video, scored_labels, study_smoothing, worth_of_epoch
 from bench.evaluation.metrics import equal_error, pooled
@@ -23,10 +22,11 @@ from bench.evaluation.selection import pseudo_worth
 from bench.experiment.config import derive, fingerprint, run_key
 from bench.experiment.recipes import RECIPES
 from bench.experiment.rules import RULES
-from bench.plan import Cell as Planned
 from bench.records.origin import unfinished
 from bench.records.records import frame_scores_path, path_of, read, read_crossfit, read_frame_scores, write
 from bench.records.run_folder import history, read_epochs
+from bench.sweeps.grid import Cell as Planned
+from bench.sweeps.trials import finished
 from bench.training import scoring
 from bench.training.held_out import KINDS
 from bench.training.loop import fit

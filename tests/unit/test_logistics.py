@@ -7,12 +7,12 @@ import pytest
 
 from amsrc.config import BoxConfig, CubeConfig, FlowConfig
 from bench.cluster.machine import Machine, Packing
-from bench.estimate import Cubes, Logistics, logistics, parameters, preparing
 from bench.experiment.config import derive
 from bench.experiment.recipes import build
 from bench.experiment.specs import SPECS
-from bench.plan import Cell
 from bench.records.speeds import Row
+from bench.sweeps.estimate import Cubes, Logistics, logistics, parameters, preparing
+from bench.sweeps.grid import Cell
 from tests.cubes_made import an_experiment, write_store
 
 ONE, TWO = Machine(((4.0, 0.0),), "AMD EPYC"), Machine(((4.0, 1.0), (4.0, 1.0)), "A10G")

@@ -11,8 +11,8 @@ from bench import cli
 from bench.data import toy
 from bench.experiment.config import Experiment, cube_key
 from bench.experiment.recipes import build
-from bench.outlook import cells_of
-from bench.plan import matrix
+from bench.sweeps.grid import matrix
+from bench.sweeps.plan import cells_of
 
 NAME = "toy-ped2"
 

@@ -16,13 +16,12 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from amsrc.errors import ConfigError
-from bench.cells import Job, Trial, finished, run_cell
 from bench.experiment.config import Experiment, derive, fingerprint, flatten
 from bench.experiment.recipes import build
-from bench.plan import Cell
 from bench.records.records import RunRecord, SearchRecord, path_of, read_searches, write_search
-from bench.search import OVER, SPACE, Search, check, sampler_for, space_of
-from bench.study import (
+from bench.sweeps.grid import Cell
+from bench.sweeps.search import OVER, SPACE, Search, check, sampler_for, space_of
+from bench.sweeps.study import (
     as_rows,
     catch_up,
     conclude,
@@ -34,6 +33,7 @@ from bench.study import (
     searcher,
     shown,
 )
+from bench.sweeps.trials import Job, Trial, finished, run_cell
 from tests import cells_made
 from tests.cubes_made import TEST, an_experiment, labels, write_labels
 from tests.results_made import valued

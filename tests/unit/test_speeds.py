@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import DataError
-from bench import outlook
-from bench.plan import Machine, Workers
 from bench.records import speeds
 from bench.records.speeds import ABOUT, Row, read_speed
+from bench.sweeps import plan
+from bench.sweeps.grid import Machine, Workers
 from tests.unit.test_estimate import overhead, row
 
 
@@ -40,7 +40,7 @@ def test_a_gpu_is_shared_by_as_many_cells_as_train_fastest_on_it(monkeypatch: py
     monkeypatch.setattr(speeds, "read_speed", lambda: rows)
     given = argparse.Namespace(workers=Workers(), gpus_per_run=None, cpus_per_run=None)
     machine = Machine(((16.0, 2.0),), "A10G")
-    found = [outlook.packing(given, machine, cells) for cells in (2, 3, 9)]
+    found = [plan.packing(given, machine, cells) for cells in (2, 3, 9)]
     assert [(each.concurrent, each.gpus) for each in found] == [(2, 1.0), (3, 0.5), (4, 0.5)]
     given.gpus_per_run = 1.0
-    assert outlook.packing(given, machine, 9).concurrent == 2
+    assert plan.packing(given, machine, 9).concurrent == 2

@@ -6,9 +6,9 @@ from typing import Any
 
 from bench.experiment.config import Experiment, fingerprint, override
 from bench.experiment.recipes import build
-from bench.plan import Cell
 from bench.records.records import RunRecord
-from bench.sweep import Sweep
+from bench.sweeps.grid import Cell
+from bench.sweeps.run import Sweep
 from tests.results_made import valued
 
 

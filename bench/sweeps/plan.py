@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import estimate, plan_text
-from bench.cells import finished
 from bench.cluster.connect import nodes
 from bench.cluster.launcher_files import read_cluster
 from bench.cluster.machine import Machine, Packing, machine_of
@@ -23,11 +21,13 @@ from bench.data.datasets import Dataset
 from bench.data.stores import store_path
 from bench.experiment.config import Experiment, fingerprint
 from bench.experiment.specs import is_toy
-from bench.plan import Cell
 from bench.records import provenance, speeds
 from bench.records.records import read_all
-from bench.search import Search
 from bench.storage.places import Place
+from bench.sweeps import estimate, plan_text
+from bench.sweeps.grid import Cell
+from bench.sweeps.search import Search
+from bench.sweeps.trials import finished
 
 
 def cells_of(experiments: Sequence[Experiment], root: Path, home: Place, partial: bool) -> list[Cell]:

@@ -20,7 +20,6 @@ from bench.cluster.connect import WAIT_S, Patience, connect, same_code
 from bench.cluster.machine import ONE_WORKER, Machine, Packing, Workers
 from bench.evaluation.evaluate import evaluate, worth_of_epoch
 from bench.experiment.config import fingerprint
-from bench.plan import Cell
 from bench.records import provenance, run_folder
 from bench.records.names import title
 from bench.records.origin import regions_sha256, unfinished
@@ -28,6 +27,7 @@ from bench.records.provenance import now
 from bench.records.records import RunRecord, frame_scores_path, read, record_path, write
 from bench.storage.node_cache import open_store
 from bench.storage.places import Place
+from bench.sweeps.grid import Cell
 
 if TYPE_CHECKING:
     from ray.tune.search import Searcher

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from amsrc.errors import ConfigError
 from amsrc.store import Sealed
-from bench.cells import Trial, finished
 from bench.evaluation.evaluate import scored_labels
 from bench.evaluation.selection import Decision, Labels, across
 from bench.experiment.config import fingerprint
-from bench.plan import Cell
 from bench.records import provenance
 from bench.records.provenance import now
 from bench.records.records import RunRecord, SearchRecord, read_crossfit
-from bench.search import Search, own_values
 from bench.storage.node_cache import open_store
 from bench.storage.places import Place
+from bench.sweeps.grid import Cell
+from bench.sweeps.search import Search, own_values
+from bench.sweeps.trials import Trial, finished
 
 if TYPE_CHECKING:
     import optuna

@@ -32,9 +32,6 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
     raise SystemExit(main(["sweep", *sys.argv[1:]]))
 
 from amsrc.errors import ConfigError
-from bench import outlook, plan, search, study
-from bench.board import Board, clock
-from bench.cells import Job, Trial, finished, run_trials
 from bench.cluster.connect import check_nodes, connect, shared
 from bench.cluster.launcher_files import read_cluster
 from bench.data import datasets
@@ -49,14 +46,17 @@ from bench.experiment.specs import TOYS, is_toy
 from bench.figures import files as gallery
 from bench.figures import scores, style
 from bench.options import home_of, named_fields, results_of
-from bench.plan import Cell
 from bench.progress import progress
 from bench.records import run_folder
 from bench.records.names import percent, title
 from bench.records.records import RunRecord, read_all, read_frame_scores, search_path, write_search
-from bench.search import Search
 from bench.storage import sqlite_sync
 from bench.storage.places import Place, Remote, beside, locked, writable
+from bench.sweeps import grid, plan, search, study
+from bench.sweeps.grid import Cell
+from bench.sweeps.live_table import Board, clock
+from bench.sweeps.search import Search
+from bench.sweeps.trials import Job, Trial, finished, run_trials
 from bench.tables import tables
 from bench.tracking.runs import Evidence, open_tracker
 
@@ -100,14 +100,14 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
     began = time.perf_counter()
     names, places = locate(args)
     recipes = (args.recipes or DEFAULT_RECIPES[args.mode]).split(",")
-    fields, axes = named_fields(args, changes), plan.parse_axes(args.axis)
-    experiments = plan.matrix(names, recipes, args.seeds, fields, axes)
-    cells = outlook.cells_of(experiments, places.root, places.home, args.partial)
+    fields, axes = named_fields(args, changes), grid.parse_axes(args.axis)
+    experiments = grid.matrix(names, recipes, args.seeds, fields, axes)
+    cells = plan.cells_of(experiments, places.root, places.home, args.partial)
     searches = searches_of(args, cells)  # refuses what cannot be searched before anything is prepared
     rendered = places.root == embedded(places.home)
     absent = [name for name in names if not rendered and not datasets.exists(name, places.root)]
     if args.dry_run:
-        say(outlook.described(args, places.results, cells, searches, outlook.planned_machine(args)))
+        say(plan.described(args, places.results, cells, searches, plan.planned_machine(args)))
         partial = {cell.experiment.dataset: cell.experiment.partial for cell in cells}
         for name in absent:
             kind = "partial" if partial[name] else "whole"
@@ -146,7 +146,7 @@ def check_cluster(args: argparse.Namespace, places: Places) -> None:
         ConfigError: no cell ever would, or some nodes do not; said of each.
     """
     connect()
-    outlook.packing(args, outlook.running_machine(args), 1)
+    plan.packing(args, plan.running_machine(args), 1)
     real = [] if places.root == embedded(places.home) else [places.root]
     with shared([places.home, places.results], real) as probe:
         check_nodes(probe)
@@ -282,13 +282,13 @@ class Sweep:
         params |= {"rule": self.board.rule, "datasets": ",".join(dict.fromkeys(c.experiment.dataset for c in cells))}
         self.parent = self.tracker.start_sweep(self.places.name, params)
         connect()
-        text = outlook.described(args, self.places.results, cells, searches, outlook.running_machine(args))
+        text = plan.described(args, self.places.results, cells, searches, plan.running_machine(args))
         say(text)
         self.tracker.log_files(self.parent, {"plan.txt": text})
 
     def _matrix(self, cells: Sequence[Cell]) -> None:
         """The cells that are known beforehand; of a search, the recipe's own."""
-        passed = outlook.kept(self.args)
+        passed = plan.kept(self.args)
         cached = {cell: record for cell in cells if (record := finished(cell, self.places.results, passed))}
         for cell, record in cached.items():
             self.board.count(record)
@@ -357,11 +357,11 @@ class Sweep:
         number = sum(todo.values())
         if number < 1:
             return
-        packing = outlook.packing(self.args, outlook.running_machine(self.args), number)
+        packing = plan.packing(self.args, plan.running_machine(self.args), number)
         with self.board.showing(todo):
             run_trials(trials, number, self.job, packing, self, folder=self.places.folder, scheduler=scheduler)
 
-    # -- what happens to trials (`bench.cells.Watch`) ---------------------------------------------------------
+    # -- what happens to trials (`bench.sweeps.trials.Watch`) ---------------------------------------------------------
 
     def started(self, trial: Trial) -> None:
         self.board.started(trial)

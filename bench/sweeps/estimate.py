@@ -1,4 +1,4 @@
-"""What a plan (`bench.plan`) takes: hours and cost of its cells, and the preparing, disks and network around them.
+"""What a plan (`bench.sweeps.grid`) takes: hours and cost of its cells, and the preparing, disks and network around them.
 
 From the counts of data sets and measured speeds (`bench.records.speeds`); reads the manifests of stores, changes nothing. A
 number that is not known stays None. `docs/scale.md` has the formulas. Imports neither torch nor Ray.
@@ -17,10 +17,10 @@ from amsrc.store import SPLITS, Sealed
 from bench.cluster.machine import Machine, Packing
 from bench.experiment.config import Experiment, dump, fingerprint
 from bench.experiment.specs import SPECS, Spec, spec_of
-from bench.plan import Cell
 from bench.records.records import RunRecord
 from bench.records.speeds import Row, efficiency, nearest
 from bench.storage.places import Place
+from bench.sweeps.grid import Cell
 from bench.training.held_out import KINDS, PSEUDO_CUBES, STATISTICS_CUBES
 
 FLOAT = 4  # bytes of a gradient or weight

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 
 from bench.cluster.machine import Machine, Packing
-from bench.estimate import Estimate, Logistics, count
 from bench.experiment.config import fingerprint
-from bench.plan import Cell
-from bench.search import Search
+from bench.sweeps.estimate import Estimate, Logistics, count
+from bench.sweeps.grid import Cell
+from bench.sweeps.search import Search
 
 UNITS = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15}
 

@@ -1,6 +1,6 @@
 """What a sweep is going to run, before anything starts: its cells, checked.
 
-Values in, values out. How cells share a machine is in `bench.cluster.machine`, hours and cost are in `bench.estimate`. Imports
+Values in, values out. How cells share a machine is in `bench.cluster.machine`, hours and cost are in `bench.sweeps.estimate`. Imports
 neither torch nor Ray.
 """
 

@@ -1,6 +1,6 @@
 """A search over loss weights as a value: what is varied, on which data sets, judged how; checked before it starts.
 
-`bench.study` runs it: its Optuna study proposes the trials. Trials' cells are ordinary records.
+`bench.sweeps.study` runs it: its Optuna study proposes the trials. Trials' cells are ordinary records.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from amsrc.errors import ConfigError, unknown
-from bench.cells import Trial
 from bench.evaluation.selection import objective
 from bench.experiment.config import Experiment, dump, flatten, override
 from bench.experiment.rules import RULES
-from bench.plan import Cell
 from bench.records.records import RunRecord
+from bench.sweeps.grid import Cell
+from bench.sweeps.trials import Trial
 
 Space = dict[str, tuple[float, float]]  # field -> (lowest, highest), searched on a logarithmic scale
 

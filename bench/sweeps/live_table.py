@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench.cells import Trial
 from bench.evaluation.selection import objective
 from bench.experiment.config import fingerprint
 from bench.records.records import RunRecord
+from bench.sweeps.trials import Trial
 
 if TYPE_CHECKING:
     from rich.live import Live
