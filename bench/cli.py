@@ -275,7 +275,7 @@ def sweep(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 def speed(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Benchmark every stage on this machine, with one worker and with two; sweeps estimate hours from the result."""
-    from bench import speed as stage
+    from bench.speed import run as stage
 
     _no_overrides(changes)
     stage.run(args.out, args.quick)

@@ -1,4 +1,4 @@
-"""Records of measured speed: the files that `bench.speed` writes, and which of their rows applies to a machine.
+"""Records of measured speed: the files that `bench.speed.run` writes, and which of their rows applies to a machine.
 
 Imports neither torch nor Ray.
 """
@@ -24,7 +24,7 @@ SPEED = Path(__file__).resolve().parents[2] / "results" / "speed"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A measured line of a file of speeds; `bench.speed` writes them."""
+    """A measured line of a file of speeds; `bench.speed.run` writes them."""
 
     stage: str
     """`train`, `score` and `null` in cubes/s; `prepare` in frames/s, its parts `prepare: ...` in frames/s or cubes/s;
@@ -42,7 +42,7 @@ class Row:
     """Largest minus smallest."""
     repeats: int
     reference: float | None = None
-    """Median of the straightforward way of doing it (`bench.straightforward`), measured in turns with this."""
+    """Median of the straightforward way of doing it (`bench.speed.reference`), measured in turns with this."""
     limit: float | None = None
     """What this machine allows at most (of s: at least), by what was measured on it in the same run."""
     limited_by: str = ""

@@ -17,11 +17,11 @@ from scipy.stats import spearmanr
 
 from amsrc.errors import ConfigError, RunError
 from amsrc.store import CubeStore
-from bench import speed_harness, timing
 from bench.evaluation.evaluate import evaluate
 from bench.experiment.config import Experiment
-from bench.made_up import SCENES
 from bench.records.run_folder import history, is_trained, read_epochs
+from bench.speed import harness, timing
+from bench.speed.synthetic import SCENES
 from bench.training import held_out
 from bench.training.loop import fit, load_model
 from bench.training.scoring import Feed, score
@@ -200,11 +200,11 @@ def test_a_batch_that_is_too_small_for_the_workers_is_refused_at_once(tmp_path: 
 @pytest.mark.slow
 def test_speeds_of_one_and_of_two_workers_are_measured_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"CUBES": 160, "FRAMES": 12}.items():
-        monkeypatch.setattr(speed_harness, name, value)
+        monkeypatch.setattr(harness, name, value)
     monkeypatch.setattr(timing, "QUICK_REPEATS", 2)
     monkeypatch.setattr(timing, "QUICK_REPEAT_S", 0.0)
     threads = torch.get_num_threads()
-    rows = list(speed_harness.by_workers(True))
+    rows = list(harness.by_workers(True))
     assert [(row.stage, row.settings["workers"]) for row in rows] == [
         *(("prepare by workers", workers) for _ in SCENES for workers in (1, 2)),
         *((f"{stage} by workers", workers) for workers in (1, 2) for stage in ("train", "score")),

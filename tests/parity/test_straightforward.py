@@ -13,10 +13,10 @@ from amsrc.cubes import cut
 from amsrc.fuse import frame_scores, statistics
 from amsrc.model import AMSRC
 from amsrc.store import CubeStore
-from bench import straightforward
-from bench.made_up import store_of_noise, video_of_walkers
-from bench.speed_harness import tiny
-from bench.timing import CPU
+from bench.speed import reference
+from bench.speed.harness import tiny
+from bench.speed.synthetic import store_of_noise, video_of_walkers
+from bench.speed.timing import CPU
 from bench.training.scoring import Feed, score
 
 WIDTH = 2
@@ -33,9 +33,9 @@ def ours() -> AMSRC:
     return AMSRC(ModelConfig(width=WIDTH)).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def theirs(network: AMSRC) -> straightforward.Trainer:
+def theirs(network: AMSRC) -> reference.Trainer:
     """The same weights in the other network; both register their layers in the order of the paper's figure."""
-    trainer = straightforward.Trainer(WIDTH, CPU)
+    trainer = reference.Trainer(WIDTH, CPU)
     names = trainer.network.state_dict()
     found = network.state_dict()
     assert [value.shape for value in names.values()] == [value.shape for value in found.values()]
@@ -46,7 +46,7 @@ def theirs(network: AMSRC) -> straightforward.Trainer:
 def test_steps_have_the_same_losses(store: CubeStore, ours: AMSRC) -> None:
     trainer, weights = theirs(ours), LossConfig()
     optimiser = torch.optim.Adam(ours.parameters(), lr=2e-4, fused=True)
-    feed, dataset = Feed(store.train, ModelConfig(width=WIDTH), CPU), straightforward.CubeDataset(store.train)
+    feed, dataset = Feed(store.train, ModelConfig(width=WIDTH), CPU), reference.CubeDataset(store.train)
     for step in range(4):
         rows = np.arange(step * 16, step * 16 + 16)
         appearance, motion, target = feed.batch(rows)
@@ -71,16 +71,14 @@ def test_cubes_and_frames_have_the_same_scores(store: CubeStore, ours: AMSRC) ->
     test, counts = store.test, [shard.video_frames for shard in store.test.shards]
     config = ScoreConfig(weight_f=1.0, weight_p=0.01)
     expected = frame_scores(*mine[1], test.video, test.frame, counts, statistics(*mine[0]), config)
-    frames = straightforward.frame_scores(test, found[0], found[1], (1.0, 0.01))
+    frames = reference.frame_scores(test, found[0], found[1], (1.0, 0.01))
     np.testing.assert_allclose(np.concatenate(frames), np.concatenate(expected), rtol=1e-2, atol=1e-2)
 
 
 def test_a_training_ends_in_the_auroc_of_its_own_scores(store: CubeStore) -> None:
-    trainer = straightforward.Trainer(WIDTH, CPU)
+    trainer = reference.Trainer(WIDTH, CPU)
     *_, last = trainer.fit(store, 2)
-    frames = straightforward.frame_scores(
-        store.test, trainer.scores(store.train), trainer.scores(store.test), (1.0, 0.01)
-    )
+    frames = reference.frame_scores(store.test, trainer.scores(store.train), trainer.scores(store.test), (1.0, 0.01))
     labels = [label[4:] for label in store.labels("official").values()]
     assert last == roc_auc_score(np.concatenate(labels), np.concatenate(frames))
 
@@ -91,7 +89,7 @@ def test_the_same_cubes_are_cut(tmp_path: Path, kind: str) -> None:
     frames = list(video.read())
     boxes_of, flow_of = boxes.moving(cube.boxes), flow.dis(cube.flow)
     found = list(cut("01", frames, boxes_of, flow_of, cube))
-    pictures, motions = straightforward.cut_video("01", frames, boxes_of, flow_of)
+    pictures, motions = reference.cut_video("01", frames, boxes_of, flow_of)
     assert len(pictures)
     assert (np.concatenate([one.frames_MTCHW for one in found]) == pictures).all()
     assert (np.concatenate([one.flows_MTCHW for one in found]) == motions).all()

@@ -17,10 +17,11 @@ from amsrc import boxes
 from amsrc.config import CubeConfig, ModelConfig
 from amsrc.cubes import moments
 from amsrc.model import AMSRC
-from bench import growth, made_up, roofline, speed, speed_harness, speed_network, speed_prepare, timing
 from bench.evaluation import selection
 from bench.records.speeds import Row, read_file, read_speed
-from bench.timing import CPU
+from bench.speed import growth, harness, preparing, roofline, run, synthetic, timing
+from bench.speed import network as speed_network
+from bench.speed.timing import CPU
 from bench.training.scoring import arithmetic
 
 
@@ -29,8 +30,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is measured, in seconds."""
     sizes: dict[ModuleType, dict[str, object]] = {
         speed_network: {"WIDTHS": (1, 2), "CUBES": 160, "CELL_CUBES": (40, 40), "CELL_EPOCHS": 1},
-        speed_harness: {"TEST_CUBES": {"ped2": 500}},
-        speed_prepare: {"FRAMES": 12, "STORED_CUBES": 160},
+        harness: {"TEST_CUBES": {"ped2": 500}},
+        preparing: {"FRAMES": 12, "STORED_CUBES": 160},
         growth: {
             "FRAMES": (6, 12),
             "BOXES": (1, 2),
@@ -46,19 +47,19 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(module, name, value)
     speed_network._compute.cache_clear()
     speed_network._copy.cache_clear()
-    monkeypatch.setattr(made_up, "VIDEO", 64)
+    monkeypatch.setattr(synthetic, "VIDEO", 64)
     monkeypatch.setattr(timing, "QUICK_REPEATS", 2)
     monkeypatch.setattr(timing, "QUICK_REPEAT_S", 0.0)
     monkeypatch.setattr(selection, "SHARES", selection.SHARES[::200])
-    quick = [stage for stage in speed.STAGES if "ray" not in stage[1] and stage[0] not in ("packed", "memory")]
-    monkeypatch.setattr(speed, "STAGES", tuple(quick))  # the others: below, and tests/integration/test_workers.py
+    quick = [stage for stage in run.STAGES if "ray" not in stage[1] and stage[0] not in ("packed", "memory")]
+    monkeypatch.setattr(run, "STAGES", tuple(quick))  # the others: below, and tests/integration/test_workers.py
 
 
 @pytest.mark.slow
 def test_what_is_measured_is_written_and_read_again(
     small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = speed.run(tmp_path, quick=True)
+    rows = run.run(tmp_path, quick=True)
     prepared = [*(f"prepare: {part}" for part in ("decode", "flow", "boxes", "cut", "write")), "prepare"]
     precisions = len({"fp32", arithmetic("auto", CPU)[0]})
     expected = [*["machine: matmul", "machine: convolution"] * precisions, "machine: copy"]
@@ -90,9 +91,9 @@ def test_what_is_measured_is_written_and_read_again(
 def test_a_stage_whose_package_is_absent_is_left_out_and_said(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (null,) = (stage for stage in speed.STAGES if stage[0] == "null")
-    monkeypatch.setattr(speed, "STAGES", (("cells", ("no_such_package",), speed_harness.null_row), null))
-    assert [row.stage for row in speed.run(tmp_path, quick=True)] == ["null"]
+    (null,) = (stage for stage in run.STAGES if stage[0] == "null")
+    monkeypatch.setattr(run, "STAGES", (("cells", ("no_such_package",), harness.null_row), null))
+    assert [row.stage for row in run.run(tmp_path, quick=True)] == ["null"]
     assert "cells: left out, no_such_package is not installed" in capsys.readouterr().out
 
 
@@ -232,9 +233,9 @@ def test_cells_that_train_at_once_are_counted_together(small: None, monkeypatch:
 
 
 def test_made_up_cubes_lie_in_several_videos_and_are_gone_afterwards() -> None:
-    with made_up.cubes_of_noise(made_up.VIDEO + 3, CubeConfig(size=8)) as cubes:
-        assert len(cubes) == made_up.VIDEO + 3
-        assert [shard.cubes for shard in cubes.shards] == [made_up.VIDEO, 3]
+    with synthetic.cubes_of_noise(synthetic.VIDEO + 3, CubeConfig(size=8)) as cubes:
+        assert len(cubes) == synthetic.VIDEO + 3
+        assert [shard.cubes for shard in cubes.shards] == [synthetic.VIDEO, 3]
         rows = cubes.video[-4:].argsort()
         assert cubes.frames(rows).shape == (4, 5, 3, 8, 8)
         folder = Path(str(cubes._maps["frames"][0].filename))
@@ -242,9 +243,9 @@ def test_made_up_cubes_lie_in_several_videos_and_are_gone_afterwards() -> None:
     assert not folder.exists()
 
 
-@pytest.mark.parametrize(("kind", "shape"), [(kind, size) for kind, (_, size, _) in made_up.SCENES.items()])
+@pytest.mark.parametrize(("kind", "shape"), [(kind, size) for kind, (_, size, _) in synthetic.SCENES.items()])
 def test_a_made_up_video_has_its_size_and_people_who_move(tmp_path: Path, kind: str, shape: tuple[int, int]) -> None:
-    video = made_up.video_of_walkers(tmp_path, kind, 12)
+    video = synthetic.video_of_walkers(tmp_path, kind, 12)
     frames = list(video.read())
     assert len(frames) == 12
     assert {frame.shape for frame in frames} == {(shape[1], shape[0], 1 if "grey" in kind else 3)}
@@ -256,7 +257,7 @@ def test_opencv_has_its_threads_back_after_preparing(small: None) -> None:
     threads = cv2.getNumThreads()
     cv2.setNumThreads(2)
     try:
-        stage = speed_prepare.preparing(True)
+        stage = preparing.preparing(True)
         next(stage)
         assert cv2.getNumThreads() == 1
         stage.close()
@@ -266,6 +267,6 @@ def test_opencv_has_its_threads_back_after_preparing(small: None) -> None:
 
 
 def test_a_machine_is_named_by_its_gpus_or_its_cpu() -> None:
-    assert speed.machine({"gpus": ["NVIDIA A10G"] * 2, "cpu": "AMD EPYC"}) == "nvidia-a10g-2"
-    assert speed.machine({"gpus": [], "cpu": "AMD EPYC (TM)", "cores": 2}) == "amd-epyc-tm-2-cores"
-    assert speed.machine({"gpus": [], "cpu": None, "cores": 2}) == "cpu-2-cores"
+    assert run.machine({"gpus": ["NVIDIA A10G"] * 2, "cpu": "AMD EPYC"}) == "nvidia-a10g-2"
+    assert run.machine({"gpus": [], "cpu": "AMD EPYC (TM)", "cores": 2}) == "amd-epyc-tm-2-cores"
+    assert run.machine({"gpus": [], "cpu": None, "cores": 2}) == "cpu-2-cores"

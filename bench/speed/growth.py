@@ -20,10 +20,10 @@ from amsrc.config import CubeConfig, ModelConfig, TrainConfig
 from amsrc.cubes import cut
 from amsrc.store import Cubes, Shard
 from bench.data.prepare import prepare_video
-from bench.made_up import cubes_of_noise, sparse_cubes, video_of_walkers
 from bench.records.speeds import Row
-from bench.speed_network import Stepping
-from bench.timing import CPU, Settings, row, timed
+from bench.speed.network import Stepping
+from bench.speed.synthetic import cubes_of_noise, sparse_cubes, video_of_walkers
+from bench.speed.timing import CPU, Settings, row, timed
 from bench.training.memory import peak_memory_gib, watch_memory
 from bench.training.scoring import Feed, device_of, score
 

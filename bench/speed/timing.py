@@ -1,4 +1,4 @@
-"""Repeats by the clock, and the rows that `bench.speed` makes of them."""
+"""Repeats by the clock, and the rows that `bench.speed.run` makes of them."""
 
 from __future__ import annotations
 

@@ -18,13 +18,13 @@ from amsrc.config import CubeConfig, TrainConfig
 from amsrc.cubes import cut, moments
 from amsrc.files import digest
 from amsrc.store import write_shard
-from bench import straightforward
 from bench.data.prepare import prepare_video
 from bench.data.readers import Video
-from bench.made_up import SCENES, video_of_walkers, write_noise
 from bench.records.speeds import Row
-from bench.speed_network import forever
-from bench.timing import CPU, Settings, in_turns, row, timed
+from bench.speed import reference as straightforward
+from bench.speed.network import forever
+from bench.speed.synthetic import SCENES, video_of_walkers, write_noise
+from bench.speed.timing import CPU, Settings, in_turns, row, timed
 
 STORED_CUBES = 4096  # more than a processor's cache holds
 FRAMES = 48  # of a made-up video

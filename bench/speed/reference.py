@@ -1,4 +1,4 @@
-"""The method as the field usually writes it: what `bench.speed` measures this project against, in the same run.
+"""The method as the field usually writes it: what `bench.speed.run` measures this project against, in the same run.
 
 One process, fp32, contiguous layout; a cube at a time through a `Dataset` with Python transforms behind a
 `DataLoader`; three modules for the three losses, each looking at its input anew; after every epoch the training cubes

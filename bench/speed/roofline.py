@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from amsrc.config import CubeConfig, ModelConfig
 from amsrc.model import AMSRC
-from bench.timing import timed
+from bench.speed.timing import timed
 
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices
 CHANNELS, PIXELS = 256, 32  # of the large convolution

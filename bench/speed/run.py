@@ -1,9 +1,9 @@
 """How fast the parts of the benchmark are on this machine, on made-up cubes and videos through the real code.
 
-    python bench/speed.py [--quick] [--out DIR]
+    python bench/speed/run.py [--quick] [--out DIR]
 
 Writes `<out>/<machine>.json`, `<out>/table.md` (all machines measured into that folder so far) and the figure of how
-costs grow; reads no data set. Beside a row stand the straightforward way of doing the same (`bench.straightforward`),
+costs grow; reads no data set. Beside a row stand the straightforward way of doing the same (`bench.speed.reference`),
 measured in turns with it, and what the machine allows. The plan of a sweep takes its hours from these files
 (`bench.sweeps.estimate`): measure with nothing else running.
 """
@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.files import write_file, write_json
-from bench import growth, speed_harness, speed_network, speed_prepare
 from bench.records import provenance
 from bench.records.speeds import Row, read_file
+from bench.speed import growth, harness, network, preparing
 from bench.storage.places import writable
 
 HEAD = ("stage", "settings", "on", "median", "spread", "repeats", "straightforward", "times as fast", "limit", "of it")
 ABOUT = """Made by `amsrc-bench speed`. Spread: largest minus smallest of the repeats. Straightforward: the same work as
-the field usually writes it (`bench/straightforward.py`: one cube at a time, fp32, contiguous, one process), measured in
-turns with the row. Limit: what the rates measured on this machine in the same run allow (`bench/roofline.py`; of
+the field usually writes it (`bench/speed/reference.py`: one cube at a time, fp32, contiguous, one process), measured in
+turns with the row. Limit: what the rates measured on this machine in the same run allow (`bench/speed/roofline.py`; of
 multiplying, the faster of a matrix product and a large convolution).
 """
 
@@ -128,19 +128,19 @@ def _digits(value: float) -> str:
 
 
 STAGES: tuple[tuple[str, tuple[str, ...], Callable[[bool], Iterator[Row]]], ...] = (
-    ("machine", (), speed_network.machine),
-    ("train and score", (), speed_network.train_and_score),
-    ("store to record", ("pandas", "safetensors", "sklearn", "scipy"), speed_network.cell),
-    ("packed", (), speed_network.packed),
-    ("null", (), speed_harness.null_row),
-    ("fusion search", ("scipy",), speed_harness.fusion_search),
-    ("AUROC", ("sklearn",), speed_harness.one_auroc),
-    ("prepare", (), speed_prepare.preparing),
-    ("store", (), speed_prepare.reading),
-    ("tables", ("pydantic", "scipy", "tabulate"), speed_harness.making_tables),
-    ("start-up", ("pydantic", "scipy", "tabulate"), speed_harness.starting),
-    ("cell overhead", ("ray", "mlflow"), speed_harness.cell_overhead),
-    ("workers", ("ray",), speed_harness.by_workers),
+    ("machine", (), network.machine),
+    ("train and score", (), network.train_and_score),
+    ("store to record", ("pandas", "safetensors", "sklearn", "scipy"), network.cell),
+    ("packed", (), network.packed),
+    ("null", (), harness.null_row),
+    ("fusion search", ("scipy",), harness.fusion_search),
+    ("AUROC", ("sklearn",), harness.one_auroc),
+    ("prepare", (), preparing.preparing),
+    ("store", (), preparing.reading),
+    ("tables", ("pydantic", "scipy", "tabulate"), harness.making_tables),
+    ("start-up", ("pydantic", "scipy", "tabulate"), harness.starting),
+    ("cell overhead", ("ray", "mlflow"), harness.cell_overhead),
+    ("workers", ("ray",), harness.by_workers),
     ("growth", (), growth.growing),
     ("memory", (), growth.remembering),
 )

@@ -18,13 +18,14 @@ from torch.utils.data import DataLoader
 from amsrc.config import CubeConfig, LossConfig, ModelConfig, TrainConfig
 from amsrc.model import AMSRC
 from amsrc.store import Cubes, CubeStore, Shard
-from bench import roofline, straightforward
 from bench.evaluation.evaluate import evaluate
 from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import build
-from bench.made_up import cubes_of_noise, store_of_noise
 from bench.records.speeds import Row
-from bench.timing import Settings, in_turns, repeats, row
+from bench.speed import reference as straightforward
+from bench.speed import roofline
+from bench.speed.synthetic import cubes_of_noise, store_of_noise
+from bench.speed.timing import Settings, in_turns, repeats, row
 from bench.training.loop import batches, fit, losses_of, optimiser_of
 from bench.training.memory import keep_freed_memory
 from bench.training.scoring import SCORING_BATCH, Feed, arithmetic, device_of, score

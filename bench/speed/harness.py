@@ -27,14 +27,14 @@ from bench.evaluation.selection import SHARES, fusion_curve
 from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import build
 from bench.experiment.specs import SPECS
-from bench.made_up import SCENES, cubes_of_noise, store_of_noise, video_of_walkers
 from bench.methods.trivial import flow_magnitude
 from bench.records.run_folder import Epoch
 from bench.records.speeds import Row
-from bench.speed_network import CUBES, WIDTHS
-from bench.speed_prepare import FRAMES, of_video, straight
+from bench.speed.network import CUBES, WIDTHS
+from bench.speed.preparing import FRAMES, of_video, straight
+from bench.speed.synthetic import SCENES, cubes_of_noise, store_of_noise, video_of_walkers
+from bench.speed.timing import CPU, Settings, in_turns, repeats, row, timed
 from bench.tables import tables
-from bench.timing import CPU, Settings, in_turns, repeats, row, timed
 from bench.training.held_out import STATISTICS_CUBES
 from bench.training.loop import fit
 from bench.training.scoring import SCORING_BATCH, device_of
