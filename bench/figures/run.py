@@ -21,6 +21,7 @@ import numpy.typing as npt
 from amsrc.errors import DataError, RunError
 from amsrc.fuse import Statistics, cube_scores
 from amsrc.store import Cubes, CubeStore
+from bench.cli.options import experiment_of, home_of, results_of, root_of
 from bench.data import datasets
 from bench.data.datasets import Dataset, Video
 from bench.data.stores import find_store
@@ -32,7 +33,6 @@ from bench.figures import network as panels
 from bench.figures.files import Boxes
 from bench.figures.scores import Floats, Picture, Scored
 from bench.methods.trivial import OF_FRAMES, rows_of
-from bench.options import experiment_of, home_of, results_of, root_of
 from bench.records import run_folder
 from bench.records.records import read, read_frame_scores, record_path
 from bench.storage.places import Place, beside, files_below, locked, write_file

@@ -27,11 +27,13 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
     root = Path(__file__).resolve().parents[1]
     if (root / "bench" / "cli.py").is_file():
         sys.path.insert(0, str(root))
-    from bench.cli import main
+    from bench.cli.main import main
 
     raise SystemExit(main(["sweep", *sys.argv[1:]]))
 
 from amsrc.errors import ConfigError
+from bench.cli.options import home_of, named_fields, results_of
+from bench.cli.progress import progress
 from bench.cluster.connect import check_nodes, connect, shared
 from bench.cluster.launcher_files import read_cluster
 from bench.data import datasets
@@ -45,8 +47,6 @@ from bench.experiment.rules import RULES
 from bench.experiment.specs import TOYS, is_toy
 from bench.figures import files as gallery
 from bench.figures import scores, style
-from bench.options import home_of, named_fields, results_of
-from bench.progress import progress
 from bench.records import run_folder
 from bench.records.names import percent, title
 from bench.records.records import RunRecord, read_all, read_frame_scores, search_path, write_search

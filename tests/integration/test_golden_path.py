@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from bench import cli
+from bench.cli import main
 from bench.records.records import frame_scores_path, path_of, read_frame_scores
 from bench.sweeps import run as sweep
 from tests.integration.conftest import ROOT, Places, files, logged, planned, run
@@ -194,7 +194,7 @@ def test_a_dead_tracking_server_loses_no_result(places: Places) -> None:
 
 def refused(words: list[str | Path], capsys: pytest.CaptureFixture[str]) -> str:
     """Run a command in this process that must end with exit code 2; gives its one line of error."""
-    assert cli.main([str(word) for word in words]) == 2
+    assert main.main([str(word) for word in words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert "Traceback" not in error
@@ -215,7 +215,7 @@ def test_without_data_it_says_loudly_what_it_runs_on(
     monkeypatch.delenv("AMSRC_DATA", raising=False)
     for words, where in ([], "(AMSRC_DATA is not set, no --root given)"), (["--root", tmp_path], f"under {tmp_path}"):
         with pytest.raises(Stopped):
-            cli.main(["sweep", "--home", str(tmp_path / "home"), *map(str, words)])
+            main.main(["sweep", "--home", str(tmp_path / "home"), *map(str, words)])
         loud = f"*** NO REAL DATA SET FOUND {where}: RUNNING ON THE EMBEDDED TOY DATA. ***"
         assert loud in capsys.readouterr().out.splitlines()
 

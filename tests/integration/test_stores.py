@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from amsrc.store import CubeStore
-from bench import cli
+from bench.cli import main
 from bench.data import toy
 from bench.experiment.config import Experiment, derive, fingerprint
 from bench.experiment.recipes import RECIPES, amsrc
@@ -58,8 +58,8 @@ def test_recipes_with_other_cubes_run_in_one_sweep_as_planned(
     where = ["--home", str(home), "--results", str(results)]
     words = ["sweep", "--recipes", "amsrc,seven-frames,null-flow", "--datasets", "toy-ped2", "--root", str(data)]
     words += [*where, *TINY, "--partial", "--mlflow", f"sqlite:///{tmp_path}"]
-    assert cli.main([*words, "--dry-run"]) == 0
-    assert cli.main(words) == 0
+    assert main.main([*words, "--dry-run"]) == 0
+    assert main.main(words) == 0
     planned, run = plans
     assert run == planned
 
@@ -77,11 +77,11 @@ def test_recipes_with_other_cubes_run_in_one_sweep_as_planned(
         assert store.test.frames(np.arange(1)).shape[1] == record.experiment["cube"]["frames"]
 
     before = {path.name for path in results.rglob("*.json")}
-    assert cli.main(["evaluate", "--recipe", "seven-frames", "--dataset", "toy-ped2", *where, *TINY]) == 0
+    assert main.main(["evaluate", "--recipe", "seven-frames", "--dataset", "toy-ped2", *where, *TINY]) == 0
     assert {path.name for path in results.rglob("*.json")} == before, "by hand it is the same value"
     capsys.readouterr()
     words = ["train", "--recipe", "amsrc", "--dataset", "toy-ped2", "--home", str(home), *TINY]
-    assert cli.main([*words, "--cube.frames", "9"]) == 2
+    assert main.main([*words, "--cube.frames", "9"]) == 2
     error = capsys.readouterr().err
     assert "cube.frames is 5, not 9" in error and "cube.frames is 7, not 9" in error
     assert "--cube.frames 9" in error

@@ -18,7 +18,7 @@ import torch
 from scipy import ndimage
 
 from amsrc.errors import ConfigError
-from bench import cli
+from bench.cli import main
 from bench.data import readers, toy
 from bench.data.prepare import prepare
 from bench.data.stores import Sources, find_store
@@ -59,7 +59,7 @@ class Trained:
 
     def watch(self, out: Path, *words: str | Path) -> int:
         given = ["watch", "--video", self.video, "--run", self.record.fingerprint, "--out", out, "--home", self.home]
-        return cli.main([str(word) for word in (*given, *words)])
+        return main.main([str(word) for word in (*given, *words)])
 
 
 def trained(dataset: str, video: str, folder: Path) -> Trained:

@@ -15,8 +15,9 @@ from statistics import median
 import pytest
 
 from amsrc.errors import ConfigError, DataError, RunError
-from bench import cli, options
-from bench.cli import COMMANDS, EXAMPLES, main
+from bench.cli import main as cli
+from bench.cli import options
+from bench.cli.main import COMMANDS, EXAMPLES, main
 from bench.records.records import SearchRecord, write_search
 from bench.sweeps.grid import Cell, matrix, parse_axes
 from bench.sweeps.run import DEFAULT_RECIPES, searches_of
@@ -77,7 +78,7 @@ def test_help_is_instant() -> None:
 )
 def test_nothing_heavy_is_imported_before_it_must(words: list[str], code: int) -> None:
     script = (
-        "import sys\nfrom bench.cli import main\n"
+        "import sys\nfrom bench.cli.main import main\n"
         f"try:\n    code = main({words})\nexcept SystemExit as end:\n    code = end.code\n"
         f"print(code, [name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
     )
@@ -333,7 +334,7 @@ def test_a_sweep_that_is_refused_leaves_nothing_behind(
 DRY = """
 import os, sys
 from bench import sweep
-from bench.cli import main
+from bench.cli.main import main
 
 def stop(*_, **__):
     raise AssertionError("started")

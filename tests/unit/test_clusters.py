@@ -23,8 +23,8 @@ from ray.autoscaler._private.command_runner import _with_interactive
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 
-from bench import cli
-from bench.cli import COMMANDS, main
+from bench.cli import main as cli
+from bench.cli.main import COMMANDS, main
 from bench.cluster.launcher_files import read_cluster
 from bench.records import speeds
 from bench.records.speeds import Row

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.cli.schema_text import schema
 from bench.evaluation import smoothing
-from bench.schema_text import schema
 from bench.tables import tables
 
 ROOT = Path(__file__).parents[2]

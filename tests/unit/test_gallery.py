@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import ConfigError, DataError
-from bench import cli, options
+from bench.cli import main, options
 from bench.experiment.config import dump, load, override
 from bench.experiment.recipes import build
 from bench.figures import files, scores
@@ -22,7 +22,7 @@ def a_run(dataset: str = "ped2", **changes: object) -> scores.Scored:
 
 def test_the_command_draws_every_run_and_every_data_set_in_both_forms(tmp_path: Path) -> None:
     records = a_results_folder(tmp_path)
-    assert cli.main(["figures", "--results", str(tmp_path)]) == 0
+    assert main.main(["figures", "--results", str(tmp_path)]) == 0
     folder = tmp_path / "figures"
     assert {path.name for path in folder.glob("*.*")} == {
         f"roc-{name}.{kind}" for name in ("ped2", "avenue", "shanghaitech") for kind in ("svg", "png")
@@ -146,7 +146,7 @@ def test_damage_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_nothing_to_draw_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["figures", "--results", str(tmp_path)]) == DataError.exit_code
+    assert main.main(["figures", "--results", str(tmp_path)]) == DataError.exit_code
     assert "no finished record" in capsys.readouterr().err
 
 
@@ -154,7 +154,7 @@ def test_nothing_to_draw_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ("words", "said"), [(["--videos", "02"], "--videos needs"), (["--recipe", "amsrc"], "--recipe needs")]
 )
 def test_what_is_of_one_run_needs_a_data_set(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["figures", *words]) == ConfigError.exit_code
+    assert main.main(["figures", *words]) == ConfigError.exit_code
     assert said in capsys.readouterr().err
 
 

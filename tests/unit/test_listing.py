@@ -10,7 +10,7 @@ import pytest
 
 from amsrc.errors import DataError
 from amsrc.store import SPLITS, seal, write_shard
-from bench import listing
+from bench.cli import listing
 from bench.experiment.config import dump, flatten, override
 from bench.experiment.recipes import RECIPES, build
 from bench.records.records import SearchRecord, read, write, write_search

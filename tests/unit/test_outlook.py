@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import DataError
-from bench import cli
+from bench.cli import main
 from bench.data import toy
 from bench.experiment.config import Experiment, cube_key
 from bench.experiment.recipes import build
@@ -74,9 +74,9 @@ def test_a_dry_run_without_a_copy_says_what_it_does_not_know(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["sweep", "--datasets", "ped2", "--root", str(tmp_path), "--home", str(tmp_path / "home")]
-    assert cli.main([*words, "--results", str(tmp_path / "results"), "--dry-run", "--partial"]) == 0
+    assert main.main([*words, "--results", str(tmp_path / "results"), "--dry-run", "--partial"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"not known   ped2: no copy is under {tmp_path}; planned for a partial one"
-    assert cli.main([*words, "--results", str(tmp_path / "results")]) == 2
+    assert main.main([*words, "--results", str(tmp_path / "results")]) == 2
     assert "ped2: no videos in" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ import pytest
 
 from amsrc.errors import DataError, RunError
 from amsrc.store import CubeStore
-from bench import cli
+from bench.cli import main
 from bench.data import prepare, toy
 from bench.data.datasets import find
 from bench.data.stores import Sources, find_store
@@ -73,7 +73,7 @@ def of(home: Path, recipe: str) -> tuple[Experiment, Path]:
 def drawn(home: Path) -> Path:
     """The figures of AMSRC, made by the command."""
     words = ["figures", "--recipe", "amsrc", "--dataset", "toy-ped2", "--home", str(home), *WORDS]
-    assert cli.main(words) == 0
+    assert main.main(words) == 0
     return of(home, "amsrc")[1]
 
 
@@ -103,7 +103,7 @@ def test_a_dozen_frames_stand_for_a_video_whoever_draws_them(drawn: Path, home: 
     (folder / "01" / "00001.jpg").write_bytes(b"left by another run")
     for recipe in ("no-gate-add", "null-flow", "amsrc"):
         words = ["figures", "--recipe", recipe, "--dataset", "toy-ped2", "--home", str(home), *WORDS]
-        assert cli.main(words) == 0
+        assert main.main(words) == 0
         assert files.read_strip(folder) == before
     assert {len(frames) for frames in before.values()} == {pictures.STRIP}
 
@@ -168,7 +168,7 @@ def test_errors_are_the_networks_own_and_sum_to_s_p(drawn: Path, home: Path) -> 
 @pytest.mark.parametrize("recipe", NULLS)
 def test_a_null_row_has_curves_and_a_frame_but_no_network(home: Path, recipe: str) -> None:
     words = ["figures", "--recipe", recipe, "--dataset", "toy-ped2", "--home", str(home), *WORDS]
-    assert cli.main(words) == 0
+    assert main.main(words) == 0
     e, folder = of(home, recipe)
     assert {path.stem for path in folder.glob("*.svg")} == {"frame", "videos"}
     (path,) = (home / "toy-results" / "records" / recipe / "toy-ped2").glob("*.json")
@@ -194,7 +194,7 @@ def test_without_a_record_it_says_what_to_run_first(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["figures", "--recipe", "amsrc", "--dataset", "toy-ped2", "--home", str(home), "--results", str(tmp_path)]
-    assert cli.main([*words, *WORDS]) == RunError.exit_code
+    assert main.main([*words, *WORDS]) == RunError.exit_code
     assert "amsrc-bench evaluate" in capsys.readouterr().err
     e, _ = of(home, "amsrc")
     assert not record_path(tmp_path, e.recipe, e.dataset, 0, "x").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import DataError
-from bench import cli
+from bench.cli import main
 from bench.evaluation import framewise
 from bench.experiment.config import derive, dump
 from bench.experiment.recipes import build
@@ -240,7 +240,7 @@ def test_the_few_frames_beside_a_run_are_shown_where_there_are_no_strips(tmp_pat
 def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DataError, match="no records to report"):
         report.build(tmp_path)
-    assert cli.main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "out")]) == DataError.exit_code
+    assert main.main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "out")]) == DataError.exit_code
     assert "amsrc-bench sweep --toy" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

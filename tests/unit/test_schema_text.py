@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 import pytest
 
+from bench.cli.schema_text import _within, meanings, schema, words
 from bench.evaluation.smoothing import Study
 from bench.experiment.config import Experiment
 from bench.records.records import RunRecord, SearchRecord
-from bench.schema_text import _within, meanings, schema, words
 
 RECORDS = [RunRecord, SearchRecord, Study, Experiment]
 

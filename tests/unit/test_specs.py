@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from amsrc.errors import ConfigError
-from bench import cli, options
+from bench.cli import main, options
 from bench.data import datasets, download, toy
 from bench.experiment.config import check
 from bench.experiment.recipes import PAPER, build
@@ -91,5 +91,5 @@ def test_a_toy_set_has_the_specification_of_its_original_and_a_name_of_its_own()
 def test_the_command_line_names_the_data_sets_and_label_sets_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert LABEL_SETS[0] == "official"
     with pytest.raises(SystemExit):
-        cli.main(["prepare", "--help"])
+        main.main(["prepare", "--help"])
     assert " ".join(options.DATASET_HELP.split()) in " ".join(capsys.readouterr().out.split())

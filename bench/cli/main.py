@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from amsrc.errors import BenchError, ConfigError, unknown
-from bench import options
+from bench.cli import options
+from bench.cli.options import Parser, experiment_of, home_of, overrides, results_of, root_of
+from bench.cli.progress import epoch_line, progress
 from bench.experiment.specs import is_toy
-from bench.options import Parser, experiment_of, home_of, overrides, results_of, root_of
-from bench.progress import epoch_line, progress
 from bench.storage.places import place
 
 ABOUT = """AMSRC, video anomaly detection by appearance-motion consistency, measured on UCSD Ped2, CUHK Avenue
@@ -234,10 +234,10 @@ def report(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 def ls(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """List records, searches, recipes (and all fields of one) or cube stores, or what each key of a record means."""
-    from bench import listing
+    from bench.cli import listing
 
     if args.what == "schema":
-        from bench.schema_text import schema
+        from bench.cli.schema_text import schema
 
         _no_overrides(changes)
         print(schema(), end="")
@@ -255,7 +255,7 @@ def ls(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
 def doctor(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Check this machine: versions, cores, GPUs, memory, disk, data sets."""
-    from bench import listing
+    from bench.cli import listing
 
     _no_overrides(changes)
     text, fine = listing.doctor(home_of(args), args.root or os.environ.get("AMSRC_DATA"))

@@ -1,6 +1,6 @@
 """Command-line options of every sub-command, and how they resolve to an experiment and to folders.
 
-`add_<command>` adds a command's options to its parser; `bench.cli` runs the commands. Imports nothing heavy.
+`add_<command>` adds a command's options to its parser; `bench.cli.main` runs the commands. Imports nothing heavy.
 """
 
 from __future__ import annotations
