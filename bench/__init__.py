@@ -1,1 +1,1 @@
-"""AMSRC Bench: a distributed benchmark of AMSRC on Ray. Start at `bench.cli.main`; the stages are its modules."""
+"""AMSRC Bench: a distributed benchmark on Ray. `bench.cli.main` is the command line; a package each step."""

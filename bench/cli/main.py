@@ -14,7 +14,6 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from amsrc.errors import BenchError, ConfigError, unknown
 from bench.cli import options
@@ -47,7 +46,6 @@ Exit codes: 0 done, 1 something failed while running, 2 wrong usage or data befo
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    _no_shadowing()
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
@@ -63,12 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `amsrc-bench ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _no_shadowing() -> None:
-    """Run as `python bench/x.py`, Python puts bench/ first on the path, where `datasets` would hide others' modules."""
-    here = Path(__file__).resolve().parent
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -1,8 +1,8 @@
 """Finds copies of the data sets, reads their labels and masks, and verifies that they are complete.
 
-Reads a data set's folder (layouts and counts: `bench.experiment.specs`; files: `bench.data.readers`) and writes nothing. `find`
-looks at the structure alone and is fast; `verify` opens pictures, decodes videos and compares labels. The rendered
-`toy-...` sets go through the same code; their expected counts come from the `toy.json` in their folder.
+Reads a data set's folder (layouts and counts: `bench.experiment.specs`; files: `bench.data.readers`) and writes
+nothing. `find` looks at the structure alone and is fast; `verify` opens pictures, decodes videos and compares labels.
+The rendered `toy-...` sets go through the same code; their expected counts come from the `toy.json` in their folder.
 """
 
 from __future__ import annotations

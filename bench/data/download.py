@@ -1,7 +1,7 @@
 """Downloads a data set, checks its SHA-256, extracts it safely and puts it in place.
 
-Reads the archives that `bench.experiment.specs` names; writes `<root>/.fetch-<name>/` while it works and `<root>/<name>/` in
-one rename at the end. The same command resumes an interrupted download.
+Reads the archives that `bench.experiment.specs` names; writes `<root>/.fetch-<name>/` while it works and
+`<root>/<name>/` in one rename at the end. The same command resumes an interrupted download.
 """
 
 from __future__ import annotations

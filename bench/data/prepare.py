@@ -43,7 +43,8 @@ def prepare(experiment: Experiment, sources: Sources, home: Place, *, progress: 
         experiment: with `partial` as the copy of the data set is (`bench.data.datasets.find`).
 
     Returns:
-        A `CubeStore` where it lies in a folder, else what it says of itself (`bench.storage.node_cache.open_store` brings it here).
+        A `CubeStore` where it lies in a folder, else what it says of itself (`bench.storage.node_cache.open_store`
+        brings it here).
 
     Raises:
         DataError: the copy is partial and the experiment is not, or the other way round; it has no such label set; or

@@ -3,8 +3,8 @@
     <home>/stores/<data set>-<cube key>/        one for each cube configuration (`bench.data.prepare` makes it)
 
 An experiment's value names its store. Two things only are read off what is there, before any fingerprint is taken:
-whether the copy of the data set is partial (`bench.sweeps.plan.cells_of`), and for a stage run by hand which boxes and flow
-were prepared (`find_store`).
+whether the copy of the data set is partial (`bench.sweeps.plan.cells_of`), and for a stage run by hand which boxes and
+flow were prepared (`find_store`).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def completed(results: Place, record: RunRecord) -> RunRecord:
 
 
 def interval(results: Place, runs: Sequence[RunRecord]) -> tuple[float, float] | None:
-    """95 % interval over test videos of the mean AUROC of runs on the same videos (`bench.evaluation.bootstrap`), in fractions.
+    """95 % interval over test videos of the mean AUROC of runs on the same videos (`bootstrap`), in fractions.
 
     Raises:
         DataError: frame scores are damaged, or the runs were measured on different frames.

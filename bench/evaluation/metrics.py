@@ -1,8 +1,8 @@
 """Frame-level metrics: pure functions on scores and labels, in float64. Reads and writes nothing.
 
-Scores: higher = more abnormal, any scale (rankings are all that counts). Labels: 1 = abnormal. `bench.evaluation.roc` and, for
-the average precision, scikit-learn compute; these functions fix what happens where the textbook definition ends.
-torchmetrics is not an option: it passes scores outside [0, 1] through a sigmoid, which changes their ranking.
+Scores: higher = more abnormal, any scale (rankings are all that counts). Labels: 1 = abnormal. `bench.evaluation.roc`
+and, for the average precision, scikit-learn compute; these functions fix what happens where the textbook definition
+ends. torchmetrics is not an option: it passes scores outside [0, 1] through a sigmoid, which changes their ranking.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run with its pixels -> the figures that need them, small frames, boxes and S_f, S_p by frame (`bench.figures.files`).
+"""A run with its pixels -> the figures that need them, small frames, boxes and S_f, S_p by frame.
 
 Reads the run's folder, the cube store and the videos; writes below `results/figures` and `results/strips`. Frames are
 at most 160 pixels wide, a dozen a video: footage whose terms allow research alone. Nothing here looks at a

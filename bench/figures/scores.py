@@ -1,7 +1,7 @@
 """Figures of frame scores: ROC with its interval, scores over a video (paper figure 5), AUROC over the epochs.
 
-Drawn from what lies in `results/` alone, in the style of `bench.figures.style`; each gives None where there is nothing to
-draw. Higher = more abnormal; labels: 1 = abnormal; entry i of a video is its frame i + `skip`.
+Drawn from what lies in `results/` alone, in the style of `bench.figures.style`; each gives None where there is nothing
+to draw. Higher = more abnormal; labels: 1 = abnormal; entry i of a video is its frame i + `skip`.
 """
 
 from __future__ import annotations

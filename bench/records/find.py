@@ -1,7 +1,7 @@
 """A trained run by the name that people have of it: its experiment, its folder, the scores of its training frames.
 
-Reads records (to find a run by a fingerprint), `run.json` and `cubes.parquet` of runs (`bench.records.run_folder`); writes
-nothing. No torch.
+Reads records (to find a run by a fingerprint), `run.json` and `cubes.parquet` of runs (`bench.records.run_folder`);
+writes nothing. No torch.
 """
 
 from __future__ import annotations

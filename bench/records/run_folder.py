@@ -4,8 +4,9 @@
     run.json              the experiment and the digest of the store it is trained on
     checkpoint.pt         the state to resume from, after every epoch; deleted when training is done
     epochs/NNN.npz        scores after an epoch that is not the last (no label is read for them): of the test cubes
-                          `s_f` and `s_p` (n,), `statistics` (4,), and where videos are held out (`bench.training.held_out`)
-                          `normal_f`, `normal_p`, and `pseudo_f.<kind>`, `pseudo_p.<kind>` (m,)
+                          `s_f` and `s_p` (n,), `statistics` (4,), and where videos are held out
+                          (`bench.training.held_out`) `normal_f`, `normal_p`, and `pseudo_f.<kind>`, `pseudo_p.<kind>`
+                          (m,)
     log.jsonl             one line an epoch: loss terms, seconds, cubes/s, peak memory, code, hardware
     model.safetensors     the trained weights; written last, so its presence means done
     cubes.parquet         one row a cube of both splits: split, video, frame, x0, y0, x1, y1, s_f, s_p (evaluation)

@@ -165,8 +165,8 @@ def tiny(seed: int) -> Experiment:
 def by_workers(quick: bool) -> Iterator[Row]:
     """The whole preparing, training and scoring by one worker and by several, a CPU thread (or a GPU) each.
 
-    Training is that of `bench.training.loop.fit` with the same batch over all workers: one in this process, several through Ray
-    Train. Its first epoch warms up. Scoring is that between two epochs.
+    Training is that of `bench.training.loop.fit` with the same batch over all workers: one in this process, several
+    through Ray Train. Its first epoch warms up. Scoring is that between two epochs.
     """
     from bench.cluster.connect import connect, resources
 

@@ -1,7 +1,7 @@
-"""What a plan (`bench.sweeps.grid`) takes: hours and cost of its cells, and the preparing, disks and network around them.
+"""What a plan takes: hours and cost of its cells, and the preparing, disks and network around them.
 
-From the counts of data sets and measured speeds (`bench.records.speeds`); reads the manifests of stores, changes nothing. A
-number that is not known stays None. `docs/scale.md` has the formulas. Imports neither torch nor Ray.
+From the counts of data sets and measured speeds (`bench.records.speeds`); reads the manifests of stores, changes
+nothing. A number that is not known stays None. `docs/scale.md` has the formulas. Imports neither torch nor Ray.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a sweep is going to run, before anything starts: its cells, checked.
 
-Values in, values out. How cells share a machine is in `bench.cluster.machine`, hours and cost are in `bench.sweeps.estimate`. Imports
-neither torch nor Ray.
+Values in, values out. How cells share a machine is in `bench.cluster.machine`, hours and cost are in
+`bench.sweeps.estimate`. Imports neither torch nor Ray.
 """
 
 from __future__ import annotations

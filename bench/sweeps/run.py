@@ -1,9 +1,5 @@
 """The main job: plan cells or a search, run them as Ray Tune trials, keep records, tables and MLflow runs.
 
-    python bench/sweep.py                 recipes x data sets x seeds on what lies under $AMSRC_DATA (or --root)
-    python bench/sweep.py search          Ray Tune and Optuna over the loss weights
-    python bench/sweep.py --toy           either on the embedded data sets, in minutes
-
 Reads videos; writes `<home>` (stores, runs, studies, MLflow) and `<results>` (records, scores, searches, tables).
 The same command goes on after any end: finished cells are not run again, an interrupted one goes on from its
 checkpoint, a failed one is recorded with its error while the others go on (exit code 1).
@@ -14,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,14 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start here, before bench is on the path
-    root = Path(__file__).resolve().parents[1]
-    if (root / "bench" / "cli.py").is_file():
-        sys.path.insert(0, str(root))
-    from bench.cli.main import main
-
-    raise SystemExit(main(["sweep", *sys.argv[1:]]))
 
 from amsrc.errors import ConfigError
 from bench.cli.options import home_of, named_fields, results_of

@@ -1,7 +1,7 @@
 """Measured rows of the tables: records and searches -> `Row`s, by data set or by selection rule.
 
-For `bench.tables.tables` alone; reads and writes nothing. Decides which runs a mean may join, and says in a footnote what a
-reader must know of them.
+For `bench.tables.tables` alone; reads and writes nothing. Decides which runs a mean may join, and says in a footnote
+what a reader must know of them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The tables from `results/`: records, searches and `paper.csv` in, `tables/*.{md,tex,csv}` out.
 
 The only way from a record to a printed number. Tables 1 and 2 set what was measured beside what the paper printed,
-Table 3 has every metric, `rules` sets the selection rules beside one another, `smoothing` (`bench.evaluation.smoothing`) what is
-done to scores after a method has given them. Quoted rows are the paper's, measured rows (`bench.tables.rows`) means
-over seeds; the two are never mixed. Needs neither torch nor Ray, and the same records give the same bytes.
+Table 3 has every metric, `rules` sets the selection rules beside one another, `smoothing`
+(`bench.evaluation.smoothing`) what is done to scores after a method has given them. Quoted rows are the paper's,
+measured rows (`bench.tables.rows`) means over seeds; the two are never mixed. Needs neither torch nor Ray, and the same
+records give the same bytes.
 """
 
 from __future__ import annotations

@@ -127,7 +127,8 @@ def _trainer(job: Job, workers: Workers, packed: Packing) -> Any:
     run_config: Any = RunConfig(
         name=job.folder.name,
         storage_path=str(beside(job.folder) / "ray"),
-        # No number of failures is right for every length of training: `bench.training.limits` looks at the progress instead.
+        # No number of failures is right for every length of training: `bench.training.limits` looks at the progress
+        # instead.
         failure_config=FailureConfig(max_failures=-1, controller_failure_limit=-1),
         callbacks=callbacks,
     )

@@ -3,8 +3,8 @@
 Reads a video file (or a folder of numbered images), the weights and `cubes.parquet` of a run and, to find the run by
 its fingerprint, records. Writes an mp4 and a CSV, each whole or not at all. No label is read anywhere.
 
-The video goes through the benchmark's own path (`amsrc.boxes`, `flow`, `cubes`, `fuse`, `bench.training.scoring`) as a data
-set's test video does, with these decisions:
+The video goes through the benchmark's own path (`amsrc.boxes`, `flow`, `cubes`, `fuse`, `bench.training.scoring`) as a
+data set's test video does, with these decisions:
 
 - Size: frames are scored at the height of the run's data set, at which its network, smallest box and flow were tuned,
   and drawn at their own. The frame rate is not converted: where it differs from the data set's all speeds differ.

@@ -25,14 +25,14 @@ sys.path.insert(0, str(ROOT))
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from amsrc.errors import BenchError  # noqa: E402
-from bench.cluster import connect
+from bench.cluster import connect  # noqa: E402
 from bench.cluster.machine import Machine, Packing, Workers  # noqa: E402
 from bench.evaluation.evaluate import evaluate  # noqa: E402
 from bench.records.run_folder import history, is_trained  # noqa: E402
-from bench.sweeps import trials
+from bench.sweeps import trials  # noqa: E402
 from bench.sweeps.grid import Cell  # noqa: E402
 from bench.sweeps.trials import Job, Trial, run_trials  # noqa: E402
-from bench.training import ray_train
+from bench.training import ray_train  # noqa: E402
 from bench.training.loop import fit  # noqa: E402
 from tests.cubes_made import an_experiment, write_store  # noqa: E402
 

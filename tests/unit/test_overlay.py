@@ -56,7 +56,10 @@ def test_the_most_abnormal_box_lies_on_top() -> None:
 
 
 def test_no_figure_is_imported_for_it() -> None:
-    seen = "import bench.video.overlay, sys; print([name for name in ('matplotlib', 'bench.figures.style') if name in sys.modules])"
+    seen = (
+        "import bench.video.overlay, sys\n"
+        "print([name for name in ('matplotlib', 'bench.figures.style') if name in sys.modules])"
+    )
     found = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.strip() == "[]"
 
