@@ -52,3 +52,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean: {', '.join(near)}?" if near else f"known: {', '.join(names)}."
     return f"unknown {kind} {name!r}; {hint}"
+
+
+MOST_SHOWN = 5
+"""Names listed in a message before it breaks off."""
+
+
+def shorten(names: list[str]) -> str:
+    """`a, b, c, d, e, ... (12)`."""
+    return ", ".join(names[:MOST_SHOWN]) + (f", ... ({len(names)})" if len(names) > MOST_SHOWN else "")

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from amsrc.errors import ConfigError, DataError, unknown
+from amsrc.errors import ConfigError, DataError, shorten, unknown
 from amsrc.store import SPLITS, Split
 from bench.data import readers
 from bench.data.readers import Video as Video
@@ -312,9 +312,9 @@ def _video_count(dataset: Dataset, split: Split, partial: bool) -> Check:
     twice = sorted({name for name in names if names.count(name) > 1})
     extra = [name for name in names if spec.per_video[split] and name not in spec.per_video[split]]
     unnamed = "?" in missing
-    remarks = [f"{len(missing)} missing" if unnamed else f"missing: {readers.shorten(missing)}"] if missing else []
-    remarks += [f"{readers.shorten(twice)} twice"] if twice else []
-    remarks += [f"unexpected: {readers.shorten(extra)}"] if extra else []
+    remarks = [f"{len(missing)} missing" if unnamed else f"missing: {shorten(missing)}"] if missing else []
+    remarks += [f"{shorten(twice)} twice"] if twice else []
+    remarks += [f"unexpected: {shorten(extra)}"] if extra else []
     whole = len(names) == spec.videos[split] and not missing
     ok = bool(names) and not twice and not extra and (whole or (partial and len(names) < spec.videos[split]))
     return Check(f"{split}ing videos", str(spec.videos[split]), "; ".join([str(len(names)), *remarks]), ok)
@@ -428,4 +428,4 @@ def _mask_problem(dataset: Dataset, video: Video) -> str | None:
         differ = np.flatnonzero(masks.any((1, 2)) != dataset.labels_of(video, "official"))
     except DataError as error:
         return str(error)
-    return f"frames {readers.shorten([str(n) for n in differ])} differ (counted from 0)" if len(differ) else ""
+    return f"frames {shorten([str(n) for n in differ])} differ (counted from 0)" if len(differ) else ""

@@ -23,15 +23,13 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from amsrc.errors import DataError
+from amsrc.errors import MOST_SHOWN, DataError
 
 Image = npt.NDArray[np.uint8]
 IMAGE_FILES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}
 VIDEO_FILES = {".avi", ".mp4"}
 NUMBERS = "buif"
 """Kinds of NumPy dtypes that labels and masks may have."""
-MOST_SHOWN = 5
-"""Names listed in a message before it breaks off."""
 MOST_FRAMES_PER_S = 240
 """A header without a rate often gives its clock's instead, 1,000 or 90,000."""
 MOST_CELLS = 100_000
@@ -350,8 +348,3 @@ def spans_to_labels(spans: npt.NDArray[np.int64], frames: int) -> npt.NDArray[np
     for first, last in spans.T:
         labels[first - 1 : last] = 1
     return labels
-
-
-def shorten(names: list[str]) -> str:
-    """`a, b, c, d, e, ... (12)`."""
-    return ", ".join(names[:MOST_SHOWN]) + (f", ... ({len(names)})" if len(names) > MOST_SHOWN else "")

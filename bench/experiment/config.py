@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from typing import Any
 
 from amsrc.config import CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
 from amsrc.errors import ConfigError, unknown
 from bench.experiment.specs import LABEL_SETS
-from bench.records.json_file import strict
 
 PROVIDERS = ("cube.boxes.provider", "cube.flow.provider")
 """Fields of where boxes and flow come from: what `--boxes` and `--flow` set."""
@@ -68,6 +68,24 @@ def load(data: Mapping[str, Any]) -> Experiment:
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
         raise ConfigError("configuration: " + "; ".join(lines)) from None
+
+
+@cache
+def strict(cls: type) -> Any:
+    """What makes a dataclass of plain data: a `pydantic.TypeAdapter` that refuses unknown keys, NaN and infinity.
+
+    They are refused in the dataclasses that its fields have by default, too.
+    """
+    from pydantic import ConfigDict, TypeAdapter, with_config
+
+    def forbid(part: type) -> None:
+        with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(part)
+        for f in fields(part):
+            if is_dataclass(f.default_factory):
+                forbid(f.default_factory)
+
+    forbid(cls)
+    return TypeAdapter(cls)
 
 
 def override(experiment: Experiment, changes: Mapping[str, str]) -> Experiment:

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from amsrc.config import ScoreConfig
-from amsrc.errors import ConfigError, DataError
+from amsrc.errors import ConfigError, DataError, shorten
 from amsrc.fuse import Statistics, frame_scores, statistics
-from bench.data.readers import shorten
 from bench.experiment.config import Experiment, load, run_key
 from bench.records import records, run_folder
 from bench.records.names import title

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
-from functools import cache
 from typing import Any, TypeVar
 
 from amsrc.errors import DataError
+from bench.experiment.config import strict
 from bench.storage.places import Place
 
 Record = TypeVar("Record")
@@ -51,24 +50,6 @@ def validated(cls: type[Record], data: dict[str, Any], path: Place) -> Record:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise DataError(f"{path}: not a {cls.__name__}: {wrong}. Restore or remove it.") from None
-
-
-@cache
-def strict(cls: type) -> Any:
-    """What makes a dataclass of plain data: a `pydantic.TypeAdapter` that refuses unknown keys, NaN and infinity.
-
-    They are refused in the dataclasses that its fields have by default, too.
-    """
-    from pydantic import ConfigDict, TypeAdapter, with_config
-
-    def forbid(part: type) -> None:
-        with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(part)
-        for f in fields(part):
-            if is_dataclass(f.default_factory):
-                forbid(f.default_factory)
-
-    forbid(cls)
-    return TypeAdapter(cls)
 
 
 def check_fractions(values: Mapping[str, Any], prefix: str, path: Place) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from bench.cluster.machine import Machine
 from bench.records.json_file import strict
 
 ABOUT = {"measured", "quick", "load_before", "hardware", "versions", "git"}
@@ -91,27 +90,27 @@ def fastest_packed(rows: Sequence[Row], device: str) -> int:
     return 1 if best is None else int(best.settings["cells"])
 
 
-def nearest(stage: str, rows: Sequence[Row], machine: Machine, *, on_gpu: bool, width: int | None = None) -> Row | None:
+def nearest(stage: str, rows: Sequence[Row], device: str, *, on_gpu: bool, width: int | None = None) -> Row | None:
     """The row of this stage and kind of device: of this very CPU if there is one, then of the nearest width."""
     fitting = [
         row
         for row in rows
-        if row.stage == stage and (row.threads is None) == on_gpu and (not on_gpu or _same(machine.name, row.device))
+        if row.stage == stage and (row.threads is None) == on_gpu and (not on_gpu or _same(device, row.device))
     ]
 
     def distance(row: Row) -> tuple[bool, float]:
         theirs = row.settings.get("width")
-        return row.device != machine.name, abs(math.log(float(theirs) / width)) if width and theirs else 0.0
+        return row.device != device, abs(math.log(float(theirs) / width)) if width and theirs else 0.0
 
     return min(fitting, key=distance, default=None)
 
 
-def efficiency(stage: str, rows: Sequence[Row], workers: int, machine: Machine, *, on_gpu: bool) -> float | None:
+def efficiency(stage: str, rows: Sequence[Row], workers: int, device: str, *, on_gpu: bool) -> float | None:
     """Speed of so many workers over that many times the speed of one; None where it was not measured."""
     fitting = [row for row in rows if row.settings.get("workers") in (1, workers)]
     by_number = {
         number: nearest(
-            f"{stage} by workers", [r for r in fitting if r.settings["workers"] == number], machine, on_gpu=on_gpu
+            f"{stage} by workers", [r for r in fitting if r.settings["workers"] == number], device, on_gpu=on_gpu
         )
         for number in (1, workers)
     }

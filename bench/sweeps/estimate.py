@@ -166,7 +166,7 @@ def estimate(
     """
     basis: dict[str, None] = {}
     missing: dict[str, None] = {}
-    overhead = nearest("cell overhead", rows, machine, on_gpu=False)  # Ray's and the disk's: no GPU's
+    overhead = nearest("cell overhead", rows, machine.name, on_gpu=False)  # Ray's and the disk's: no GPU's
     if overhead:
         basis[f"cell overhead: {overhead.median:.2g} s on {overhead.device}"] = None
     elif todo:
@@ -210,7 +210,7 @@ def _speed(
 ) -> tuple[float, str] | None:
     """Cubes per second of a cell, and the measured row behind it in words."""
     on_gpu = packing.gpus > 0 and stage != "null"
-    row = nearest(stage, rows, machine, on_gpu=on_gpu, width=e.model.width)
+    row = nearest(stage, rows, machine.name, on_gpu=on_gpu, width=e.model.width)
     if row is None:
         return None
     where = f"on {row.device}" + (f", {count(row.threads, 'thread')}" if row.threads else "")
@@ -226,7 +226,7 @@ def _speed(
         said.append(
             f"times {share:.3g} for {count(packing.gpus, 'GPU')}" if on_gpu else f"{count(packing.cpus, 'CPU')} a cell"
         )
-    if packing.workers > 1 and (kept := efficiency(stage, rows, packing.workers, machine, on_gpu=on_gpu)):
+    if packing.workers > 1 and (kept := efficiency(stage, rows, packing.workers, machine.name, on_gpu=on_gpu)):
         share *= kept
         said.append(f"times {kept:.2f}, the measured part that {packing.workers} workers keep")
     text = f"{stage}: {row.median:,.0f} {row.unit} at width {row.settings['width']} {where}"
@@ -300,7 +300,7 @@ def logistics(
             missing[f"{e.dataset}: to cut its cubes comes on top of preparing; how many it has is not known"] = None
         number = counted.train + counted.test if counted else 0
         at_once = min(machine.cpus, sum(spec.videos.values()))
-        kept = efficiency("prepare", rows, 2, machine, on_gpu=False) if at_once > 1 else None
+        kept = efficiency("prepare", rows, 2, machine.name, on_gpu=False) if at_once > 1 else None
         if kept:
             at_once *= kept
             basis[f"prepare: each of several cores keeps {kept:.2f} of its speed, as measured with two"] = None

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from amsrc.errors import DataError
-from bench.evaluation import framewise, smoothing
+from bench.evaluation import framewise
 from bench.experiment.rules import RULES
 from bench.experiment.specs import DATASETS, SPECS, is_toy, title_of
 from bench.records.names import title
 from bench.records.records import RunRecord, read_all, read_searches
 from bench.storage.places import Place, write_file
+from bench.tables import smoothing
 from bench.tables.rows import (
     BLOCKS,
     CONTENT_FREE,

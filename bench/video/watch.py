@@ -35,7 +35,7 @@ import numpy.typing as npt
 
 from amsrc import boxes, flow
 from amsrc.cubes import Boxes, BoxesOf, FlowOf, Frame, FrameCubes, cut
-from amsrc.errors import ConfigError, DataError
+from amsrc.errors import ConfigError, DataError, shorten
 from amsrc.files import placing, write_file
 from amsrc.fuse import cube_scores, frame_scores
 from bench.data import readers
@@ -389,7 +389,7 @@ def report(watched: Watched, request: Request) -> str:
     scale = watched.scale
     lines = [
         f"{found.frames:,} frames, {len(found.frame):,} boxes; {above:,} frames above {scale.threshold:.2f} "
-        f"({scale.meaning}){f': {readers.shorten(times)}' if times else ''}",
+        f"({scale.meaning}){f': {shorten(times)}' if times else ''}",
         f"scored {found.frames / watched.score_s:.1f} frames/s, drawn {found.frames / watched.draw_s:.1f} frames/s",
         f"{request.out}\n{request.csv}",
     ]

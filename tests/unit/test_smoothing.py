@@ -10,6 +10,7 @@ from amsrc.errors import DataError
 from amsrc.fuse import PADDINGS, Statistics, frame_scores
 from bench.evaluation import smoothing
 from bench.evaluation.metrics import pooled_auroc
+from bench.tables import smoothing as smoothing_tables
 from bench.tables import tables
 from tests.results_made import a_record
 
@@ -74,11 +75,11 @@ def test_what_knows_nothing_is_worth_a_half_until_zeros_surround_it(study, case)
 
 
 def test_a_study_comes_back_and_gets_a_table_of_its_own(study, tmp_path):
-    assert list(smoothing.tables(tmp_path, toy=False)) == []
+    assert list(smoothing_tables.tables(tmp_path, toy=False)) == []
     path = smoothing.write(study, tmp_path)
     assert smoothing.read_all(tmp_path) == [study]
     assert path == tmp_path / "smoothing" / "amsrc" / "ped2" / f"seed0-{study.fingerprint}.json"
-    assert list(smoothing.tables(tmp_path, toy=True)) == []
+    assert list(smoothing_tables.tables(tmp_path, toy=True)) == []
     tables.write(tmp_path)
     assert tables.check(tmp_path) == []
     text = (tmp_path / "tables" / "smoothing.md").read_text()
