@@ -32,7 +32,7 @@ from bench.recipes import build
 from bench.scoring import SCORING_BATCH, device_of
 from bench.selection import SHARES, Epoch, aurocs, fusion_curve
 from bench.speed_network import CUBES, WIDTHS
-from bench.speed_prepare import FRAMES, of_video, straight
+from bench.speed_prepare import FRAMES, of_video, prepared_by_reference
 from bench.speeds import Row
 from bench.timing import CPU, Settings, in_turns, repeats, row, timed
 from bench.train import fit
@@ -199,7 +199,7 @@ def _prepared_by(workers: int, kind: str, quick: bool) -> Row:
             ray.get([task.remote(Path(name) / "store", worker, video) for worker in range(workers)])
 
         # OpenCV has all cores here, as one process would have them.
-        ways: list[Callable[[], object]] = [all_at_once, partial(straight, Path(name), video, cube)]
+        ways: list[Callable[[], object]] = [all_at_once, partial(prepared_by_reference, Path(name), video, cube)]
         seconds, *other = in_turns(ways if workers > 1 else ways[:1], quick, CPU)
     reference = [one * workers * VIDEOS for one in other[0]] if other else None
     settings, handled = of_video(shape, kind) | {"workers": workers}, (workers * VIDEOS * FRAMES, "frames")

@@ -18,7 +18,7 @@ from amsrc.config import CubeConfig, TrainConfig
 from amsrc.cubes import cut, moments
 from amsrc.files import digest
 from amsrc.store import write_shard
-from bench import straightforward
+from bench import reference
 from bench.made_up import SCENES, video_of_walkers, write_noise
 from bench.prepare import prepare_video
 from bench.readers import Video
@@ -67,16 +67,16 @@ def _one_video(folder: Path, kind: str, cube: CubeConfig, quick: bool) -> Iterat
         taken[part] = timed(call, quick, CPU)
         yield row(f"prepare: {part}", taken[part], settings | more, CPU, handled=handled, threads=1)
     whole = partial(prepare_video, store, "train", video, cube, boxes_of, flow_of)
-    seconds, reference = in_turns([whole, partial(straight, folder, video, cube)], quick, CPU)
+    seconds, reference = in_turns([whole, partial(prepared_by_reference, folder, video, cube)], quick, CPU)
     best = FRAMES / sum(median(taken[part]) for part in ("decode", "flow")), "decode and flow alone"
     handled = FRAMES, "frames"
     yield row("prepare", seconds, settings, CPU, handled=handled, threads=1, reference=reference, limit=best)
 
 
-def straight(folder: Path, video: Video, cube: CubeConfig) -> None:
-    """The whole of a video the straightforward way."""
+def prepared_by_reference(folder: Path, video: Video, cube: CubeConfig) -> None:
+    """The whole of a video as the reference prepares it."""
     ways = boxes.moving(cube.boxes), flow.dis(cube.flow)
-    pictures, motions = straightforward.cut_video(video.name, video.read(), *ways)
+    pictures, motions = reference.cut_video(video.name, video.read(), *ways)
     np.save(folder / "frames.npy", pictures)
     np.save(folder / "flows.npy", motions)
 

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from bench import selection
+from bench import reference, selection
 from bench.selection import Epoch, aurocs, decide, folds, fusion_curve
-from tests.parity import reference
 from tests.unit.test_selection import Made, made
 
 unhurried = settings(deadline=None)  # a busy machine is not a failure

@@ -1,4 +1,4 @@
-"""What the speeds are compared with does the same work: same weights and cubes, same losses, scores and cubes cut."""
+"""The reference as `bench.speed` times it: its steps, scores and cut videos equal ours, so equal work is compared."""
 
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from amsrc.cubes import cut
 from amsrc.fuse import frame_scores, statistics
 from amsrc.model import AMSRC
 from amsrc.store import CubeStore
-from bench import straightforward
+from bench import reference
 from bench.made_up import store_of_noise, video_of_walkers
 from bench.scoring import Feed, score
 from bench.speed_harness import tiny
 from bench.timing import CPU
+from tests.parity.test_model import restated
 
 WIDTH = 2
 
@@ -33,20 +34,25 @@ def ours() -> AMSRC:
     return AMSRC(ModelConfig(width=WIDTH)).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def theirs(network: AMSRC) -> straightforward.Trainer:
-    """The same weights in the other network; both register their layers in the order of the paper's figure."""
-    trainer = straightforward.Trainer(WIDTH, CPU)
-    names = trainer.network.state_dict()
-    found = network.state_dict()
-    assert [value.shape for value in names.values()] == [value.shape for value in found.values()]
-    trainer.network.load_state_dict(dict(zip(names, found.values(), strict=True)))
+def theirs(network: AMSRC) -> reference.Trainer:
+    """A trainer of the same weights."""
+    trainer = reference.Trainer(WIDTH, CPU)
+    trainer.network.load_state_dict(restated(network).state_dict())
     return trainer
+
+
+def frames_of(trainer: reference.Trainer, store: CubeStore) -> np.ndarray:
+    """The reference's frame scores, one video after the other."""
+    standard = [reference.mean_and_sd(scores) for scores in trainer.scores(store.train)]
+    cubes = zip(store.test.video.tolist(), store.test.frame.tolist(), *trainer.scores(store.test), strict=True)
+    counts = [shard.video_frames for shard in store.test.shards]
+    return np.concatenate(reference.frame_scores(cubes, counts, *standard))
 
 
 def test_steps_have_the_same_losses(store: CubeStore, ours: AMSRC) -> None:
     trainer, weights = theirs(ours), LossConfig()
     optimiser = torch.optim.Adam(ours.parameters(), lr=2e-4, fused=True)
-    feed, dataset = Feed(store.train, ModelConfig(width=WIDTH), CPU), straightforward.CubeDataset(store.train)
+    feed, dataset = Feed(store.train, ModelConfig(width=WIDTH), CPU), reference.CubeDataset(store.train)
     for step in range(4):
         rows = np.arange(step * 16, step * 16 + 16)
         appearance, motion, target = feed.batch(rows)
@@ -64,25 +70,20 @@ def test_cubes_and_frames_have_the_same_scores(store: CubeStore, ours: AMSRC) ->
     mine = [
         score(ours, Feed(cubes, model, CPU), np.arange(len(cubes)), TrainConfig(precision="fp32")) for cubes in splits
     ]
-    found = [trainer.scores(cubes) for cubes in splits]
-    for a, b in zip(mine, found, strict=True):
+    for a, b in zip(mine, map(trainer.scores, splits), strict=True):
         np.testing.assert_allclose(a[0], b[0], atol=1e-5)
         np.testing.assert_allclose(a[1], b[1], rtol=1e-4)
     test, counts = store.test, [shard.video_frames for shard in store.test.shards]
     config = ScoreConfig(weight_f=1.0, weight_p=0.01)
     expected = frame_scores(*mine[1], test.video, test.frame, counts, statistics(*mine[0]), config)
-    frames = straightforward.frame_scores(test, found[0], found[1], (1.0, 0.01))
-    np.testing.assert_allclose(np.concatenate(frames), np.concatenate(expected), rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(frames_of(trainer, store), np.concatenate(expected), rtol=1e-2, atol=1e-2)
 
 
 def test_a_training_ends_in_the_auroc_of_its_own_scores(store: CubeStore) -> None:
-    trainer = straightforward.Trainer(WIDTH, CPU)
+    trainer = reference.Trainer(WIDTH, CPU)
     *_, last = trainer.fit(store, 2)
-    frames = straightforward.frame_scores(
-        store.test, trainer.scores(store.train), trainer.scores(store.test), (1.0, 0.01)
-    )
     labels = [label[4:] for label in store.labels("official").values()]
-    assert last == roc_auc_score(np.concatenate(labels), np.concatenate(frames))
+    assert last == roc_auc_score(np.concatenate(labels), frames_of(trainer, store))
 
 
 @pytest.mark.parametrize("kind", ["360x240 grey jpg", "640x360 colour avi"])
@@ -91,7 +92,7 @@ def test_the_same_cubes_are_cut(tmp_path: Path, kind: str) -> None:
     frames = list(video.read())
     boxes_of, flow_of = boxes.moving(cube.boxes), flow.dis(cube.flow)
     found = list(cut("01", frames, boxes_of, flow_of, cube))
-    pictures, motions = straightforward.cut_video("01", frames, boxes_of, flow_of)
+    pictures, motions = reference.cut_video("01", frames, boxes_of, flow_of)
     assert len(pictures)
     assert (np.concatenate([one.frames_MTCHW for one in found]) == pictures).all()
     assert (np.concatenate([one.flows_MTCHW for one in found]) == motions).all()
