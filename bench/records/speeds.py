@@ -41,7 +41,7 @@ class Row:
     """Largest minus smallest."""
     repeats: int
     reference: float | None = None
-    """Median of the straightforward way of doing it (`bench.speed.reference`), measured in turns with this."""
+    """Median of the same work done plainly (`bench.speed.reference`), measured in turns with this."""
     limit: float | None = None
     """What this machine allows at most (of s: at least), by what was measured on it in the same run."""
     limited_by: str = ""

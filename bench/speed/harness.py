@@ -31,7 +31,7 @@ from bench.methods.trivial import flow_magnitude
 from bench.records.run_folder import Epoch
 from bench.records.speeds import Row
 from bench.speed.network import CUBES, WIDTHS
-from bench.speed.preparing import FRAMES, of_video, straight
+from bench.speed.preparing import FRAMES, of_video, prepared_by_reference
 from bench.speed.synthetic import SCENES, cubes_of_noise, store_of_noise, video_of_walkers
 from bench.speed.timing import CPU, Settings, in_turns, repeats, row, timed
 from bench.tables import tables
@@ -202,7 +202,7 @@ def _prepared_by(workers: int, kind: str, quick: bool) -> Row:
             ray.get([task.remote(Path(name) / "store", worker, video) for worker in range(workers)])
 
         # OpenCV has all cores here, as one process would have them.
-        ways: list[Callable[[], object]] = [all_at_once, partial(straight, Path(name), video, cube)]
+        ways: list[Callable[[], object]] = [all_at_once, partial(prepared_by_reference, Path(name), video, cube)]
         seconds, *other = in_turns(ways if workers > 1 else ways[:1], quick, CPU)
     reference = [one * workers * VIDEOS for one in other[0]] if other else None
     settings, handled = of_video(shape, kind) | {"workers": workers}, (workers * VIDEOS * FRAMES, "frames")

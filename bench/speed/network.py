@@ -1,4 +1,4 @@
-"""How fast cubes are trained on and scored, beside the straightforward way, and how near to what the machine allows."""
+"""How fast cubes are trained on and scored, next to the reference, and how near to what the machine allows."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from bench.evaluation.evaluate import evaluate
 from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import build
 from bench.records.speeds import Row
-from bench.speed import reference as straightforward
-from bench.speed import roofline
+from bench.speed import reference, roofline
 from bench.speed.synthetic import cubes_of_noise, store_of_noise
 from bench.speed.timing import Settings, in_turns, repeats, row
 from bench.training.loop import batches, fit, losses_of, optimiser_of
@@ -82,21 +81,21 @@ def _one_width(cubes: Cubes, config: ModelConfig, quick: bool) -> Iterator[Row]:
     device, train, cube = device_of(), TrainConfig(batch=128), CubeConfig()
     precision, _ = arithmetic(train.precision, device)
     stepping = Stepping(cubes, config, train, device)
-    other, loader = straightforward.Trainer(config.width, device), _batches_of(cubes, train.batch)
+    plain, loader = reference.Trainer(config.width, device), _batches_of(cubes, train.batch)
     settings: Settings = {"width": config.width, "batch": train.batch, "frames": cube.frames, "size": cube.size}
     settings |= {"fusion": config.fusion, "precision": precision}
 
-    seconds, reference = in_turns([stepping.step, lambda: other.step(next(loader))], quick, device)
+    seconds, slower = in_turns([stepping.step, lambda: plain.step(next(loader))], quick, device)
     most = _limit(config, cube, precision, device, quick, training=True)
     handled = train.batch, "cubes"
-    yield row("train", seconds, settings, device, handled=handled, reference=reference, limit=most)
+    yield row("train", seconds, settings, device, handled=handled, reference=slower, limit=most)
 
     rows, network, feed = np.arange(len(cubes)), stepping.network, stepping.feed
-    ways = [lambda: score(network, feed, rows, train), lambda: other.scores(cubes)]
-    seconds, reference = in_turns(ways, quick, device)
+    ways = [lambda: score(network, feed, rows, train), lambda: plain.scores(cubes)]
+    seconds, slower = in_turns(ways, quick, device)
     most = _limit(config, cube, precision, device, quick, training=False)
     settings, handled = {**settings, "batch": SCORING_BATCH[device.type]}, (len(cubes), "cubes")
-    yield row("score", seconds, settings, device, handled=handled, reference=reference, limit=most)
+    yield row("score", seconds, settings, device, handled=handled, reference=slower, limit=most)
 
 
 class Stepping:
@@ -125,7 +124,7 @@ class Stepping:
 
 def _batches_of(cubes: Cubes, batch: int) -> Iterator[Any]:
     """Shuffled batches of single cubes for ever."""
-    loader = DataLoader(straightforward.CubeDataset(cubes), batch, shuffle=True)
+    loader = DataLoader(reference.CubeDataset(cubes), batch, shuffle=True)
     while True:
         yield from loader
 
@@ -142,7 +141,7 @@ def cell(quick: bool) -> Iterator[Row]:
                 cells[scored] = derive(build("amsrc", "toy-ped2"), model={"width": width}, train=train)
             store = CubeStore(store_of_noise(Path(name), cells["every epoch"], *(n // 2 for n in CELL_CUBES)))
             calls = [_Run(e, store, Path(name) / str(every)) for every, e in enumerate(cells.values())]
-            other = straightforward.Trainer(width, device)
+            other = reference.Trainer(width, device)
             ways: list[Callable[[], object]] = [*calls, partial(other.fit, store, CELL_EPOCHS)]
             found = in_turns(ways, quick, device, at_least_s=0.0)
         for scored, seconds in zip(cells, found, strict=False):

@@ -21,7 +21,7 @@ from amsrc.store import write_shard
 from bench.data.prepare import prepare_video
 from bench.data.readers import Video
 from bench.records.speeds import Row
-from bench.speed import reference as straightforward
+from bench.speed import reference
 from bench.speed.network import forever
 from bench.speed.synthetic import SCENES, video_of_walkers, write_noise
 from bench.speed.timing import CPU, Settings, in_turns, row, timed
@@ -67,16 +67,16 @@ def _one_video(folder: Path, kind: str, cube: CubeConfig, quick: bool) -> Iterat
         taken[part] = timed(call, quick, CPU)
         yield row(f"prepare: {part}", taken[part], settings | more, CPU, handled=handled, threads=1)
     whole = partial(prepare_video, store, "train", video, cube, boxes_of, flow_of)
-    seconds, reference = in_turns([whole, partial(straight, folder, video, cube)], quick, CPU)
+    seconds, reference = in_turns([whole, partial(prepared_by_reference, folder, video, cube)], quick, CPU)
     best = FRAMES / sum(median(taken[part]) for part in ("decode", "flow")), "decode and flow alone"
     handled = FRAMES, "frames"
     yield row("prepare", seconds, settings, CPU, handled=handled, threads=1, reference=reference, limit=best)
 
 
-def straight(folder: Path, video: Video, cube: CubeConfig) -> None:
-    """The whole of a video the straightforward way."""
+def prepared_by_reference(folder: Path, video: Video, cube: CubeConfig) -> None:
+    """The whole of a video as the reference prepares it."""
     ways = boxes.moving(cube.boxes), flow.dis(cube.flow)
-    pictures, motions = straightforward.cut_video(video.name, video.read(), *ways)
+    pictures, motions = reference.cut_video(video.name, video.read(), *ways)
     np.save(folder / "frames.npy", pictures)
     np.save(folder / "flows.npy", motions)
 

@@ -1,10 +1,10 @@
 """How fast the parts of the benchmark are on this machine, on made-up cubes and videos through the real code.
 
-    python bench/speed/run.py [--quick] [--out DIR]
+    amsrc-bench speed [--quick] [--out DIR]
 
 Writes `<out>/<machine>.json`, `<out>/table.md` (all machines measured into that folder so far) and the figure of how
-costs grow; reads no data set. Beside a row stand the straightforward way of doing the same (`bench.speed.reference`),
-measured in turns with it, and what the machine allows. The plan of a sweep takes its hours from these files
+costs grow; reads no data set. Next to a row are the plain reference implementation (`bench.speed.reference`), measured
+in turns with it, and what the machine allows. The plan of a sweep takes its hours from these files
 (`bench.sweeps.estimate`): measure with nothing else running.
 """
 
@@ -24,10 +24,10 @@ from bench.records.speeds import Row, read_file
 from bench.speed import growth, harness, network, preparing
 from bench.storage.places import writable
 
-HEAD = ("stage", "settings", "on", "median", "spread", "repeats", "straightforward", "times as fast", "limit", "of it")
-ABOUT = """Made by `amsrc-bench speed`. Spread: largest minus smallest of the repeats. Straightforward: the same work as
-the field usually writes it (`bench/speed/reference.py`: one cube at a time, fp32, contiguous, one process), measured in
-turns with the row. Limit: what the rates measured on this machine in the same run allow (`bench/speed/roofline.py`; of
+HEAD = ("stage", "settings", "on", "median", "spread", "repeats", "reference", "times as fast", "limit", "of it")
+ABOUT = """Made by `amsrc-bench speed`. Spread: largest minus smallest of the repeats. Reference: the same work as the
+field usually writes it (`bench/speed/reference.py`: one cube at a time, fp32, contiguous, one process), interleaved
+with the row. Limit: what the rates measured on this machine in the same run allow (`bench/speed/roofline.py`; of
 multiplying, the faster of a matrix product and a large convolution).
 """
 

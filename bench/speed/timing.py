@@ -76,7 +76,7 @@ def row(
         seconds: of each repeat.
         handled: how much of what in those seconds: (128, "cubes").
         threads: of the CPU; as many as torch uses unless given.
-        reference: seconds of the straightforward way, for as much.
+        reference: seconds of the reference, for as much.
         limit: in the row's unit, and by what.
         unit: of what is no time at all.
     """

@@ -8,7 +8,7 @@ import pytest
 
 from amsrc.config import CubeConfig
 from amsrc.cubes import Boxes, Flow, Frame, FrameCubes, Moment, cut
-from tests.parity import reference
+from bench.speed import reference
 
 HEIGHT, WIDTH = 40, 60
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from amsrc.config import ScoreConfig
 from amsrc.errors import DataError, RunError
 from amsrc.fuse import Fuser, Statistics, frame_scores, statistics
-from tests.parity import reference
+from bench.speed import reference
 
 unhurried = settings(deadline=None)  # a busy machine is not a failure
 Cube = tuple[int, int, float, float]  # video, frame, S_f, S_p

@@ -1,4 +1,4 @@
-"""The network against its layer table and against its slow restatement with the same weights."""
+"""The network against its layer table and against the reference implementation with the same weights."""
 
 import math
 from typing import get_args
@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from amsrc.config import CubeConfig, Fusion, ModelConfig
 from amsrc.model import AMSRC, Doubling, inputs
-from tests.parity import reference
+from bench.speed import reference
 
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 Row = tuple[int, int, int, int, bool]  # kernel, input channels, output channels, output side, BatchNorm after it
@@ -86,6 +86,16 @@ def randomised(fusion: Fusion, width: int = 8) -> AMSRC:
     return model
 
 
+def restated(model: AMSRC, fusion: str = "gate") -> reference.Network:
+    """The reference network with the same weights; both register their layers in the order of the paper's figure."""
+    found = model.state_dict()
+    other = reference.Network(model.head.in_channels, fusion).to(model.head.weight.dtype).train(model.training)
+    names = other.state_dict()
+    assert [value.shape for value in names.values()] == [value.shape for value in found.values()]
+    other.load_state_dict(dict(zip(names, found.values(), strict=True)))
+    return other
+
+
 def batch(cubes: int = 5) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(4)
     appearance = torch.rand(cubes, 12, 32, 32, generator=generator, dtype=torch.float64)
@@ -96,16 +106,17 @@ def batch(cubes: int = 5) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_the_network_equals_its_restatement(fusion: Fusion, training: bool) -> None:
     model = randomised(fusion).train(training)
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    other = restated(model, fusion)
     with torch.no_grad():
-        output = model(*batch())
-        expected = reference.forward(weights, *batch(), fusion, training)
+        output, expected = model(*batch()), other(*batch())
     for ours, theirs in zip(output, expected, strict=True):
         if theirs is None:
             assert ours is None and fusion == "none"
         else:
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
             assert theirs.std() > 1e-3, "a constant output compares nothing"
+    for ours, theirs in zip(model.buffers(), other.buffers(), strict=True):  # BatchNorm's running statistics
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -115,14 +126,11 @@ def test_the_gradients_equal_its_restatements(fusion: Fusion) -> None:
         return squares if motion is None else squares + (appearance * motion).mean()
 
     model = randomised(fusion).train()
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    names = [name for name, _ in model.named_parameters()]
-    for name in names:
-        weights[name].requires_grad_()
-    objective(*model(*batch())).backward()
-    objective(*reference.forward(weights, *batch(), fusion, training=True)).backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, weights[name].grad, rtol=1e-7, atol=1e-9, msg=name)
+    other = restated(model, fusion)
+    for network in (model, other):
+        objective(*network(*batch())).backward()
+    for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-7, atol=1e-9, msg=name)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -149,8 +157,9 @@ def test_the_inputs_equal_their_restatement(channels: int) -> None:
     flows = rng.normal(0, 4, (2, 4, 2, 6, 7)).astype(np.float16)
     config = ModelConfig(flow_scale=(1024 / 360, 768 / 240))
     ours = inputs(torch.from_numpy(frames), torch.from_numpy(flows), config, torch.float64)
-    for tensor, expected in zip(ours, reference.inputs(frames, flows, 3, config.flow_scale), strict=True):
-        np.testing.assert_allclose(tensor.numpy(), expected, rtol=1e-12)
+    cubes = [reference.inputs(*cube, config.flow_scale, dtype=np.float64) for cube in zip(frames, flows, strict=True)]
+    for tensor, expected in zip(ours, zip(*cubes, strict=True), strict=True):
+        np.testing.assert_allclose(tensor.numpy(), torch.stack(expected).numpy(), rtol=1e-12)
 
 
 def test_convolutions_start_kaiming_normal_with_zero_bias() -> None:

@@ -1,4 +1,4 @@
-"""The scores of single cubes against plain loops."""
+"""The scores of single cubes against the reference implementation."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,8 @@ import torch
 from amsrc.config import ModelConfig
 from amsrc.model import AMSRC, Output
 from amsrc.score import errors
-from tests.parity import reference
+from bench.speed import reference
+from tests.parity.test_model import restated
 
 
 def output(cubes: int = 6, seed: int = 0) -> Output:
@@ -22,19 +23,19 @@ def target(cubes: int = 6) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("cubes", [1, 6])
-def test_scores_equal_the_loop(cubes: int) -> None:
+def test_scores_equal_the_reference(cubes: int) -> None:
     given = output(cubes)
     assert given.motion is not None
     s_f, s_p = errors(given, target(cubes))
-    arrays = [tensor.double().numpy() for tensor in (given.prediction, target(cubes), given.appearance, given.motion)]
-    expected_f, expected_p = reference.scores(*arrays)
+    expected_f = reference.one_minus_cosine(given.appearance.double(), given.motion.double()).tolist()
+    expected_p = reference.squared_error(given.prediction.double(), target(cubes).double()).tolist()
     assert s_f.dtype == s_p.dtype == torch.float32
     assert s_f.tolist() == pytest.approx(expected_f, rel=1e-5, abs=1e-6)
     assert s_p.tolist() == pytest.approx(expected_p, rel=1e-5)
     assert min(expected_f) > 0.1 and min(expected_p) > 1
 
 
-def test_scores_of_the_network_equal_the_loop() -> None:
+def test_scores_of_the_network_equal_the_reference() -> None:
     torch.manual_seed(0)
     model = AMSRC(ModelConfig(width=4)).eval()
     generator = torch.Generator().manual_seed(1)
@@ -42,12 +43,9 @@ def test_scores_of_the_network_equal_the_loop() -> None:
     wanted = torch.rand(3, 3, 32, 32, generator=generator)
     with torch.no_grad():
         s_f, s_p = errors(model(appearance, motion), wanted)
-    weights = {name: tensor.double() for name, tensor in model.state_dict().items()}
-    said = reference.forward(weights, appearance.double(), motion.double(), "gate")
-    assert said[2] is not None
-    expected_f, expected_p = reference.scores(said[0].numpy(), wanted.numpy(), said[1].numpy(), said[2].numpy())
-    assert s_f.tolist() == pytest.approx(expected_f, rel=1e-4, abs=1e-6)
-    assert s_p.tolist() == pytest.approx(expected_p, rel=1e-4)
+        prediction, *features = restated(model.double())(appearance.double(), motion.double())
+    assert s_f.tolist() == pytest.approx(reference.one_minus_cosine(*features).tolist(), rel=1e-4, abs=1e-6)
+    assert s_p.tolist() == pytest.approx(reference.squared_error(prediction, wanted).tolist(), rel=1e-4)
 
 
 def test_a_perfect_cube_scores_exactly_zero() -> None:

@@ -10,7 +10,7 @@ import pytest
 from bench.evaluation import selection
 from bench.evaluation.selection import decide, folds, fusion_curve
 from bench.records.run_folder import Epoch
-from tests.parity import reference
+from bench.speed import reference
 from tests.unit.test_selection import Made, made
 
 SHARES = (0.0, 0.2, 0.5, 0.8, 1.0)

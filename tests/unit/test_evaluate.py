@@ -25,6 +25,7 @@ from bench.experiment.rules import RULES
 from bench.records.origin import unfinished
 from bench.records.records import frame_scores_path, path_of, read, read_crossfit, read_frame_scores, write
 from bench.records.run_folder import history, read_epochs
+from bench.speed import reference
 from bench.sweeps.grid import Cell as Planned
 from bench.sweeps.trials import finished
 from bench.training import scoring
@@ -32,7 +33,6 @@ from bench.training.held_out import KINDS
 from bench.training.loop import fit
 from tests.cells_made import Cell
 from tests.cubes_made import FRAMES, TEST, an_experiment, labels, write_labels, write_regions, write_store
-from tests.parity import reference
 from tests.parity.test_rbdc import slow_areas
 
 SKIP = 4

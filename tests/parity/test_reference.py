@@ -1,4 +1,4 @@
-"""What the speeds are compared with does the same work: same weights and cubes, same losses, scores and cubes cut."""
+"""The reference as `bench.speed` times it: its steps, scores and cut videos equal ours, so equal work is compared."""
 
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from bench.speed.harness import tiny
 from bench.speed.synthetic import store_of_noise, video_of_walkers
 from bench.speed.timing import CPU
 from bench.training.scoring import Feed, score
+from tests.parity.test_model import restated
 
 WIDTH = 2
 
@@ -34,13 +35,18 @@ def ours() -> AMSRC:
 
 
 def theirs(network: AMSRC) -> reference.Trainer:
-    """The same weights in the other network; both register their layers in the order of the paper's figure."""
+    """A trainer of the same weights."""
     trainer = reference.Trainer(WIDTH, CPU)
-    names = trainer.network.state_dict()
-    found = network.state_dict()
-    assert [value.shape for value in names.values()] == [value.shape for value in found.values()]
-    trainer.network.load_state_dict(dict(zip(names, found.values(), strict=True)))
+    trainer.network.load_state_dict(restated(network).state_dict())
     return trainer
+
+
+def frames_of(trainer: reference.Trainer, store: CubeStore) -> np.ndarray:
+    """The reference's frame scores, one video after the other."""
+    standard = [reference.mean_and_sd(scores) for scores in trainer.scores(store.train)]
+    cubes = zip(store.test.video.tolist(), store.test.frame.tolist(), *trainer.scores(store.test), strict=True)
+    counts = [shard.video_frames for shard in store.test.shards]
+    return np.concatenate(reference.frame_scores(cubes, counts, *standard))
 
 
 def test_steps_have_the_same_losses(store: CubeStore, ours: AMSRC) -> None:
@@ -64,23 +70,20 @@ def test_cubes_and_frames_have_the_same_scores(store: CubeStore, ours: AMSRC) ->
     mine = [
         score(ours, Feed(cubes, model, CPU), np.arange(len(cubes)), TrainConfig(precision="fp32")) for cubes in splits
     ]
-    found = [trainer.scores(cubes) for cubes in splits]
-    for a, b in zip(mine, found, strict=True):
+    for a, b in zip(mine, map(trainer.scores, splits), strict=True):
         np.testing.assert_allclose(a[0], b[0], atol=1e-5)
         np.testing.assert_allclose(a[1], b[1], rtol=1e-4)
     test, counts = store.test, [shard.video_frames for shard in store.test.shards]
     config = ScoreConfig(weight_f=1.0, weight_p=0.01)
     expected = frame_scores(*mine[1], test.video, test.frame, counts, statistics(*mine[0]), config)
-    frames = reference.frame_scores(test, found[0], found[1], (1.0, 0.01))
-    np.testing.assert_allclose(np.concatenate(frames), np.concatenate(expected), rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(frames_of(trainer, store), np.concatenate(expected), rtol=1e-2, atol=1e-2)
 
 
 def test_a_training_ends_in_the_auroc_of_its_own_scores(store: CubeStore) -> None:
     trainer = reference.Trainer(WIDTH, CPU)
     *_, last = trainer.fit(store, 2)
-    frames = reference.frame_scores(store.test, trainer.scores(store.train), trainer.scores(store.test), (1.0, 0.01))
     labels = [label[4:] for label in store.labels("official").values()]
-    assert last == roc_auc_score(np.concatenate(labels), np.concatenate(frames))
+    assert last == roc_auc_score(np.concatenate(labels), frames_of(trainer, store))
 
 
 @pytest.mark.parametrize("kind", ["360x240 grey jpg", "640x360 colour avi"])
