@@ -58,12 +58,16 @@ def write_json(path: Path, data: object) -> None:
     write_file(path, as_json(data))
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return digest_of(file)
+def digest(content: Path | BinaryIO | bytes) -> str:
+    """SHA-256, in hex, of a file, of an open one from where it stands, or of bytes."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            return digest(file)
+    return hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]  # a file is readable
 
 
-def digest_of(file: BinaryIO) -> str:
-    """The same of an open file, from where it stands."""
-    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # a file is readable
+def digest_of_json(data: object) -> str:
+    """The same of plain data, whatever the order of its keys."""
+    return digest(json.dumps(data, sort_keys=True).encode())

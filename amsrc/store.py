@@ -15,7 +15,6 @@ A shard without its shard.json, or whose bytes do not match it, is never taken f
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -33,7 +32,7 @@ import numpy.typing as npt
 from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
 from amsrc.errors import DataError, RunError, why
-from amsrc.files import digest, digest_of, write_json
+from amsrc.files import digest, digest_of_json, write_json
 
 if TYPE_CHECKING:
     from amsrc.cubes import FrameCubes
@@ -105,7 +104,7 @@ def write_shard(
                     files[name].flush()
                     os.fsync(files[name].fileno())
                     files[name].seek(0)
-                digests = {name: digest_of(file) for name, file in files.items()}
+                digests = {name: digest(file) for name, file in files.items()}
         with _as_run_error(folder):
             shard = Shard(video, video_frames, number, digests)
             write_json(folder / "shard.json", asdict(shard))
@@ -174,7 +173,7 @@ def finished_shard(store: Path, split: Split, video: str) -> Shard | None:
 def manifest(shards: Mapping[Split, Sequence[Shard]], about: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest over finished shards. `about`: what the store was made of and with which settings."""
     splits = {split: [asdict(shard) for shard in found] for split, found in shards.items()}
-    content = hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
+    content = digest_of_json(splits)
     return {"version": VERSION, **about, "sha256": content, "splits": splits}
 
 

@@ -6,7 +6,6 @@ Running it again goes on where it stopped.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tempfile
@@ -72,7 +71,7 @@ def prepare(experiment: Experiment, sources: Sources, home: Place, *, progress: 
         for name, content in labels.items():
             write_file(store / f"labels-{name}.npz", content)
         shards = {split: [_finished(store, split, video.name) for video in dataset.split(split)] for split in SPLITS}
-        digests = {name: hashlib.sha256(content).hexdigest() for name, content in labels.items()}
+        digests = {name: digest(content) for name, content in labels.items()}
         regions = _regions(store, dataset, before, digests)
         write_json(store / "manifest.json", manifest(shards, {**about, "labels": digests, **regions}))
     return CubeStore(store) if isinstance(store, Path) else Sealed(store)
@@ -108,14 +107,14 @@ def _regions(store: Place, dataset: Dataset, before: Sealed | None, labels: dict
     path = store / "regions.npz"
     if before and before.regions_sha256 and before.manifest["labels"] == labels and path.is_file():
         content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() == before.regions_sha256:
+        if digest(content) == before.regions_sha256:
             return {"regions": before.regions_sha256}
     found = {video.name: _regions_of(dataset, video) for video in dataset.test}
     if any(regions is None for regions in found.values()):
         return {}
     content = _archive(found)
     write_file(path, content)
-    return {"regions": hashlib.sha256(content).hexdigest()}
+    return {"regions": digest(content)}
 
 
 def _sealed(store: Place) -> Sealed | None:

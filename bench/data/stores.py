@@ -9,7 +9,6 @@ flow were prepared (`find_store`).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,7 +68,7 @@ class Sources:
 
 def _together(paths: list[Path]) -> str | None:
     """One digest of several files in their order."""
-    return hashlib.sha256("".join(map(digest, paths)).encode()).hexdigest() if paths else None
+    return digest("".join(map(digest, paths)).encode()) if paths else None
 
 
 def store_path(home: Place, experiment: Experiment) -> Place:

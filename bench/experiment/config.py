@@ -6,7 +6,6 @@ and what runs them (workers, GPUs) is not part of the value. Imports neither tor
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any
 
 from amsrc.config import CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
 from amsrc.errors import ConfigError, unknown
+from amsrc.files import digest_of_json
 from bench.experiment.specs import LABEL_SETS
 
 PROVIDERS = ("cube.boxes.provider", "cube.flow.provider")
@@ -176,7 +176,7 @@ def flatten(experiment: Experiment) -> dict[str, Any]:
 
 def fingerprint(experiment: Experiment) -> str:
     """12 hex digits that name this value; the name of its record."""
-    return _digest(dump(experiment))
+    return digest_of_json(dump(experiment))[:12]
 
 
 def run_key(experiment: Experiment) -> str:
@@ -185,16 +185,12 @@ def run_key(experiment: Experiment) -> str:
     Recipe name, fusion weights, smoothing and labels are left out: changing them never retrains.
     """
     keep = ("dataset", "seed", "method", "partial", "cube", "model", "loss", "train")
-    return _digest({name: dump(experiment)[name] for name in keep})
+    return digest_of_json({name: dump(experiment)[name] for name in keep})[:12]
 
 
 def cube_key(experiment: Experiment) -> str:
     """12 hex digits of what the cubes depend on; part of the name of the store's folder."""
-    return _digest({"partial": experiment.partial, "cube": dump(experiment)["cube"]})
-
-
-def _digest(data: object) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+    return digest_of_json({"partial": experiment.partial, "cube": dump(experiment)["cube"]})[:12]
 
 
 def derive(experiment: Experiment, **parts: Mapping[str, Any]) -> Experiment:

@@ -93,10 +93,10 @@ def identity() -> dict[str, str | None]:
         `python`, `torch`, `numpy` and `ray` (versions) and `amsrc and bench` (a digest); None for what is missing.
     """
     sources = [found for name in ("amsrc", "bench") if (found := importlib.util.find_spec(name)) and found.origin]
-    files = [(path.name, path) for found in sources for path in Path(str(found.origin)).parent.rglob("*.py")]
     digest = hashlib.sha256()
-    for name, path in sorted(files):
-        digest.update(f"{path.parent.name}/{name}\n".encode() + path.read_bytes())
+    for folder in (Path(str(found.origin)).parent for found in sources):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(f"{path.relative_to(folder.parent).as_posix()}\n".encode() + path.read_bytes())
     versions = {name: _version(name) for name in ("torch", "numpy", "ray")}
     named = {name: found and found.partition("+")[0] for name, found in versions.items()}  # +cpu on a head, +cu128 else
     code = digest.hexdigest()[:12] if len(sources) == 2 else None

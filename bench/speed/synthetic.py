@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import numpy as np
 from amsrc.config import CubeConfig
 from amsrc.cubes import FrameCubes
 from amsrc.errors import RunError
-from amsrc.files import write_file
+from amsrc.files import digest, write_file
 from amsrc.store import SPLITS, Cubes, Shard, Split, seal, write_shard
 from bench.data.readers import Video
 from bench.data.toy import ARCADE, SQUARE, Clip, film
@@ -95,7 +94,7 @@ def store_of_noise(folder: Path, experiment: Experiment, length: int = 32, test_
     half = (np.arange(lengths["test"]) >= lengths["test"] // 2).astype(np.uint8)
     np.savez(content, allow_pickle=False, test0=half, test1=np.zeros_like(half))
     write_file(path / "labels-official.npz", content.getvalue())
-    digests = {"official": hashlib.sha256(content.getvalue()).hexdigest()}
+    digests = {"official": digest(content.getvalue())}
     about = {"dataset": experiment.dataset, "partial": False, "cube": dump(experiment)["cube"], "sources": {}}
     seal(path, shards, {**about, "labels": digests})
     return path

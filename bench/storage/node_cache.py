@@ -89,7 +89,7 @@ def _copy(place: Place) -> Path:
     """This node's copy, made or gone on with if it is not whole; the first process makes it, the others wait."""
     sealed = Sealed(place)
     manifest = sealed.text.encode()
-    copy = node_folder() / "cubes" / hashlib.sha256(manifest).hexdigest()[:16]
+    copy = node_folder() / "cubes" / digest(manifest)[:16]
     if copy in _held:
         return copy
     copy.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ for any other program that uses S3.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 import uuid
@@ -340,7 +339,7 @@ def node_folder() -> Path:
 
 def beside(home: Place) -> Path:
     """The folder for what cannot lie in an object store: the home itself, or one of this node."""
-    return home if isinstance(home, Path) else node_folder() / "remote" / _digest(home)
+    return home if isinstance(home, Path) else node_folder() / "remote" / _folder_name(home)
 
 
 @contextmanager
@@ -355,7 +354,7 @@ def locked(folder: Place) -> Iterator[None]:
     if isinstance(folder, Path):
         lock = folder / ".lock"
     else:
-        lock = node_folder() / "locks" / _digest(folder)
+        lock = node_folder() / "locks" / _folder_name(folder)
         lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         file = lock.open("w")
@@ -370,5 +369,6 @@ def locked(folder: Place) -> Iterator[None]:
         yield
 
 
-def _digest(remote: Remote) -> str:
-    return hashlib.sha256(str(remote).encode()).hexdigest()[:12]
+def _folder_name(remote: Remote) -> str:
+    """12 hex digits that name what belongs to a place in an object store."""
+    return files.digest(str(remote).encode())[:12]

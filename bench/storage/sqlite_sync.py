@@ -6,7 +6,6 @@ another's changes puts its own file aside.
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import time
 from contextlib import closing
@@ -29,7 +28,7 @@ def bring(database: Path, kept: Remote) -> None:
         return
     content = kept.read_bytes()
     if database.is_file():
-        if _last(database) == _sha(content):
+        if _last(database) == files.digest(content):
             return
         aside = database.with_name(f"{database.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         for part in ("-journal", "-wal", "-shm", ""):  # of a transaction that was cut off; they belong to this file
@@ -37,7 +36,7 @@ def bring(database: Path, kept: Remote) -> None:
                 own.rename(aside.with_name(aside.name + part))
         print(f"{kept} was changed from another machine; what this one had is in {aside}", flush=True)
     files.write_file(database, content)
-    files.write_file(_note(database), _sha(content).encode())
+    files.write_file(_note(database), files.digest(content).encode())
 
 
 def send(database: Path, kept: Remote) -> None:
@@ -48,9 +47,9 @@ def send(database: Path, kept: Remote) -> None:
     """
     with closing(sqlite3.connect(database, timeout=60)) as connection:
         content = connection.serialize()
-    if _last(database) != _sha(content):
+    if _last(database) != files.digest(content):
         write_file(kept, content)
-        files.write_file(_note(database), _sha(content).encode())
+        files.write_file(_note(database), files.digest(content).encode())
 
 
 def _note(database: Path) -> Path:
@@ -61,7 +60,3 @@ def _note(database: Path) -> Path:
 def _last(database: Path) -> str | None:
     note = _note(database)
     return note.read_text() if note.is_file() else None
-
-
-def _sha(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

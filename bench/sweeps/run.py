@@ -225,7 +225,7 @@ class Sweep:
         self.records: dict[str, RunRecord] = {}
         """Of every cell that came to an end, by fingerprint."""
         self.picked: dict[tuple[str, str], RunRecord] = {}
-        """By data set and rule: the cell whose network the rule takes."""
+        """By data set and rule: the cell that the rule takes."""
         self._logging = ThreadPoolExecutor(1)  # MLflow takes seconds a cell; the next cell does not wait for it
         self._logged: list[Future[Any]] = []
 

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from amsrc.errors import ConfigError, unknown
+from amsrc.files import digest_of_json
 from bench.evaluation.selection import objective
 from bench.experiment.config import Experiment, dump, flatten, override
 from bench.experiment.rules import RULES
@@ -60,8 +59,7 @@ class Search:
         """Name of its study and of its folder in the results: equal for equal searches, whatever their length."""
         first = self.base
         what = [[dump(cell.experiment) for cell in self.bases], self.space, self.rule, self.sampler, self.prune]
-        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
-        return f"{first.recipe}-{'joint' if self.joint else first.dataset}-{self.rule}-{digest}"
+        return f"{first.recipe}-{'joint' if self.joint else first.dataset}-{self.rule}-{digest_of_json(what)[:8]}"
 
     @property
     def datasets(self) -> list[str]:

@@ -117,24 +117,46 @@ def _signature(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
 
 
 def register(client: MlflowClient, run: Run, rule: str, record: RunRecord) -> str | None:
-    """Point a rule's alias at the run's network, which gets a version if it has none; gives the version.
+    """Give the run's network a version if it has none, and the rule's alias if its number is one of these weights.
 
-    None for a run without a network.
+    The weights are those of the last epoch. Of a rule that took an earlier one the version's description says so, and
+    an alias that it had is removed.
+
+    Returns:
+        The version; None for a run without a network.
     """
     outputs = run.outputs.model_outputs if run.outputs else []
     if not outputs:
         return None
     models = [client.get_logged_model(output.model_id) for output in outputs]  # one each time it was measured
     version = _version_of(client, record, max(models, key=lambda model: int(model.creation_timestamp)))
-    client.set_registered_model_alias(version.name, rule, version.version)
+    if epochs_of(record, rule) == [last_epoch(record)]:
+        client.set_registered_model_alias(version.name, rule, version.version)
+    else:
+        client.delete_registered_model_alias(version.name, rule)
     return str(version.version)
+
+
+def last_epoch(record: RunRecord) -> int:
+    """The epoch whose weights a run keeps."""
+    return load(record.experiment).train.epochs
+
+
+def epochs_of(record: RunRecord, rule: str) -> list[int]:
+    """The epochs, each once, that a rule read a run's number from; none where it has no number."""
+    read = record.rules.get(rule, {})
+    found = {choice.get("epoch") for choice in read.get("folds", [read])}
+    return sorted(epoch for epoch in found if epoch is not None)
 
 
 def _version_of(client: MlflowClient, record: RunRecord, model: LoggedModel) -> ModelVersion:
     """The version that is this model, in the registered model of its data set; made if there is none yet."""
     name = f"amsrc-{record.dataset}"
     if not client.search_registered_models(f"name = '{name}'"):
-        about = f"Networks measured on {record.dataset}. An alias is a selection rule; its version is what it picked."
+        about = (
+            f"Networks measured on {record.dataset}. An alias is a selection rule; its version has the weights that "
+            "gave the rule's number. A rule that took an epoch before the last has no alias: see the versions."
+        )
         client.create_registered_model(name, description=about)
     for version in client.search_model_versions(f"run_id = '{model.source_run_id}'"):
         if (version.name, version.source) == (name, model.artifact_location):
@@ -157,7 +179,7 @@ def _version_of(client: MlflowClient, record: RunRecord, model: LoggedModel) -> 
 def _version_tags(record: RunRecord) -> dict[str, object]:
     """What the weights are, and by rule what the cell reached and from which epoch and share that was read."""
     tags = {"recipe": record.recipe, "dataset": record.dataset, "seed": record.seed}
-    tags |= {"fingerprint": record.fingerprint, "epoch": load(record.experiment).train.epochs}
+    tags |= {"fingerprint": record.fingerprint, "epoch": last_epoch(record)}
     for rule, read in record.rules.items():
         for name in ("auroc", "epoch", "share_f"):
             if read.get(name) is not None:
@@ -166,13 +188,16 @@ def _version_tags(record: RunRecord) -> dict[str, object]:
 
 
 def _about_version(record: RunRecord) -> str:
-    last = load(record.experiment).train.epochs
+    last = last_epoch(record)
     head = f"{title(record)}: the weights after the last epoch, {last}."
     if not record.rules:
         return head
+    taken = {rule: ", ".join(map(str, epochs)) for rule in record.rules if (epochs := epochs_of(record, rule))}
+    elsewhere = [f" {rule.capitalize()} took epoch {epochs}." for rule, epochs in taken.items() if epochs != str(last)]
     return (
         f"{head}\n\nA rule reads its AUROC from the epoch and the share of S_f in its row. Only what it read from "
-        f"epoch {last} is a number of these weights; those of other epochs are not kept here.\n\n{choices(record)}"
+        f"epoch {last} is a number of these weights, and only then is the rule an alias of them; weights of other "
+        f"epochs are not kept here.{''.join(elsewhere)}\n\n{choices(record)}"
     )
 
 

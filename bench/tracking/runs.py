@@ -140,10 +140,11 @@ class Tracker:
         return self._attempt(", ".join(figures), lambda store: _add_figures(store, fingerprint, figures))
 
     def register(self, rule: str, record: RunRecord) -> str | None:
-        """Point a rule's alias of the data set's registered model, `amsrc-<dataset>`, at a run's network.
+        """Make a run's network, if it is none yet, a version of the data set's registered model, `amsrc-<dataset>`.
 
-        The network gets a version if it has none. `models:/amsrc-ped2@crossfit` then names it wherever MLflow
-        loads models.
+        Where the rule took the last epoch, whose weights these are, its alias points at the version:
+        `models:/amsrc-ped2@crossfit` then names them wherever MLflow loads models. A rule that took an earlier
+        epoch gets no alias; the version's description says which epoch it was.
 
         Args:
             rule: letters, digits, `-` and `_`.

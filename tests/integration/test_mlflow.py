@@ -74,10 +74,10 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 RULES = {
-    "paper": {"auroc": 0.95, "epoch": 60, "share_f": 0.5},
-    "oracle": {"auroc": 0.97, "epoch": 12, "share_f": 0.25},
-    "crossfit": {"auroc": 0.96, "folds": [{"videos": ["01"], "selected_auroc": 0.9, "epoch": 12, "share_f": 0.25}]},
-    "label-free": {"auroc": 0.94, "epoch": 30, "share_f": 0.5, "pseudo_auroc": 0.8, "pseudo_auroc_by_kind": {}},
+    "paper": {"auroc": 0.95, "epoch": 6, "share_f": 0.5},
+    "oracle": {"auroc": 0.97, "epoch": 6, "share_f": 0.25},
+    "crossfit": {"auroc": 0.96, "folds": [{"videos": ["01"], "selected_auroc": 0.9, "epoch": 2, "share_f": 0.25}]},
+    "label-free": {"auroc": 0.94, "epoch": 4, "share_f": 0.5, "pseudo_auroc": 0.8, "pseudo_auroc_by_kind": {}},
 }
 FUSION = {
     "share_f": [step / 1000 for step in range(1001)],
@@ -142,7 +142,7 @@ def test_a_whole_sweep_is_logged_once_however_often_it_is_run(
     (model,) = client.search_registered_models()
     assert model.name == "amsrc-toy-ped2"
     aliases = {alias: str(version) for alias, version in model.aliases.items()}  # numbers from a database
-    assert aliases == {"paper": "1", "oracle": "2", "crossfit": "1", "label-free": "1"}
+    assert aliases == {"paper": "1", "oracle": "2"}, "the others took earlier epochs, whose weights are not kept"
     assert len(client.search_model_versions("name = 'amsrc-toy-ped2'")) == 2
     oracle = client.get_model_version_by_alias(model.name, "oracle")
     assert (oracle.run_id, oracle.tags["seed"], oracle.tags["oracle/auroc"]) == (cells[1], "1", "0.97")

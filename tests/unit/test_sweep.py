@@ -1,4 +1,4 @@
-"""What the driver of a sweep decides by itself: which cell's network a rule's alias names."""
+"""What the driver of a sweep decides by itself: which cell a rule takes."""
 
 from dataclasses import replace
 from types import SimpleNamespace

@@ -266,8 +266,9 @@ def test_what_the_rules_pick_are_versions_of_the_data_sets_model_each_made_once(
 
     client = tracker._store.client
     assert len(client.search_model_versions("name = 'amsrc-toy-avenue'")) == 2
-    oracle = client.get_model_version_by_alias("amsrc-toy-avenue", "oracle")
-    assert (str(oracle.version), sorted(oracle.aliases)) == ("2", ["crossfit", "oracle"])
+    oracle = client.get_model_version("amsrc-toy-avenue", "2")
+    assert oracle.aliases == [], "oracle took epoch 2, crossfit 2 and 6; these are the weights of epoch 6"
+    assert sorted(client.get_model_version("amsrc-toy-avenue", "1").aliases) == ["label-free", "paper"]
     assert oracle.tags == {
         "recipe": "amsrc",
         "dataset": "toy-avenue",
@@ -286,21 +287,49 @@ def test_what_the_rules_pick_are_versions_of_the_data_sets_model_each_made_once(
     }
     assert oracle.description.startswith("amsrc on toy-avenue, seed 1: the weights after the last epoch, 6.\n")
     assert "| oracle | 0.9500 | 2 | 0.250 |" in oracle.description
+    assert "Oracle took epoch 2. Crossfit took epoch 2, 6.\n" in oracle.description
 
     mlflow.set_tracking_uri(tracker.uri)
     try:
-        program = mlflow.pytorch.load_model("models:/amsrc-toy-avenue@oracle")
+        program = mlflow.pytorch.load_model("models:/amsrc-toy-avenue@paper")
     finally:
         mlflow.set_tracking_uri(None)
-    torch.testing.assert_close(list(program(*EXAMPLE)), list(networks[1].eval()(*EXAMPLE)))
+    torch.testing.assert_close(list(program(*EXAMPLE)), list(networks[0].eval()(*EXAMPLE)))
 
 
 def test_an_alias_moves_to_the_network_of_a_new_measurement(tracker: Tracker) -> None:
-    record = a_record(dataset="toy-shanghaitech")
+    record = a_record(dataset="toy-shanghaitech", rules=RULES)
     for version, finished in enumerate(("2025-01-01T01:00:00+00:00", "2025-02-01T01:00:00+00:00"), 1):
         again = replace(record, finished=finished)
         tracker.log_cell(None, again, lambda: Evidence(AMSRC(ModelConfig(width=2)), EXAMPLE))
         assert tracker.register("paper", again) == str(version)
+        named = tracker._store.client.get_model_version_by_alias("amsrc-toy-shanghaitech", "paper")
+        assert str(named.version) == str(version)
+
+
+def test_a_rule_is_an_alias_of_weights_that_gave_its_number_and_of_no_others(tracker: Tracker) -> None:
+    """First oracle and crossfit take the last epoch, then, measured again, earlier ones."""
+    last = {"auroc": 0.95, "epoch": 6, "share_f": 0.25}
+    folds = [{"videos": ["01"], **last}, {"videos": ["02"], **last, "share_f": 0.5}]
+    late = {**RULES, "oracle": last, "crossfit": {"auroc": 0.93, "folds": folds}}
+    found = []
+    for rules, finished in ((late, "2025-01-01T01:00:00+00:00"), (RULES, "2025-02-01T01:00:00+00:00")):
+        record = a_record(dataset="toy-ped2", seed=7, rules=rules, finished=finished)
+        tracker.log_cell(None, record, lambda: Evidence(AMSRC(ModelConfig(width=2)), EXAMPLE))
+        version = {tracker.register(rule, record) for rule in rules}.pop()
+        about = tracker._store.client.get_model_version("amsrc-toy-ped2", version)
+        found.append((sorted(about.aliases), " took epoch " in about.description))
+    assert found == [(["crossfit", "label-free", "oracle", "paper"], False), (["label-free", "paper"], True)]
+    assert sorted(tracker._store.client.get_registered_model("amsrc-toy-ped2").aliases) == ["label-free", "paper"]
+
+
+def test_a_rule_without_a_number_is_no_alias(tracker: Tracker) -> None:
+    rules = {**RULES, "label-free": {"auroc": None, "epoch": None, "share_f": None}}
+    record = a_record(dataset="toy-ped2", seed=8, rules=rules)
+    tracker.log_cell(None, record, lambda: Evidence(AMSRC(ModelConfig(width=2)), EXAMPLE))
+    version = tracker.register("label-free", record)
+    about = tracker._store.client.get_model_version("amsrc-toy-ped2", version)
+    assert about.aliases == [] and "Label-free took" not in about.description
 
 
 def test_a_cell_without_a_network_gets_no_version(tracker: Tracker) -> None:
