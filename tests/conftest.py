@@ -1,10 +1,13 @@
 """Fixtures shared by all tests, and which tests may run at the same time."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is there: two processes of tests share the cores
 
 if TYPE_CHECKING:
     from tests.cells_made import Cell
@@ -39,6 +42,16 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> "Cell":
     from tests.cubes_made import an_experiment
 
     return Cell(tmp_path_factory.mktemp("evaluated"), an_experiment())
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database, to be copied: making its tables takes seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
 
 
 @pytest.fixture(scope="session", autouse=True)
