@@ -22,6 +22,7 @@ from amsrc import boxes, flow
 from amsrc.config import CubeConfig
 from amsrc.cubes import BoxesOf, FlowOf, cut
 from amsrc.errors import BenchError, ConfigError, DataError, RunError, why
+from amsrc.files import digest
 from amsrc.store import ARRAYS, SPLITS, CubeStore, Sealed, Shard, Split, finished_shard, manifest, write_shard
 from bench.data import datasets
 from bench.data.datasets import Dataset, Video

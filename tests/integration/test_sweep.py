@@ -35,9 +35,11 @@ def unlogged(home: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Places:
+def first(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None, migrated: Path) -> Places:
     """The cubes of two data sets, and the recipe's own cell on each."""
     folder = tmp_path_factory.mktemp("sweep")
+    (folder / "home").mkdir()
+    shutil.copy(migrated, folder / "home")
     places = Places(folder / "home", folder / "results", TINY)
     words = ["--datasets", "toy-ped2,toy-avenue", "--recipes", "amsrc", "--train.epochs", str(EPOCHS)]
     done = places.sweep(*words, *unlogged(places.home))

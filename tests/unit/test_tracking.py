@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import socket
 import time
 from contextlib import closing
@@ -61,8 +62,10 @@ def a_record(recipe: str = "amsrc", dataset: str = "ped2", seed: int = 0, **chan
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("a home")  # the space is on purpose
+def home(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("a home")  # the space is on purpose
+    shutil.copy(migrated, home)
+    return home
 
 
 @pytest.fixture(autouse=True)
@@ -213,9 +216,10 @@ def test_figures_alone_make_no_store(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_runs_are_found_by_the_fingerprints_of_their_records(tmp_path: Path) -> None:
+def test_runs_are_found_by_the_fingerprints_of_their_records(migrated: Path, tmp_path: Path) -> None:
     assert open_tracker(tmp_path / "none").logged() == {}
     assert not (tmp_path / "none").exists(), "looking makes nothing"
+    shutil.copy(migrated, tmp_path)
     tracker = open_tracker(tmp_path)
     parent = tracker.start_sweep("found", {})
     records = [a_record(seed=seed) for seed in range(3)]
