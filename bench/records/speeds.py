@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from bench.records.json_file import strict
+from bench.experiment.config import strict
 
 ABOUT = {"measured", "quick", "load_before", "hardware", "versions", "git"}
 """What a file of speeds says of its rows."""
