@@ -118,19 +118,36 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
-    """From the errors of cubes to the scores of frames (paper equation 5 and released facts)."""
+class AmsrcConfig:
+    """Settings of the method `amsrc`."""
 
-    weight_f: float = 1.0
-    """Weight of the standardised consistency score S_f. Paper: 1 / 0.2 / 0.4 by data set."""
-    weight_p: float = 0.01
-    """Weight of the standardised prediction error S_p. Paper: 0.01 / 0.8 / 0.6; released ped2: 0."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What it is trained to minimise."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Its scores: S_f (`consistency`), which needs a motion stream, and S_p (`prediction`)."""
+        return ("prediction",) if self.model.fusion == "none" else ("consistency", "prediction")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """From the scores of cubes to the scores of frames (paper equation 5 and released facts)."""
+
+    weights: tuple[float, ...] = (1.0,)
+    """Weight of each part of the score, in the order of the method's parts. Paper, consistency and prediction: 1 and
+    0.01 / 0.2 and 0.8 / 0.4 and 0.6 by data set; released ped2: 1 and 0."""
+    standardise: Literal["z-score", "min-max", "min-p99.9"] = "z-score"
+    """How a part is made comparable, by its values on all training cubes: subtract the mean and divide by the standard
+    deviation, or subtract the minimum and divide by the distance to the maximum or to the 99.9th percentile."""
     skip_frames: int = 4
     """First frames of each video that get no score (released)."""
     median_frames: int = 17
     """Width of the median filter over a video's frame scores; 1 turns it off (released)."""
     median_padding: Literal["zero", "reflect", "nearest"] = "reflect"
     """What the filter sees beyond a video's ends."""
-    empty_frame: Literal["zero-error", "released"] = "zero-error"
-    """Score of a frame without cubes: that of zero errors under the given weights, or, as released, that
-    of a zero prediction error whatever the weights."""
+    empty_frame: Literal["zero-error", "released", "lowest"] = "zero-error"
+    """Score of a frame without cubes: that of zero in every part under the given weights; as released, that of zero in
+    the last part alone whatever the weights; or the lowest that a training cube has in every part."""

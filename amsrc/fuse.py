@@ -1,15 +1,15 @@
 """Scores of cubes -> scores of frames: standardise, weigh, take the largest, smooth. No torch.
 
-Reads per-cube scores and the training split's statistics; a new fusion ratio costs milliseconds here and
+Reads per-cube scores by part and the training split's statistics; a new fusion ratio costs milliseconds here and
 never a training (paper section 3.4). Higher = more abnormal throughout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from amsrc.errors import DataError, RunError
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
+Parts: TypeAlias = Mapping[str, Floats]
+"""Part of the score -> (n,), a value a cube; in the order in which the method names its parts."""
 
 
 class Padding(NamedTuple):
@@ -38,54 +40,72 @@ PADDINGS = {
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and population standard deviation of both scores over all training cubes."""
+    """What one part of the score is on all training cubes, in float64."""
 
-    mean_f: float
-    sd_f: float
-    mean_p: float
-    sd_p: float
+    mean: float
+    sd: float
+    """Population standard deviation."""
+    minimum: float
+    p999: float
+    """99.9th percentile, linearly interpolated."""
+    maximum: float
+
+    def scale(self, standardise: str) -> tuple[float, float]:
+        """What is subtracted from the part, and what it is then divided by (`ScoreConfig.standardise`)."""
+        if standardise == "z-score":
+            return self.mean, self.sd
+        return self.minimum, (self.maximum if standardise == "min-max" else self.p999) - self.minimum
 
 
-def statistics(s_f: Floats, s_p: Floats) -> Statistics:
-    """Statistics of the training cubes' scores, in float64. S_f may be all NaN (no motion stream)."""
-    f, p = s_f.astype(np.float64), s_p.astype(np.float64)
-    return Statistics(float(f.mean()), float(f.std()), float(p.mean()), float(p.std()))
+Known: TypeAlias = Mapping[str, Statistics]
+"""Part of the score -> its statistics."""
 
 
-def cube_scores(s_f: Floats, s_p: Floats, statistics: Statistics, weight_f: float, weight_p: float) -> Floats:
-    """S = w_f z(S_f) + w_p z(S_p), float64; a score whose weight is 0 is not looked at. Source: paper equation 5.
+def statistics(scores: Parts) -> dict[str, Statistics]:
+    """Statistics of the training cubes' scores, part by part; NaN without any cube."""
+
+    def of(values: npt.NDArray[np.float64]) -> Statistics:
+        if not len(values):
+            return Statistics(np.nan, np.nan, np.nan, np.nan, np.nan)
+        p999 = float(np.percentile(values, 99.9))
+        return Statistics(float(values.mean()), float(values.std()), float(values.min()), p999, float(values.max()))
+
+    return {part: of(values.astype(np.float64)) for part, values in scores.items()}
+
+
+def cube_scores(scores: Parts, known: Known, weights: Sequence[float], standardise: str = "z-score") -> Floats:
+    """S = the weighted sum of the standardised parts, (n,) float64; a part of weight 0 is not looked at.
+
+    Args:
+        weights: one a part, in the order of `known`.
+        standardise: as `ScoreConfig.standardise`.
 
     Raises:
-        RunError: a score that counts is not finite, or does not vary over the training cubes.
+        RunError: a part that counts is not finite, or does not vary over the training cubes.
+
+    Source: paper equation 5.
     """
-    fused = np.zeros(len(s_p), np.float64)
-    parts = [("S_f", s_f, weight_f, statistics.mean_f, statistics.sd_f)]
-    parts += [("S_p", s_p, weight_p, statistics.mean_p, statistics.sd_p)]
-    for name, score, weight, mean, sd in parts:
+    fused = np.zeros(len(next(iter(scores.values()))), np.float64)
+    for (part, of_part), weight in zip(known.items(), weights, strict=True):
         if weight == 0:
             continue
-        if not (np.isfinite(sd) and sd > 0 and np.isfinite(score).all()):
+        centre, spread = of_part.scale(standardise)
+        if not (np.isfinite(spread) and spread > 0 and np.isfinite(scores[part]).all()):
             raise RunError(
-                f"{name} cannot be fused: its training standard deviation is {sd} or a cube's score is not finite. "
-                f"Give it weight 0, or look at the training log."
+                f"the part {part!r} cannot be fused: its spread over the training cubes is {spread} or a cube's score "
+                "is not finite. Give it weight 0, or look at the training log."
             )
-        fused += weight * (np.asarray(score, np.float64) - mean) / sd
+        fused += weight * (np.asarray(scores[part], np.float64) - centre) / spread
     return fused
 
 
 def frame_scores(
-    s_f: Floats,
-    s_p: Floats,
-    video: Ints,
-    frame: Ints,
-    frames: Sequence[int],
-    statistics: Statistics,
-    config: ScoreConfig,
+    scores: Parts, video: Ints, frame: Ints, frames: Sequence[int], known: Known, config: ScoreConfig
 ) -> list[npt.NDArray[np.float64]]:
     """The score of each frame of each video: the largest of its cubes', smoothed within the video.
 
     Args:
-        s_f: (n,), s_p: (n,): scores of the test cubes.
+        scores: of the test cubes.
         video: (n,) position of the cube's video in `frames`.
         frame: (n,) number of the frame within its video.
         frames: number of frames of each video.
@@ -98,9 +118,9 @@ def frame_scores(
         RunError: as `cube_scores`.
     """
     fuser = Fuser.of(video, frame, frames, config)
-    (scores,) = fuser.scores(s_f, s_p, statistics, [(config.weight_f, config.weight_p)])
+    (found,) = fuser.scores(scores, known, [config.weights])
     ends = np.cumsum(fuser.lengths, dtype=np.int64)
-    return [scores[end - length : end] for end, length in zip(ends, fuser.lengths, strict=True)]
+    return [found[end - length : end] for end, length in zip(ends, fuser.lengths, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,19 +171,14 @@ class Fuser:
         )
 
     def scores(
-        self,
-        s_f: Floats,
-        s_p: Floats,
-        statistics: Statistics,
-        weights: npt.ArrayLike,
-        dtype: npt.DTypeLike = np.float64,
+        self, scores: Parts, known: Known, weights: Sequence[Sequence[float]], dtype: npt.DTypeLike = np.float64
     ) -> Floats:
-        """The scores of all scored frames, videos laid end to end, under each pair of weights.
+        """The scores of all scored frames, videos laid end to end, under each set of weights.
 
         Args:
-            s_f: (n,), s_p: (n,): scores of the cubes.
-            weights: (R, 2): w_f and w_p. They are taken as they are: with `empty_frame` `released` more than
-                their ratio counts.
+            scores: of the cubes, n each.
+            weights: R times one a part. They are taken as they are: with `empty_frame` `released` more than their ratio
+                counts.
             dtype: of the result; all is computed in float64.
 
         Returns:
@@ -172,14 +187,12 @@ class Fuser:
         Raises:
             RunError: as `cube_scores`.
         """
-        pairs = np.asarray(weights, np.float64).reshape(-1, 2)
-        s_f, s_p = (score[self._order].astype(np.float64) for score in (s_f, s_p))
-        found = np.empty((len(pairs), len(self._kept)), dtype)
+        ordered = {part: values[self._order].astype(np.float64) for part, values in scores.items()}
+        found = np.empty((len(weights), len(self._kept)), dtype)
         frames = np.zeros(self._frames + 1)  # the last one stands for all that lies beyond a video: 0
-        for row, (weight_f, weight_p) in zip(found, pairs.tolist(), strict=True):
-            fused = cube_scores(s_f, s_p, statistics, weight_f, weight_p)
-            config = replace(self.config, weight_f=weight_f, weight_p=weight_p)
-            frames[:-1] = empty_frame_score(statistics, config)
+        for row, tried in zip(found, weights, strict=True):
+            fused = cube_scores(ordered, known, tried, self.config.standardise)
+            frames[:-1] = empty_frame_score(known, replace(self.config, weights=tuple(tried)))
             frames[self._place] = np.maximum.reduceat(fused, self._first)
             row[:] = self._smooth(frames[self._seen])
         return found
@@ -193,11 +206,12 @@ class Fuser:
         return ndimage.median_filter(seen, self.config.median_frames)[self._kept]
 
 
-def empty_frame_score(statistics: Statistics, config: ScoreConfig) -> float:
-    """Score of a frame without cubes: that of zero errors (ours), or of a zero prediction error alone (released).
+def empty_frame_score(known: Known, config: ScoreConfig) -> float:
+    """Score of a frame without cubes (`ScoreConfig.empty_frame`).
 
     Deviation: 6.
     """
-    weights = (0.0, 1.0) if config.empty_frame == "released" else (config.weight_f, config.weight_p)
-    zero = np.zeros(1)
-    return float(cube_scores(zero, zero, statistics, *weights)[0])
+    lowest = config.empty_frame == "lowest"
+    least = {part: np.array([of_part.minimum if lowest else 0.0]) for part, of_part in known.items()}
+    weights = (*[0.0] * (len(known) - 1), 1.0) if config.empty_frame == "released" else config.weights
+    return float(cube_scores(least, known, weights, config.standardise)[0])

@@ -127,11 +127,10 @@ def prepare(args: argparse.Namespace, changes: dict[str, str]) -> int:
 def train(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Train one run, or resume it from its last checkpoint."""
     experiment, fixed = experiment_of(args, changes)
-    if experiment.method != "amsrc":
-        raise ConfigError(f"{experiment.recipe} is untrained; run `amsrc-bench evaluate` with the same options.")
+    _ = experiment.learned_method  # refuses what has nothing to train
     from bench.cluster import connect
     from bench.data.stores import find_store
-    from bench.training import loop as training
+    from bench.training import launch as training
 
     store, experiment = find_store(home_of(args), experiment, fixed)
     if args.workers.most > 1:

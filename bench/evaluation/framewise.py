@@ -1,4 +1,4 @@
-"""Figures from the frame scores beside the records: intervals, differences, and what older records lack.
+"""Figures from the frame scores next to the records: intervals and differences.
 
 Reads `results/scores`; writes nothing. A record whose frame scores are not there gets none of these. NumPy alone.
 """
@@ -6,29 +6,11 @@ Reads `results/scores`; writes nothing. A record whose frame scores are not ther
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from bench.evaluation import bootstrap
 from bench.evaluation.bootstrap import Difference
-from bench.evaluation.metrics import equal_error, pooled
 from bench.records.records import Labels, RunRecord, Scores, frame_scores_path, read_frame_scores
 from bench.storage.places import Place
-
-
-def completed(results: Place, record: RunRecord) -> RunRecord:
-    """The record with its interval, its equal error rate and the F1 there, if it was written before they were measured.
-
-    Raises:
-        DataError: its frame scores are damaged.
-    """
-    known = record.metrics
-    if record.status != "done" or "eer" in known or not _is_there(results, record):
-        return record
-    scores, labels = read_frame_scores(results, record)
-    eer, f1 = equal_error(*pooled(scores, labels))
-    ends = bootstrap.auroc_interval([scores], labels)
-    interval = None if ends is None else list(ends)
-    return replace(record, metrics={**known, "auroc_interval": interval, "eer": eer, "f1_at_eer": f1})
 
 
 def interval(results: Place, runs: Sequence[RunRecord]) -> tuple[float, float] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,10 @@ Labels = Mapping[str, npt.NDArray[np.integer]]  # by video; 1 = abnormal
 
 FOLDS = 5
 SHARES = np.arange(1001) / 1000
-"""Shares w_f / (w_f + w_p) of the fusion curve."""
-CHOICES = SHARES[::10]
-"""Shares that are tried where epoch and share are chosen together."""
+"""Shares of the first of two parts in their weights, along the fusion curve."""
+STEPS = {1: 1, 2: 100}
+"""By number of parts: steps of the lattice of weights that are tried where epoch and weights are chosen together."""
+MORE_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -44,25 +46,37 @@ class Decision:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One way to turn a cell's cubes into frame scores."""
+    """One way to turn a run's cubes into frame scores."""
 
     epoch: Epoch
-    weights: tuple[float, float]
-    share_f: float | None
-    """None where there is no S_f to weigh."""
+    weights: tuple[float, ...]
+    """One a part."""
     distance: float
-    """From the experiment's own share."""
+    """From the experiment's own weights."""
 
     @property
     def choice(self) -> dict[str, Any]:
-        return {"epoch": self.epoch.number, "share_f": self.share_f}
+        parts = zip(self.epoch.statistics, shares(self.weights), strict=True)
+        return {"epoch": self.epoch.number, "weights": dict(parts)}
+
+
+def shares(weights: Sequence[float]) -> tuple[float, ...]:
+    """Weights scaled to a sum of 1."""
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def lattice(parts: int) -> list[tuple[float, ...]]:
+    """Weights that are tried: for two parts 101 ratios, for more a coarser lattice; each adds up to 1."""
+    steps = STEPS.get(parts, MORE_STEPS)
+    of_first = (each for each in product(range(steps + 1), repeat=parts - 1) if sum(each) <= steps)
+    return [(*(number / steps for number in each), 1 - sum(each) / steps) for each in of_first]
 
 
 def decide(fuser: Fuser, videos: Sequence[str], epochs: Sequence[Epoch], labels: Labels) -> Decision:
     """What each rule chooses among a cell's epochs and shares, and the AUROC it reaches.
 
-    Candidates are the experiment's own weights and CHOICES, in every epoch. Of equal ones the latest epoch is
-    taken, then the share closest to the experiment's own. A fold whose other folds lack a class takes the
+    Candidates are the experiment's own weights and those of `lattice`, in every epoch. Of equal ones the latest epoch
+    is taken, then the weights closest to the experiment's own. A fold whose other folds lack a class takes the
     experiment's own weights in the last epoch; its `selected_auroc` is None.
 
     Args:
@@ -82,10 +96,10 @@ def decide(fuser: Fuser, videos: Sequence[str], epochs: Sequence[Epoch], labels:
     aurocs_by_epoch: list[Values] = []
     pseudo: list[dict[str, float]] = []
     for epoch in epochs:
-        tried = _candidates(epoch, fuser.config, CHOICES)
+        tried = _candidates(epoch, fuser.config, lattice(len(epoch.scores)))
         frames = _frames(fuser, epoch, tried)
         aurocs_by_epoch.append(np.stack([known_aurocs(frames, columns, view) for view in views]))
-        pseudo += pseudo_aurocs(epoch, [candidate.weights for candidate in tried])
+        pseudo += pseudo_aurocs(epoch, [candidate.weights for candidate in tried], fuser.config)
         found += tried
     on_all, *on_others = np.concatenate(aurocs_by_epoch, axis=1)
 
@@ -124,26 +138,27 @@ def known_aurocs(frames: npt.NDArray[np.float32], columns: Mapping[str, slice], 
     return aurocs(np.concatenate([frames[:, :0], *parts], axis=1), end_to_end(labels.values(), np.int64))
 
 
-def pseudo_aurocs(epoch: Epoch, weights: Sequence[tuple[float, float]]) -> list[dict[str, float]]:
-    """How well each pair of weights tells held-out normal cubes from pseudo-anomalies: AUROC over cubes, by kind.
+def pseudo_aurocs(epoch: Epoch, weights: Sequence[Sequence[float]], config: ScoreConfig) -> list[dict[str, float]]:
+    """How well each set of weights tells held-out normal cubes from pseudo-anomalies: AUROC over cubes, by kind.
 
     Neither a test cube nor a label is looked at. The dicts are empty without held-out cubes.
     """
     held_out = epoch.held_out
-    if held_out is None or not len(held_out.normal_p):
+    if held_out is None or not held_out.cubes:
         return [{} for _ in weights]
     by_kind: dict[str, Values] = {}
-    for kind, pseudo_p in held_out.pseudo_p.items():
-        s_f = np.concatenate([held_out.normal_f, held_out.pseudo_f[kind]])
-        s_p = np.concatenate([held_out.normal_p, pseudo_p])
-        fused = np.stack([cube_scores(s_f, s_p, epoch.statistics, *pair) for pair in weights])
-        by_kind[kind] = aurocs(fused.astype(np.float32), np.repeat([0, 1], [len(held_out.normal_p), len(pseudo_p)]))
+    for kind, pseudo in held_out.pseudo.items():
+        both = {part: np.concatenate([normal, pseudo[part]]) for part, normal in held_out.normal.items()}
+        fused = np.stack([cube_scores(both, epoch.statistics, each, config.standardise) for each in weights])
+        labels = np.repeat([0, 1], [held_out.cubes, fused.shape[1] - held_out.cubes])
+        by_kind[kind] = aurocs(fused.astype(np.float32), labels)
     return [{kind: float(values[i]) for kind, values in by_kind.items()} for i in range(len(weights))]
 
 
-def pseudo_worth(epoch: Epoch, config: ScoreConfig) -> float | None:
-    """What one epoch is worth under `label-free`: the best mean AUROC over kinds that any share reaches."""
-    tried = pseudo_aurocs(epoch, [candidate.weights for candidate in _candidates(epoch, config, CHOICES)])
+def pseudo_auroc(epoch: Epoch, config: ScoreConfig) -> float | None:
+    """The validation score of one epoch under `label-free`: the best mean AUROC over kinds that any weights reach."""
+    candidates = _candidates(epoch, config, lattice(len(epoch.scores)))
+    tried = pseudo_aurocs(epoch, [candidate.weights for candidate in candidates], config)
     return max((float(np.mean(list(by_kind.values()))) for by_kind in tried if by_kind), default=None)
 
 
@@ -159,7 +174,7 @@ def _label_free_rule(
     """What was chosen without labels, and what it turned out to be worth on the test."""
     best = _label_free(found, pseudo)
     if best is None:
-        return {"auroc": None, "epoch": None, "share_f": None, "pseudo_auroc": None, "pseudo_auroc_by_kind": {}}
+        return {"auroc": None, "epoch": None, "weights": None, "pseudo_auroc": None, "pseudo_auroc_by_kind": {}}
     return {
         "auroc": _plain(on_all[best]),
         **found[best].choice,
@@ -169,28 +184,31 @@ def _label_free_rule(
 
 
 def fusion_curve(fuser: Fuser, videos: Sequence[str], epoch: Epoch, labels: Labels) -> dict[str, Any]:
-    """AUROC over the fusion ratio in one epoch; arguments and errors as for `decide`.
+    """AUROC over the ratio of two parts in one epoch; arguments and errors as for `decide`.
 
     The experiment's own weights are one more candidate for the best; of equal ones the share closest to the
     experiment's is taken.
 
     Returns:
-        `share_f` and `auroc` (SHARES and their fractions), `best_share`, `best_auroc`, `paper_share`, `paper_auroc`;
-        nothing where there is no ratio.
+        `part` (the first, whose share is varied), `share` and `auroc` (SHARES and their fractions), `best_share`,
+        `best_auroc`, `own_share`, `own_auroc`; nothing where there are not two parts to weigh.
     """
     truth = _checked(fuser, videos, labels)
-    tried = _candidates(epoch, fuser.config, SHARES)
+    if len(epoch.scores) != 2:
+        return {}
+    tried = _candidates(epoch, fuser.config, [(share, 1 - share) for share in SHARES.tolist()])
     if len(tried) == 1:
         return {}
     values = aurocs(_frames(fuser, epoch, tried), end_to_end(truth.values(), np.int64))
     best = _best(values, tried)
     return {
-        "share_f": SHARES.tolist(),
+        "part": next(iter(epoch.scores)),
+        "share": SHARES.tolist(),
         "auroc": [_plain(value) for value in values[1:]],
-        "best_share": tried[best].share_f,
+        "best_share": shares(tried[best].weights)[0],
         "best_auroc": _plain(values[best]),
-        "paper_share": tried[0].share_f,
-        "paper_auroc": _plain(values[0]),
+        "own_share": shares(tried[0].weights)[0],
+        "own_auroc": _plain(values[0]),
     }
 
 
@@ -231,7 +249,7 @@ def across(
         reference: name of the recipe's own setting: what `paper` takes.
 
     Returns:
-        Data set -> rule -> `auroc` (mean over the seeds), `setting`, and `epoch` and `share_f` where the seeds agree,
+        Data set -> rule -> `auroc` (mean over the seeds), `setting`, and `epoch` and `weights` where the seeds agree,
         else None; `label-free` adds `pseudo_auroc`. `crossfit`: `auroc` and `folds`, which have `videos`,
         `selected_auroc` and the rest. A rule that can judge no setting has None everywhere; such a fold takes the
         reference.
@@ -293,23 +311,22 @@ def _dealt(settings: Mapping[str, Mapping[str, Sequence[Decision]]], dataset: st
     return dealt[0]
 
 
-def _candidates(epoch: Epoch, config: ScoreConfig, shares: Values) -> list[_Candidate]:
-    """The experiment's own weights, and these shares where both scores can be fused."""
-    own = config.weight_f, config.weight_p
-    if np.isnan(epoch.s_f).all():
-        return [_Candidate(epoch, own, None, 0.0)]
-    share_f = own[0] / sum(own)
-    found = [_Candidate(epoch, own, share_f, 0.0)]
-    spreads = epoch.statistics.sd_f, epoch.statistics.sd_p
-    if np.isfinite([epoch.s_f, epoch.s_p]).all() and np.isfinite(spreads).all() and min(spreads) > 0:
-        found += [_Candidate(epoch, (share, 1 - share), share, abs(share - share_f)) for share in shares.tolist()]
+def _candidates(epoch: Epoch, config: ScoreConfig, weights: Sequence[tuple[float, ...]]) -> list[_Candidate]:
+    """The experiment's own weights, and these where there are several parts and all can be fused."""
+    own = shares(config.weights)
+    found = [_Candidate(epoch, config.weights, 0.0)]
+    spreads = [known.scale(config.standardise)[1] for known in epoch.statistics.values()]
+    finite = all(np.isfinite(values).all() for values in epoch.scores.values())
+    if len(epoch.scores) > 1 and finite and np.isfinite(spreads).all() and min(spreads) > 0:
+        distances = (sum(abs(a - b) for a, b in zip(each, own, strict=True)) / 2 for each in weights)
+        found += [_Candidate(epoch, each, distance) for each, distance in zip(weights, distances, strict=True)]
     return found
 
 
 def _frames(fuser: Fuser, epoch: Epoch, candidates: Sequence[_Candidate]) -> npt.NDArray[np.float32]:
     """(R, N) frame scores in float32, as they are kept and measured."""
     weights = [candidate.weights for candidate in candidates]
-    frames = fuser.scores(epoch.s_f, epoch.s_p, epoch.statistics, weights, np.float32)
+    frames = fuser.scores(epoch.scores, epoch.statistics, weights, np.float32)
     return frames.astype(np.float32, copy=False)
 
 
@@ -359,6 +376,7 @@ def _largest(values: Sequence[float | None]) -> int | None:
 
 
 def _agreed(choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`epoch` and `share_f` that all seeds chose, None where they differ."""
-    found = {name: {choice[name] for choice in choices} for name in ("epoch", "share_f")}
-    return {name: values.pop() if len(values) == 1 else None for name, values in found.items()}
+    """`epoch` and `weights` that all seeds chose, None where they differ."""
+    first = choices[0] if choices else {}
+    names = ("epoch", "weights")
+    return {name: first.get(name) if all(c[name] == first[name] for c in choices) else None for name in names}

@@ -1,6 +1,6 @@
 """`Experiment`: one run as a value; overriding, loading, dumping and fingerprinting it.
 
-Same value -> same fingerprint -> same folder -> same record. Where things lie (data root, home, results)
+Same value -> same fingerprint -> same folder -> same record. Where things are stored (data root, home, results)
 and what runs them (workers, GPUs) is not part of the value. Imports neither torch nor Ray.
 """
 
@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
-from amsrc.config import CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
+from amsrc.config import AmsrcConfig, CubeConfig, ScoreConfig, TrainConfig
 from amsrc.errors import ConfigError, unknown
 from amsrc.files import digest_of_json
 from bench.experiment.specs import LABEL_SETS
+from bench.methods import catalogue
+from bench.methods.interface import Method
 
 PROVIDERS = ("cube.boxes.provider", "cube.flow.provider")
 """Fields of where boxes and flow come from: what `--boxes` and `--flow` set."""
@@ -32,21 +34,48 @@ class Experiment:
     seed: int = 0
     """Of the initial weights and the order of the cubes."""
     method: str = "amsrc"
-    """`amsrc`, or the name of a score that needs no training (`bench.methods.trivial`)."""
+    """A name of the catalogue (`bench.methods.catalogue`)."""
     label_set: str = "official"
     """`official` (avenue: its pixel masks) or `intervals`."""
     partial: bool = False
     """Made from a subset of the data set's videos."""
     cube: CubeConfig = field(default_factory=CubeConfig)
     """How cubes are cut."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    """The network."""
-    loss: LossConfig = field(default_factory=LossConfig)
-    """What it is trained to minimise."""
+    settings: Any = field(default_factory=AmsrcConfig)
+    """Of the method: an instance of its `Method.config`. Its groups are named without `settings.`: `model.width`."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Optimiser and budget."""
     score: ScoreConfig = field(default_factory=ScoreConfig)
-    """From errors of cubes to scores of frames."""
+    """From scores of cubes to scores of frames."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts of the method's score, under these settings."""
+        return catalogue.find(self.method).parts(self.settings)
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to train or fit."""
+        return catalogue.find(self.method).learns
+
+    @property
+    def learned_method(self) -> Method:
+        """The method, which must be one that learns.
+
+        Raises:
+            ConfigError: there is nothing to train.
+        """
+        method = catalogue.find(self.method)
+        if not method.learns:
+            raise ConfigError(
+                f"{self.recipe} trains nothing: it is a trivial baseline. `amsrc-bench evaluate` scores it as it is."
+            )
+        return method
+
+    @property
+    def epochs(self) -> int:
+        """Of all phases of the method together; 0 where nothing is trained by epochs."""
+        return catalogue.find(self.method).epochs(self.train)
 
 
 def dump(value: Experiment) -> dict[str, Any]:
@@ -59,15 +88,18 @@ def load(data: Mapping[str, Any]) -> Experiment:
     """The experiment that `dump` wrote.
 
     Raises:
-        ConfigError: a field is unknown or has a value that is not allowed.
+        ConfigError: a field is unknown or has a value that is not allowed, or there is no such method.
     """
     from pydantic import ValidationError
 
+    method = catalogue.find(str(data.get("method", "amsrc")))
     try:
-        return strict(Experiment).validate_python(dict(data))  # type: ignore[no-any-return]
+        experiment: Experiment = strict(Experiment).validate_python(dict(data))
+        settings = strict(method.config).validate_python(data.get("settings", {}))
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
         raise ConfigError("configuration: " + "; ".join(lines)) from None
+    return replace(experiment, settings=settings)
 
 
 @cache
@@ -95,12 +127,12 @@ def override(experiment: Experiment, changes: Mapping[str, str]) -> Experiment:
         ConfigError: an unknown field (with the nearest names) or a value that is not allowed.
     """
     data = dump(experiment)
-    known = dict(leaves(data))
+    known = flatten(experiment)
     for name, text in changes.items():
         if name not in known:
             raise ConfigError(unknown("field", name, known))
-        node = data
         *path, last = name.split(".")
+        node = data["settings"] if path and path[0] in data["settings"] else data
         for part in path:
             node = node[part]
         node[last] = text.split(",") if isinstance(known[name], list) else text
@@ -120,45 +152,42 @@ def check(experiment: Experiment) -> None:
     Raises:
         ConfigError: names the field, its value and what is allowed.
     """
-    e = experiment
+    e, boxes = experiment, experiment.cube.boxes
     rules = [
         ("seed", e.seed, 0 <= e.seed < 2**63, "0 or more, below 2^63"),
         ("label_set", e.label_set, e.label_set in LABEL_SETS, " or ".join(LABEL_SETS)),
         ("cube.frames", e.cube.frames, 2 <= e.cube.frames <= 33, "2 to 33"),
         ("cube.size", e.cube.size, e.cube.size >= 8 and e.cube.size % 8 == 0, "a multiple of 8"),
-        ("cube.boxes.confidence", e.cube.boxes.confidence, 0 <= e.cube.boxes.confidence < 1, "0 to below 1"),
-        ("cube.boxes.overlap", e.cube.boxes.overlap, 0 < e.cube.boxes.overlap <= 1, "above 0, to 1"),
-        ("model.width", e.model.width, 1 <= e.model.width <= 1024, "1 to 1024"),
-        ("model.channels", e.model.channels, e.model.channels in (1, 3), "1 or 3"),
+        ("cube.boxes.confidence", boxes.confidence, 0 <= boxes.confidence < 1, "0 to below 1"),
+        ("cube.boxes.overlap", boxes.overlap, 0 < boxes.overlap <= 1, "above 0, to 1"),
+        ("cube.boxes.grow_px", boxes.grow_px, boxes.grow_px >= 0, "0 or more"),
+        ("cube.boxes.min_side_px", boxes.min_side_px, boxes.min_side_px >= 0, "0 or more"),
+        ("cube.boxes.max_aspect", boxes.max_aspect, boxes.max_aspect > 1, "above 1"),
+        ("cube.boxes.motion_threshold", boxes.motion_threshold, 0 <= boxes.motion_threshold <= 254, "0 to 254"),
         ("train.epochs", e.train.epochs, e.train.epochs >= 1, "1 or more"),
         ("train.batch", e.train.batch, e.train.batch >= 2, "2 or more (BatchNorm)"),
         ("train.learning_rate", e.train.learning_rate, e.train.learning_rate > 0, "above 0"),
         ("train.decay", e.train.decay, 0 < e.train.decay <= 1, "above 0, to 1"),
-        ("model.flow_scale", e.model.flow_scale, min(e.model.flow_scale) > 0, "above 0"),
-        ("cube.boxes.grow_px", e.cube.boxes.grow_px, e.cube.boxes.grow_px >= 0, "0 or more"),
-        ("cube.boxes.min_side_px", e.cube.boxes.min_side_px, e.cube.boxes.min_side_px >= 0, "0 or more"),
-        ("cube.boxes.max_aspect", e.cube.boxes.max_aspect, e.cube.boxes.max_aspect > 1, "above 1"),
-        (
-            "cube.boxes.motion_threshold",
-            e.cube.boxes.motion_threshold,
-            0 <= e.cube.boxes.motion_threshold <= 254,
-            "0 to 254",
-        ),
         ("train.decay_epochs", e.train.decay_epochs, e.train.decay_epochs >= 1, "1 or more"),
         ("train.score_every", e.train.score_every, e.train.score_every >= 0, "0 or more"),
         ("train.held_out", e.train.held_out, 0 <= e.train.held_out < 1, "0 to below 1"),
+        ("score.weights", list(e.score.weights), min(e.score.weights, default=-1) >= 0, "0 or more each"),
         ("score.skip_frames", e.score.skip_frames, e.score.skip_frames >= 0, "0 or more"),
         ("score.median_frames", e.score.median_frames, max(e.score.median_frames, 0) % 2 == 1, "odd"),
-        *((f"loss.{n}", v, v >= 0, "0 or more") for n, v in asdict(e.loss).items() if n != "form"),
-        *((f"score.{n}", getattr(e.score, n), getattr(e.score, n) >= 0, "0 or more") for n in ("weight_f", "weight_p")),
     ]
     wrong = [f"{name} is {value!r}; allowed: {allowed}" for name, value, good, allowed in rules if not good]
-    if e.model.fusion == "none" and e.score.weight_f:
-        wrong.append("score.weight_f must be 0 with model.fusion none: without a motion stream there is no S_f")
-    if e.score.weight_f == e.score.weight_p == 0:
-        wrong.append("score.weight_f and score.weight_p are both 0; at least one must count")
+    wrong += catalogue.find(e.method).check(e.settings)
+    weights, parts = e.score.weights, e.parts
+    if len(weights) != len(parts):
+        wrong.append(f"score.weights is {_listed(weights)}; the score has {len(parts)} parts: {', '.join(parts)}")
+    elif weights and not any(weights):
+        wrong.append(f"score.weights is {_listed(weights)}; at least one part must count")
     if wrong:
         raise ConfigError("configuration: " + "; ".join(wrong))
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def leaves(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -170,8 +199,9 @@ def leaves(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def flatten(experiment: Experiment) -> dict[str, Any]:
-    """Every field by its dotted name."""
-    return dict(leaves(dump(experiment)))
+    """Every field by its dotted name; those of the method's settings without `settings.`."""
+    data = dump(experiment)
+    return dict(leaves({**{name: value for name, value in data.items() if name != "settings"}, **data["settings"]}))
 
 
 def fingerprint(experiment: Experiment) -> str:
@@ -184,8 +214,14 @@ def run_key(experiment: Experiment) -> str:
 
     Recipe name, fusion weights, smoothing and labels are left out: changing them never retrains.
     """
-    keep = ("dataset", "seed", "method", "partial", "cube", "model", "loss", "train")
+    keep = ("dataset", "seed", "method", "partial", "cube", "settings", "train")
     return digest_of_json({name: dump(experiment)[name] for name in keep})[:12]
+
+
+def training_key(experiment: Experiment) -> str:
+    """12 hex digits that are equal where the same would be trained: `run_key` without what has no effect."""
+    e, method = experiment, catalogue.find(experiment.method)
+    return run_key(replace(e, settings=method.effective(e.settings), train=e.train if e.learns else TrainConfig()))
 
 
 def cube_key(experiment: Experiment) -> str:
@@ -193,6 +229,13 @@ def cube_key(experiment: Experiment) -> str:
     return digest_of_json({"partial": experiment.partial, "cube": dump(experiment)["cube"]})[:12]
 
 
-def derive(experiment: Experiment, **parts: Mapping[str, Any]) -> Experiment:
-    """A copy with fields of its parts replaced: `derive(e, model={"width": 16})`."""
-    return replace(experiment, **{name: replace(getattr(experiment, name), **new) for name, new in parts.items()})
+def derive(experiment: Experiment, **groups: Mapping[str, Any]) -> Experiment:
+    """A copy with fields of its groups replaced: `derive(e, model={"width": 16}, train={"epochs": 8})`."""
+    own = {f.name for f in fields(experiment.settings)}
+    settings = {name: new for name, new in groups.items() if name in own}
+    changed = replace(experiment, settings=_replaced(experiment.settings, settings)) if settings else experiment
+    return _replaced(changed, {name: new for name, new in groups.items() if name not in own})  # type: ignore[no-any-return]
+
+
+def _replaced(value: Any, groups: Mapping[str, Mapping[str, Any]]) -> Any:
+    return replace(value, **{name: replace(getattr(value, name), **new) for name, new in groups.items()})

@@ -1,1 +1,1 @@
-"""The methods: what each is, how the harness sees one, a module a family."""
+"""The methods: what each is (`catalogue`, without torch), how the harness sees one (`interface`), a module a family."""

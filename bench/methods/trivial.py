@@ -1,8 +1,7 @@
-"""Scores that need no training: the rows every learned method has to beat.
+"""Scores that need no training: the trivial baselines that every learned method has to beat.
 
-Some score each cube, some each frame without a look at its cubes. Both come out as scored rows, (n,) float32, higher =
-more abnormal, and from there on go through the same fusion, smoothing and evaluation as any method: a row is a cube,
-or a frame that stands for one.
+Some score each cube, some each frame without a look at its cubes. Both are scores of rows, (n,) float32, higher = more
+abnormal, and pass through the same fusion, smoothing and evaluation as any method: a row is a cube, or a frame.
 """
 
 from __future__ import annotations
@@ -10,31 +9,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from amsrc.store import Cubes, Shard
+from bench.methods.interface import Method, Rows, Scores
 
 CHUNK = 2048
 
 Floats = npt.NDArray[np.float32]
-
-
-class Rows(Protocol):
-    """What has a score each: `amsrc.store.Cubes`, or `Frames`."""
-
-    @property
-    def shards(self) -> list[Shard]: ...
-    @property
-    def video(self) -> npt.NDArray[np.int32]: ...
-    @property
-    def frame(self) -> npt.NDArray[np.int32]: ...
-    @property
-    def boxes(self) -> npt.NDArray[np.float32]: ...
-
-    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +46,11 @@ class Frames:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+
+def rows_of(method: Method, cubes: Cubes) -> Rows:
+    """What a method scores in a split."""
+    return Frames.of(cubes.shards) if method.unit == "frame" else cubes
 
 
 def constant(cubes: Cubes, seed: int) -> Floats:
@@ -111,18 +100,24 @@ def flow_magnitude(cubes: Cubes, seed: int) -> Floats:
     return np.concatenate(scores)
 
 
-Null = Callable[[Cubes, int], Floats]  # the cubes of a split, a seed
-OF_FRAMES: dict[str, Null] = {
-    "constant": constant,
-    "noise": noise,
-    "frame-index": frame_index,
-    "clip-centre": clip_centre,
-    "box-count": box_count,
-}
-OF_CUBES: dict[str, Null] = {"box-area": box_area, "flow-magnitude": flow_magnitude}
-NULLS = OF_FRAMES | OF_CUBES
+def _of_frames(name: str, score: Callable[[Cubes, int], Floats]) -> Method:
+    return Method(name=name, family="trivial", parts=lambda _: (name,), unit="frame", score=_named(name, score))
 
 
-def rows_of(method: str, cubes: Cubes) -> Rows:
-    """What a method scores in a split, null or not."""
-    return Frames.of(cubes.shards) if method in OF_FRAMES else cubes
+def _of_cubes(name: str, score: Callable[[Cubes, int], Floats]) -> Method:
+    return Method(name=name, family="trivial", parts=lambda _: (name,), score=_named(name, score))
+
+
+def _named(part: str, score: Callable[[Cubes, int], Floats]) -> Callable[[Cubes, int], Scores]:
+    return lambda cubes, seed: {part: score(cubes, seed)}
+
+
+METHODS = [
+    _of_frames("constant", constant),
+    _of_frames("noise", noise),
+    _of_frames("frame-index", frame_index),
+    _of_frames("clip-centre", clip_centre),
+    _of_frames("box-count", box_count),
+    _of_cubes("box-area", box_area),
+    _of_cubes("flow-magnitude", flow_magnitude),
+]

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
-from bench.evaluation import framewise
 from bench.experiment.config import leaves
 from bench.experiment.rules import RULES
 from bench.experiment.specs import DATASETS, SPECS, TOY
@@ -80,14 +79,13 @@ def build(results: Place, logged: Mapping[str, str] | None = None) -> str:
     names = in_order(record.dataset for record in records)
     browsed = sorted(videos.runs(results, records), key=lambda run: names.index(run["dataset"]))
     strips = videos.strips(results, records)
-    completed = [framewise.completed(results, record) for record in records]
     page = {
         "about": about(records, searches),
         "findings": list(findings(records)),
-        "tables": tables.gathered(results, completed),
-        "runs": every_run(completed),
+        "tables": tables.gathered(results, records),
+        "runs": every_run(records),
         "searches": [_search(search) for search in searches],
-        "galleries": list(_galleries(results, completed)),
+        "galleries": list(_galleries(results, records)),
         "protocol": protocol(results),
         "records": [_provenance(record, (logged or {}).get(record.fingerprint)) for record in records],
         "failures": list(failures(records, searches)),

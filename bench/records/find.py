@@ -64,7 +64,7 @@ def find_run(wanted: str, home: Place, results: Sequence[Place]) -> Run:
     record = records.read(written[name])
     experiment = load(record.experiment)
     run = Run(name, experiment, home / "runs" / (record.run or run_key(experiment)))
-    if run.folder.name not in keys and experiment.method == "amsrc":
+    if run.folder.name not in keys and experiment.learns:
         raise ConfigError(f"--run {run.title}: {run.folder} is not there. Pass the --home that it was trained in.")
     return run
 
@@ -104,30 +104,31 @@ def _listed(names: Sequence[str], written: Mapping[str, Place]) -> str:
     return shorten([titled(name) for name in names])
 
 
-def training_scores(run: Run, config: ScoreConfig) -> tuple[Statistics, npt.NDArray[np.float64]]:
+def training_scores(run: Run, config: ScoreConfig) -> tuple[dict[str, Statistics], npt.NDArray[np.float64]]:
     """Statistics of the run's training cubes, and the scores of its training frames (N,), smoothed like any others.
 
     A training video counts up to its last frame with a cube: how many follow, the store alone knows.
 
     Raises:
-        ConfigError: the run is null, not trained, or not scored yet.
+        ConfigError: the run is a trivial baseline, not trained, or not scored yet.
         DataError: the scores are damaged.
     """
     import pandas as pd
 
-    if run.experiment.method != "amsrc":
-        raise ConfigError(f"--run {run.title} is a score without a network; choose a run that was trained.")
+    if not run.experiment.learns:
+        raise ConfigError(f"--run {run.title} is a trivial baseline; choose a run that was trained.")
     if not run_folder.is_trained(run.folder):
         raise ConfigError(f"--run {run.title} is not trained. Run `amsrc-bench train` with its options; it goes on.")
-    table = run_folder.read_cubes(run.folder, ["split", "video", "frame", "s_f", "s_p"])
+    parts = run.experiment.parts
+    table = run_folder.read_cubes(run.folder, ["split", "video", "frame", *parts])
     if table is None:
         raise ConfigError(f"--run {run.title} has no scores of its training cubes yet. Run `amsrc-bench evaluate`.")
     table = table[table["split"] == "train"]
-    s_f, s_p, frame = (table[name].to_numpy() for name in ("s_f", "s_p", "frame"))
+    found, frame = {part: table[part].to_numpy() for part in parts}, table["frame"].to_numpy()
     video, names = pd.factorize(table["video"])
     counts = [int(frame[video == number].max()) + 1 for number in range(len(names))]
-    known = statistics(s_f, s_p)
-    scores = np.concatenate([np.zeros(0), *frame_scores(s_f, s_p, video, frame, counts, known, config)])
+    known = statistics(found)
+    scores = np.concatenate([np.zeros(0), *frame_scores(found, video, frame, counts, known, config)])
     if not len(scores):
         raise ConfigError(f"--run {run.title}: no training frame has a score, as all its videos are too short.")
     return known, scores

@@ -44,6 +44,7 @@ def origin(experiment: Experiment, store: Sealed | None, log: list[dict[str, Any
         "label_set": experiment.label_set,
         "partial": experiment.partial,
         "videos": [shard.video for shard in store.shards("test")] if store and experiment.partial else [],
+        "learns": experiment.learns,
         "experiment": dump(experiment),
     }
 

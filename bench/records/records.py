@@ -25,29 +25,26 @@ if TYPE_CHECKING:
 Scores: TypeAlias = "Mapping[str, npt.NDArray[np.float32]]"
 Labels: TypeAlias = "Mapping[str, npt.NDArray[np.uint8]]"
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 1
 SEARCH_SCHEMA_VERSION = 1
 FRACTIONS = (
-    *("auroc", "auroc_interval", "auroc_f", "auroc_p", "macro_auroc", "average_precision"),
+    *("auroc", "auroc_interval", "macro_auroc", "average_precision"),
     *("eer", "f1_at_eer", "rbdc", "tbdc"),
 )
-NEEDED = {"model": ("width",), "train": ("epochs", "held_out")}
+NEEDED = {"settings": (), "train": ("epochs", "held_out"), "score": ("skip_frames", "weights")}
 """Parts of an experiment and what the tables read of them."""
 TRIAL = {"number", "state", "params", "values", "fingerprints"}
-OF_SCHEMA_1 = ("auroc", "auroc_f", "auroc_p", "macro_auroc", "macro_videos", "average_precision")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """What one run was, did and measured.
 
-    Fractions from 0 to 1; anything not finite is null. Keys with a default may be absent. Schemas 1 to 3 still load:
-    before schema 4 without `auroc_interval`, `eer`, `f1_at_eer`, `rbdc`, `tbdc` and `regions`, before schema 3 without
-    `rules` and `fusion` and with nothing held out.
+    Fractions from 0 to 1; anything not finite is null. Keys with a default may be absent.
     """
 
     schema_version: int = SCHEMA_VERSION
-    """Version of these keys; older files are brought up to date on reading."""
+    """Version of these keys; files of every earlier one are read as well."""
     recipe: str
     """Name of the table row."""
     dataset: str
@@ -57,7 +54,7 @@ class RunRecord:
     fingerprint: str
     """12 hex digits of `experiment`."""
     run: str | None = None
-    """12 hex digits of what training depended on: the name of the run folder. Null in records of schema 1."""
+    """12 hex digits of what training depended on: the name of the run folder."""
     status: Literal["done", "failed", "pruned"]
     """`pruned`: stopped early by a search; it has the `epochs` until then and no `metrics`."""
     error: str | None = None
@@ -66,21 +63,24 @@ class RunRecord:
     """Selection rule behind `metrics`. `paper`: the experiment's own weights and the last epoch; no test label used."""
     metrics: dict[str, int | float | list[float] | None] = field(default_factory=dict)
     """Null where undefined: `auroc` (pooled, under the experiment's weights: the figure of the tables),
-    `auroc_interval` (`[low, high]`, 95 %, over test videos), `auroc_f` (S_f alone), `auroc_p` (S_p alone),
-    `macro_auroc` (mean over the videos with both classes) and `macro_videos` (their number), `average_precision`,
-    `eer`, `f1_at_eer`, `rbdc`, `tbdc`. Empty unless done."""
+    `auroc_interval` (`[low, high]`, 95 %, over test videos), `macro_auroc` (mean over the videos with both classes) and
+    `macro_videos` (their number), `average_precision`, `eer`, `f1_at_eer`, `rbdc`, `tbdc`. Empty unless done."""
+    parts: dict[str, float | None] = field(default_factory=dict)
+    """AUROC of each part of the method's score alone, by its name, in the order of `experiment.score.weights`; null
+    where undefined. Empty unless done."""
     rules: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What each selection rule reaches, by rule: its `auroc` (null where undefined) and what it chose, `epoch` and
-    `share_f`, the fusion weight of S_f, w_f / (w_f + w_p) (null where there is no S_f). `crossfit` has `folds` instead
-    of one choice, each with `videos`, `selected_auroc` (of the choice, on the videos of the other folds), `epoch`,
-    `share_f`. `label-free` adds `pseudo_auroc` and `pseudo_auroc_by_kind`. Empty unless done."""
+    `weights` (by part, adding up to 1). `crossfit` has `folds` instead of one choice, each with `videos`,
+    `selected_auroc` (of the choice, on the videos of the other folds), `epoch`, `weights`. `label-free` adds
+    `pseudo_auroc` and `pseudo_auroc_by_kind`. Empty unless done."""
     fusion: dict[str, Any] = field(default_factory=dict)
-    """AUROC by fusion weight in the last epoch: `share_f` and `auroc` (lists of 1,001), `best_share` and `best_auroc`
-    (chosen on test labels), `paper_share` and `paper_auroc` (the experiment's own). Empty where there is no S_f."""
-    epochs: list[dict[str, int | float | str | None]] = field(default_factory=list)
-    """One object an epoch: `epoch` (from 1), `learning_rate`, the mean loss terms and their sum `loss`, `seconds`,
-    `score_seconds`, `cubes_per_s`, `peak_memory_gib`, `precision`, `workers`, `threads`, `restarts`, `code` (commit),
-    and `auroc`, `auroc_f`, `auroc_p` of the epochs that were scored (standardised with a sample of training cubes,
+    """AUROC by the ratio of two parts in the last epoch: `part` (the first, whose share of the weights is varied),
+    `share` and `auroc` (lists of 1,001), `best_share` and `best_auroc` (chosen on test labels), `own_share` and
+    `own_auroc` (of the experiment's weights). Empty where the score has not two parts."""
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    """One object an epoch: `epoch` (from 1), `phase`, `learning_rate`, the mean loss terms and their sum `loss`,
+    `seconds`, `score_seconds`, `cubes_per_s`, `peak_memory_gib`, `precision`, `workers`, `threads`, `restarts`, `code`
+    (commit), and `auroc` and `parts` of the epochs that were scored (standardised with a sample of training cubes,
     except in the last epoch). Empty for untrained recipes."""
     counts: dict[str, int] = field(default_factory=dict)
     """`train_videos`, `train_frames`, `train_cubes` (held-out ones included), `test_videos`, `test_frames`,
@@ -127,13 +127,10 @@ class RunRecord:
     """ISO 8601, UTC."""
     finished: str
     """ISO 8601, UTC."""
+    learns: bool = True
+    """Whether anything was trained or fitted; false for a trivial baseline."""
     experiment: dict[str, Any]
     """The complete configuration, every number included (`Experiment`)."""
-
-    @property
-    def learns(self) -> bool:
-        """Whether anything was trained; the null rows learn nothing."""
-        return bool(self.experiment.get("method", "amsrc") == "amsrc")
 
     def metric(self, name: str) -> float | None:
         """One of the `metrics`; None where it is undefined or was not measured."""
@@ -240,7 +237,7 @@ def read(path: Place) -> RunRecord:
     Raises:
         DataError: unreadable, not JSON, of an unknown schema, or with keys that do not fit it; names the file.
     """
-    record = validated(RunRecord, _migrate(loaded(path), path), path)
+    record = validated(RunRecord, _known(loaded(path), path), path)
     _check(record, path)
     return record
 
@@ -330,40 +327,18 @@ def _check_search(search: SearchRecord, path: Place) -> None:
             raise DataError(f"{path}: trial {trial.get('number')} is {trial.get('state')!r}; done, failed or pruned.")
 
 
-def _migrate(data: dict[str, Any], path: Place) -> dict[str, Any]:
-    """The keys of today's schema from those of any earlier one."""
+def _known(data: dict[str, Any], path: Place) -> dict[str, Any]:
+    """The keys, if they are of a schema that this program reads."""
     version = data.get("schema_version")
-    if version not in range(1, SCHEMA_VERSION + 1):
-        raise DataError(f"{path}: schema {version!r} is not known; known: 1 to {SCHEMA_VERSION}. Update this program.")
-    if version == 1:
-        data = _from_1(data)
-    if data["schema_version"] == 2:
-        data = _from_2(data, path)
-    return {**data, "schema_version": SCHEMA_VERSION}  # schema 3 had fewer metrics and no regions
-
-
-def _from_1(data: dict[str, Any]) -> dict[str, Any]:
-    """Schema 1 had the metrics at the top level and knew one rule, no restarts and no key of the run."""
-    metrics = {name: data[name] for name in OF_SCHEMA_1 if name in data}
-    rest = {name: value for name, value in data.items() if name not in metrics}
-    return {**rest, "schema_version": 2, "metrics": metrics}
-
-
-def _from_2(data: dict[str, Any], path: Place) -> dict[str, Any]:
-    """Schema 2 trained on all training videos, and measured neither the other rules nor the other ratios.
-
-    The fingerprint stays: it names the file, and the experiment as it was.
-    """
-    try:
-        experiment = {**data["experiment"], "train": {"held_out": 0.0, **data["experiment"]["train"]}}
-    except (KeyError, TypeError):
-        raise DataError(f"{path}: has no experiment with a part `train`. Restore or remove it.") from None
-    return {**data, "schema_version": 3, "experiment": experiment, "rules": {}, "fusion": {}}
+    if version != SCHEMA_VERSION:
+        raise DataError(f"{path}: schema {version!r} is not known; known: {SCHEMA_VERSION}. Update this program.")
+    return data
 
 
 def _check(record: RunRecord, path: Place) -> None:
     """Refuse a record that would put a wrong number into a table."""
     check_fractions({name: record.metrics.get(name) for name in FRACTIONS}, "", path)
+    check_fractions({"auroc": list(record.parts.values())}, "parts", path)
     check_fractions(record.rules, "rules", path)
     check_fractions(record.fusion, "fusion", path)
     for part, names in NEEDED.items():

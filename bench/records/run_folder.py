@@ -4,12 +4,12 @@
     run.json              the experiment and the digest of the store it is trained on
     checkpoint.pt         the state to resume from, after every epoch; deleted when training is done
     epochs/NNN.npz        scores after an epoch that is not the last (no label is read for them): of the test cubes
-                          `s_f` and `s_p` (n,), `statistics` (4,), and where videos are held out
-                          (`bench.training.held_out`) `normal_f`, `normal_p`, and `pseudo_f.<kind>`, `pseudo_p.<kind>`
-                          (m,)
+                          `score.<part>` (n,), `statistics.<part>` (5,), and where videos are held out
+                          (`bench.training.held_out`) `normal.<part>` and `pseudo.<kind>.<part>` (m,)
     log.jsonl             one line an epoch: loss terms, seconds, cubes/s, peak memory, code, hardware
     model.safetensors     the trained weights; written last, so its presence means done
-    cubes.parquet         one row a cube of both splits: split, video, frame, x0, y0, x1, y1, s_f, s_p (evaluation)
+    cubes.parquet         one row a cube of both splits: split, video, frame, x0, y0, x1, y1 and a column a part of its
+                          score (evaluation)
     held_out.npz          the held-out arrays of `epochs/NNN.npz`, under the trained weights (evaluation)
 
 No torch.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,9 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from amsrc.errors import ConfigError, DataError, RunError, why
-from amsrc.fuse import Floats, Statistics
+from amsrc.fuse import Statistics
 from amsrc.store import CubeStore
 from bench.experiment.config import Experiment, dump, run_key
+from bench.methods.interface import Scores
 from bench.storage.places import Place, files_below, remove_tree, writable, write_file, write_json
 
 if TYPE_CHECKING:
@@ -42,23 +43,24 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Scores of held-out training cubes, as they are and, by kind, as pseudo-anomalies; (m,) each."""
+    """Scores of m held-out training cubes, as they are and, by kind, as pseudo-anomalies."""
 
-    normal_f: Floats
-    normal_p: Floats
-    pseudo_f: dict[str, Floats]
-    pseudo_p: dict[str, Floats]
+    normal: Scores
+    pseudo: Mapping[str, Scores]
+
+    @property
+    def cubes(self) -> int:
+        """How many were scored as they are."""
+        return len(next(iter(self.normal.values())))
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What a scored epoch leaves: (n,) scores of the test cubes, and the statistics that standardise them."""
+    """What a scored epoch leaves: the scores of the n test cubes, and the statistics that standardise them."""
 
     number: int
-    s_f: Floats
-    """All NaN without a motion stream."""
-    s_p: Floats
-    statistics: Statistics
+    scores: Scores
+    statistics: Mapping[str, Statistics]
     held_out: HeldOut | None
 
 
@@ -159,9 +161,9 @@ def read_cubes(folder: Place, columns: list[str] | None = None) -> pd.DataFrame 
 
 def write_epoch(folder: Place, epoch: Epoch) -> None:
     """Keep what was scored after an epoch that is not the last."""
-    known = np.array(astuple(epoch.statistics))
-    arrays = {"s_f": epoch.s_f, "s_p": epoch.s_p, "statistics": known, **_to_arrays(epoch.held_out)}
-    _write(folder / "epochs" / f"{epoch.number:03d}.npz", arrays)
+    arrays = {f"score.{part}": values for part, values in epoch.scores.items()}
+    arrays |= {f"statistics.{part}": np.array(astuple(known)) for part, known in epoch.statistics.items()}
+    _write(folder / "epochs" / f"{epoch.number:03d}.npz", {**arrays, **_to_arrays(epoch.held_out)})
 
 
 def read_epochs(folder: Place) -> list[Epoch]:
@@ -173,8 +175,9 @@ def read_epochs(folder: Place) -> list[Epoch]:
     epochs = []
     for path in sorted(files_below(folder / "epochs", "[0-9]*.npz"), key=lambda path: int(path.stem)):
         with _reading(path, "Delete it and evaluate again; that epoch is then left out.") as arrays:
-            known = Statistics(*arrays["statistics"].tolist())
-            epochs.append(Epoch(int(path.stem), arrays["s_f"], arrays["s_p"], known, _from_arrays(arrays)))
+            scores = _named(arrays, "score.")
+            known = {part: Statistics(*arrays[f"statistics.{part}"].tolist()) for part in scores}
+            epochs.append(Epoch(int(path.stem), scores, known, _from_arrays(arrays)))
     return epochs
 
 
@@ -199,22 +202,22 @@ def read_held_out(folder: Place) -> HeldOut | None:
 def _to_arrays(held_out: HeldOut | None) -> Arrays:
     if held_out is None:
         return {}
-    return {
-        "normal_f": held_out.normal_f,
-        "normal_p": held_out.normal_p,
-        **{f"pseudo_f.{kind}": scores for kind, scores in held_out.pseudo_f.items()},
-        **{f"pseudo_p.{kind}": scores for kind, scores in held_out.pseudo_p.items()},
-    }
+    arrays = {f"normal.{part}": scores for part, scores in held_out.normal.items()}
+    for kind, parts in held_out.pseudo.items():
+        arrays |= {f"pseudo.{kind}.{part}": scores for part, scores in parts.items()}
+    return arrays
 
 
 def _from_arrays(arrays: Arrays) -> HeldOut | None:
-    if "normal_f" not in arrays:
+    if not (normal := _named(arrays, "normal.")):
         return None
+    kinds = dict.fromkeys(name.split(".")[1] for name in arrays if name.startswith("pseudo."))
+    return HeldOut(normal, {kind: _named(arrays, f"pseudo.{kind}.") for kind in kinds})
 
-    def by_kind(prefix: str) -> Arrays:
-        return {name.removeprefix(prefix): scores for name, scores in arrays.items() if name.startswith(prefix)}
 
-    return HeldOut(arrays["normal_f"], arrays["normal_p"], by_kind("pseudo_f."), by_kind("pseudo_p."))
+def _named(arrays: Arrays, prefix: str) -> Arrays:
+    """Those whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
 
 
 def _write(path: Place, arrays: Arrays) -> None:

@@ -10,13 +10,13 @@ import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from amsrc.config import CubeConfig, ModelConfig
+from amsrc.config import CubeConfig
 from amsrc.store import SPLITS, Sealed
 from bench.cluster.machine import Machine, Packing
-from bench.experiment.config import Experiment, dump, fingerprint
+from bench.experiment.config import Experiment, dump, fingerprint, flatten
 from bench.experiment.specs import SPECS, Spec, spec_of
+from bench.methods import catalogue
 from bench.records.records import RunRecord
 from bench.records.speeds import Row, efficiency, nearest
 from bench.storage.places import Place
@@ -90,34 +90,14 @@ def work(e: Experiment, train: int, test: int) -> Work:
     """
     held_out = e.train.held_out * train
     pseudo = (1 + len(KINDS)) * min(PSEUDO_CUBES, held_out)
-    scored = (e.train.epochs - 1) // e.train.score_every if e.train.score_every else 0
+    scored = max(e.epochs - 1, 0) // e.train.score_every if e.train.score_every else 0
     an_epoch = test + min(STATISTICS_CUBES, train) + pseudo
     return Work(
-        trained=e.train.epochs * (train - held_out),
+        trained=e.epochs * (train - held_out),
         between=scored * an_epoch,
         after=train + test + pseudo,
-        steps=e.train.epochs * (train - held_out) / e.train.batch,
+        steps=e.epochs * (train - held_out) / e.train.batch,
     )
-
-
-def parameters(model: ModelConfig, cube: CubeConfig) -> int:
-    """Parameters of the network that `amsrc.model` builds: convolutions with their biases, and BatchNorm."""
-    history, widths = cube.frames - 1, [model.width * factor for factor in (1, 2, 4, 8)]
-
-    def conv(i: int, o: int, kernel: int = 9, norm: bool = True) -> int:
-        return i * o * kernel + o + (2 * o if norm else 0)
-
-    def double(i: int, o: int) -> int:
-        return conv(i, o) + conv(o, o)
-
-    found = sum(double(i, o) for i, o in zip([history * model.channels, *widths], widths, strict=False))
-    if model.fusion != "none":
-        found += sum(conv(i, o) for i, o in zip([2 * history, *widths], widths, strict=False))
-    if model.fusion == "concat":
-        found += conv(2 * widths[-1], widths[-1], kernel=1, norm=False)
-    for i, o in pairwise(reversed(widths)):
-        found += conv(i, o, kernel=4, norm=False) + double(i, o)
-    return found + conv(widths[0], model.channels, kernel=1, norm=False)
 
 
 def cube_bytes(cube: CubeConfig, channels: int) -> int:
@@ -174,13 +154,13 @@ def estimate(
 
     def cost(cell: Cell) -> float | None:
         e, counted = cell.experiment, cubes.get(cell.store)
-        stages = ("train", "score") if e.method == "amsrc" else ("null",)
+        stages = _stages(e)
         speeds = [_speed(stage, e, rows, packing, machine) for stage in stages]
         for stage, speed in zip(stages, speeds, strict=True):
             if speed:
                 basis[speed[1]] = None
             else:
-                missing[f"{stage}: no speed was measured on {machine.name}; `amsrc-bench speed` does"] = None
+                missing[f"{stage}: no speed of {e.method} was measured on {machine.name}"] = None
         if not counted:
             missing[f"{e.dataset}: how many cubes it has is not known before it is prepared"] = None
             return None
@@ -189,9 +169,13 @@ def estimate(
             return None
         rates = [speed[0] for speed in speeds if speed]
         counts = work(e, counted.train, counted.test)
-        ours = (counts.trained, counts.between + counts.after)
-        amounts = ours if e.method == "amsrc" else (counted.train + counted.test,)
-        return sum(n / rate for n, rate in zip(amounts, rates, strict=True)) + (overhead.median if overhead else 0.0)
+        amounts = {
+            "train": counts.trained,
+            "score": counts.between + counts.after,
+            "null": counted.train + counted.test,
+        }
+        taken = sum(amounts[stage] / rate for stage, rate in zip(stages, rates, strict=True))
+        return taken + (overhead.median if overhead else 0.0)
 
     seconds = {fingerprint(cell.experiment): cost(cell) for cell in todo}
     known = [value for value in seconds.values() if value is not None]
@@ -205,19 +189,28 @@ def estimate(
     return Estimate(seconds, max(ends) / 3600, gpu_hours, usd, tuple(basis), tuple(missing))
 
 
+def _stages(e: Experiment) -> tuple[str, ...]:
+    """What a run does, as the rows of speeds name it."""
+    if not e.learns:
+        return ("null",)
+    return ("train", "score") if e.epochs else ("score",)
+
+
 def _speed(
     stage: str, e: Experiment, rows: Sequence[Row], packing: Packing, machine: Machine
 ) -> tuple[float, str] | None:
     """Cubes per second of a cell, and the measured row behind it in words."""
     on_gpu = packing.gpus > 0 and stage != "null"
-    row = nearest(stage, rows, machine.name, on_gpu=on_gpu, width=e.model.width)
+    width = flatten(e).get("model.width")
+    own = [row for row in rows if stage == "null" or row.settings.get("method", "amsrc") == e.method]
+    row = nearest(stage, own, machine.name, on_gpu=on_gpu, width=width)
     if row is None:
         return None
     where = f"on {row.device}" + (f", {count(row.threads, 'thread')}" if row.threads else "")
     if stage == "null":  # plain NumPy: one thread, no network
         return row.median, f"{stage}: {row.median:,.0f} {row.unit} {where}"
     scale, said = 1.0, []
-    for name, value in (("width", e.model.width), ("size", e.cube.size)):
+    for name, value in (("width", int(width or row.settings["width"])), ("size", e.cube.size)):
         if row.settings[name] != value:
             scale *= (float(row.settings[name]) / value) ** 2
             said.append(f"scaled to {name} {value} by its square")
@@ -248,7 +241,7 @@ class Logistics:
     """To prepare what is not there, on all CPUs of the machine. Without a count of cubes: of frames alone."""
     storage: float | None
     """Of the stores that are not there."""
-    checkpoints: float
+    checkpoints: float | None
     """Written by all cells, each in place of the one before."""
     stores: float | None
     """A copy of every store to each node, where there are several."""
@@ -264,7 +257,7 @@ def logistics(
     """What the cells that are to run need around them."""
     stores = {cell.store: cell.experiment for cell in todo}
     absent = {path: e for path, e in stores.items() if not (path / "manifest.json").is_file()}
-    trained = [cell for cell in todo if cell.experiment.method == "amsrc"]
+    trained = [cell for cell in todo if cell.experiment.epochs]
     basis: dict[str, None] = {}
     missing: dict[str, None] = {}
 
@@ -281,7 +274,10 @@ def logistics(
             return 0.0
         if counted is None:
             return None
-        sent = gradient_bytes(parameters(e.model, e.cube), packing.workers)
+        number = parameters(e)
+        if number is None:
+            return None
+        sent = gradient_bytes(number, packing.workers)
         return work(e, counted.train, counted.test).steps * sent * packing.workers
 
     def seconds(path: Place, e: Experiment) -> float | None:
@@ -312,7 +308,7 @@ def logistics(
     return Logistics(
         None if prepared is None else prepared / 3600,
         _sum([size(path, e) for path, e in absent.items()]),
-        sum(map(_checkpoints, trained)),
+        _sum([_checkpoints(cell) for cell in trained]),
         0.0 if nodes < 2 else None if copies is None else copies * nodes,
         _sum([gradients(cell) for cell in trained]),
         tuple(basis),
@@ -378,9 +374,15 @@ def _distance(row: Row, device: str, pixels: int, channels: int) -> tuple[bool, 
     )
 
 
-def _checkpoints(cell: Cell) -> int:
-    e = cell.experiment
-    return checkpoint_bytes(parameters(e.model, e.cube), e.train.epochs)
+def _checkpoints(cell: Cell) -> int | None:
+    e, number = cell.experiment, parameters(cell.experiment)
+    return None if number is None else checkpoint_bytes(number, e.epochs)
+
+
+def parameters(e: Experiment) -> int | None:
+    """Parameters that a run learns by gradient; None where its method does not count them beforehand."""
+    method = catalogue.find(e.method)
+    return method.parameters(e.settings, e.cube) if method.parameters else None
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

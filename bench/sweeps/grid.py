@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
-from amsrc.config import LossConfig, ModelConfig, TrainConfig
 from amsrc.errors import ConfigError, unknown
-from bench.experiment.config import Experiment, derive, flatten, override, run_key
+from bench.experiment.config import Experiment, flatten, override, training_key
 from bench.experiment.recipes import build
+from bench.methods.catalogue import METHODS
 from bench.storage.places import Place
 
 
@@ -53,8 +53,8 @@ def matrix(
         for point in points
         for seed in range(seeds)
     ]
-    keys = Counter(map(_trained, found))
-    twice = dict.fromkeys(f"{e.recipe} on {e.dataset}" for e in found if keys[_trained(e)] > 1)
+    keys = Counter(map(training_key, found))
+    twice = dict.fromkeys(f"{e.recipe} on {e.dataset}" for e in found if keys[training_key(e)] > 1)
     if twice:
         raise ConfigError(
             f"one network would be trained twice: {', '.join(twice)}. Leave all but one out"
@@ -63,22 +63,16 @@ def matrix(
     return found
 
 
-def _trained(e: Experiment) -> str:
-    """The key of what is trained, without the fields that this method or network does not use."""
-    if e.method != "amsrc":
-        e = replace(e, model=ModelConfig(), loss=LossConfig(), train=TrainConfig())
-    elif e.model.fusion == "none":  # no motion stream, so no consistency
-        e = derive(e, loss={"consistency": 0.0})
-    return run_key(e)
-
-
 def parse_axes(texts: Sequence[str]) -> dict[str, list[str]]:
     """`["loss.consistency=0.1,1,10"]` as {"loss.consistency": ["0.1", "1", "10"]}.
 
     Raises:
         ConfigError: not of that form, a field that is unknown or cannot be an axis, an empty or repeated value.
     """
-    known = {name: value for name, value in flatten(Experiment(recipe="", dataset="")).items() if "." in name}
+    known: dict[str, object] = {}
+    for method in METHODS.values():
+        known |= flatten(Experiment(recipe="", dataset="", method=method.name, settings=method.config()))
+    known = {name: value for name, value in known.items() if "." in name}
     axes: dict[str, list[str]] = {}
     for text in texts:
         name, equals, values = text.partition("=")

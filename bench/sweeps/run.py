@@ -291,7 +291,7 @@ class Sweep:
         """
         for dataset in dict.fromkeys(cell.experiment.dataset for cell in cells):
             here = [cell.experiment for cell in cells if cell.experiment.dataset == dataset]
-            same = [e for e in here if (e.recipe, e.seed, e.method) == (here[0].recipe, here[0].seed, "amsrc")]
+            same = [e for e in here if (e.recipe, e.seed) == (here[0].recipe, here[0].seed) and e.learns]
             records = [record for e in same if (record := self.records.get(fingerprint(e))) and record.status == "done"]
             for rule in RULES if records else ():
                 values = [objective(record.rules, rule) or 0.0 for record in records]

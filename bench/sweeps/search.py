@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from amsrc.errors import ConfigError, unknown
 from amsrc.files import digest_of_json
 from bench.evaluation.selection import objective
-from bench.experiment.config import Experiment, dump, flatten, override
+from bench.experiment.config import Experiment, dump, flatten, override, training_key
 from bench.experiment.rules import RULES
 from bench.records.records import RunRecord
 from bench.sweeps.grid import Cell
@@ -133,12 +133,12 @@ def check(search: Search) -> None:
     base = search.base
     if search.rule not in RULES:
         raise ConfigError(f"--rule: {unknown('rule', search.rule, list(RULES))}")
-    if base.method != "amsrc":
+    if not base.learns:
         raise ConfigError(f"--recipes {base.recipe}: it trains nothing, so there is nothing to search.")
-    if base.model.fusion == "none" and "loss.consistency" in search.space:
-        raise ConfigError(
-            f"--over loss.consistency: {base.recipe} has no motion stream, so nothing follows from it. Leave it out."
-        )
+    for name, ends in search.space.items():
+        low, high = (training_key(override(base, {name: repr(end)})) for end in ends)
+        if low == high:
+            raise ConfigError(f"--over {name}: it has no effect in {base.recipe}. Leave it out.")
     if search.rule == "label-free" and not base.train.held_out:
         raise ConfigError("--rule label-free needs held-out training videos: train.held_out is 0, set it above 0.")
     if search.prune and len(search.bases) > 1:

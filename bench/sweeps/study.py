@@ -224,8 +224,8 @@ def searcher(
             return {"trial": trial}
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-            if result.get("worth") is not None and "ended" not in result:
-                self.open[trial_id][0].report(result["worth"], result["epoch"])
+            if result.get("validation_score") is not None and "ended" not in result:
+                self.open[trial_id][0].report(result["validation_score"], result["epoch"])
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             stopped_at = result if result and not error and "ended" not in result else None
@@ -256,7 +256,7 @@ def scheduler(search: Search) -> Any:
     epochs = search.base.train.epochs
     return ASHAScheduler(
         time_attr="epoch",
-        metric="worth",
+        metric="validation_score",
         mode="max",
         max_t=epochs,
         grace_period=max(1, epochs // 3),
@@ -292,14 +292,15 @@ def fusion_study(storage: optuna.storages.BaseStorage, record: RunRecord) -> Non
     curve = record.fusion
     if curve.get("best_auroc") is None:  # no ratio, or labels of one class
         return
-    values = dict(zip(curve["share_f"], curve["auroc"], strict=True))
-    values |= {curve[f"{name}_share"]: curve[f"{name}_auroc"] for name in ("paper", "best")}
+    values = dict(zip(curve["share"], curve["auroc"], strict=True))
+    values |= {curve[f"{name}_share"]: curve[f"{name}_auroc"] for name in ("own", "best")}
     name = f"fusion {record.recipe} {record.dataset} seed {record.seed} {record.fingerprint}"
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-    there = {trial.params["share_f"] for trial in study.get_trials(deepcopy=False)}
-    ends: dict[str, optuna.distributions.BaseDistribution] = {"share_f": optuna.distributions.FloatDistribution(0, 1)}
+    weight = f"weight of {curve['part']}"
+    there = {trial.params[weight] for trial in study.get_trials(deepcopy=False)}
+    ends: dict[str, optuna.distributions.BaseDistribution] = {weight: optuna.distributions.FloatDistribution(0, 1)}
     study.add_trials(
-        optuna.trial.create_trial(params={"share_f": share}, distributions=ends, value=auroc)
+        optuna.trial.create_trial(params={weight: share}, distributions=ends, value=auroc)
         for share, auroc in sorted(values.items())
         if share not in there
     )

@@ -18,7 +18,7 @@ from amsrc.errors import AwayError
 from amsrc.store import Sealed
 from bench.cluster.connect import WAIT_S, Patience, connect, same_code
 from bench.cluster.machine import ONE_WORKER, Machine, Packing, Workers
-from bench.evaluation.evaluate import evaluate, worth_of_epoch
+from bench.evaluation.evaluate import evaluate, validation_score
 from bench.experiment.config import fingerprint
 from bench.records import provenance, run_folder
 from bench.records.names import title
@@ -62,7 +62,7 @@ class Job:
     workers: Workers = ONE_WORKER
     """Data-parallel processes a cell."""
     judged: bool = False
-    """Whether every scored epoch's worth is reported, for a scheduler that stops trials by it."""
+    """Whether the validation score of every scored epoch is reported, for a scheduler that stops trials by it."""
     machine: Machine | None = None
     """What the cluster can become, where that is more than what is up."""
     identity: Mapping[str, str | None] = field(default_factory=provenance.identity)
@@ -131,7 +131,7 @@ def run_trials(
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
     # A stopped trial leaves its actor at its next report; Tune would lose the trial after if it gave up earlier.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "600")
-    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # epochs that are not scored have no worth
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # epochs that are not scored have none
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     connect()
     from ray import tune
@@ -179,9 +179,9 @@ def _work(config: dict[str, Trial], job: Job) -> None:
             e = cell.experiment
             known = {name: line[name] for name in ("epoch", "loss", "cubes_per_s")} | {"cell": fingerprint(e)}
             if job.judged:
-                worth = worth_of_epoch(e, run_folder.folder_of(e, job.home), line["epoch"])
-                known |= {} if worth is None else {"worth": worth}
-            if line["epoch"] < e.train.epochs:  # the last one comes with the end
+                value = validation_score(e, run_folder.folder_of(e, job.home), line["epoch"])
+                known |= {} if value is None else {"validation_score": value}
+            if line["epoch"] < e.epochs:  # the last one comes with the end
                 tune.report(known)
 
         run_cell(cell, job, report)
@@ -194,8 +194,8 @@ def run_cell(cell: Cell, job: Job, report: Callable[[Mapping[str, Any]], None] |
     try:
         same_code(job.identity)
         store = open_store(cell.store)
-        if cell.experiment.method == "amsrc":
-            from bench.training.loop import fit
+        if cell.experiment.learns:
+            from bench.training.launch import fit
 
             fit(cell.experiment, store, job.home, workers=job.workers, machine=job.machine, report=report)
             if job.workers.most > 1:

@@ -139,7 +139,6 @@ def gathered(results: Place, records: list[RunRecord]) -> list[Table]:
     records = [record for record in records if is_toy(record.dataset) == toy]
     paper = [name for name in DATASETS if is_toy(name) == toy]
     datasets = [*paper, *sorted({record.dataset for record in records}.difference(paper))]
-    records = [framewise.completed(results, record) for record in records]
     interval = partial(framewise.interval, results)
     made: list[Table] = []
     for table, caption in CAPTIONS.items():

@@ -1,18 +1,14 @@
-"""Training on one worker in this process or on several through Ray Train; the same visible loop.
+"""The training loop, on one worker in this process or on each of several; the same visible loop for every method.
 
 Reads a sealed cube store; writes log, checkpoint, epochs' scores and at last the weights into the run's folder
-(`bench.records.run_folder`). The same command goes on from the last checkpoint, whatever was killed.
+(`bench.records.run_folder`). The same call resumes from the last checkpoint, whatever was killed.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,33 +17,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from amsrc import losses
-from amsrc.config import LossConfig, TrainConfig
-from amsrc.errors import ConfigError, DataError, RunError, why
+from amsrc.errors import RunError
 from amsrc.fuse import statistics
-from amsrc.model import AMSRC
 from amsrc.store import CubeStore
-from bench.cluster.machine import Machine, Workers
 from bench.experiment.config import Experiment
+from bench.methods.interface import Scores
+from bench.methods.reader import Index, Reader, chunks
 from bench.records import provenance
 from bench.records.names import title
-from bench.records.run_folder import (
-    Epoch,
-    HeldOut,
-    claim,
-    forget_scores,
-    is_trained,
-    read_held_out,
-    weights,
-    write_epoch,
-    write_held_out,
-)
+from bench.records.run_folder import Epoch, forget_scores, is_trained, write_epoch
 from bench.storage.node_cache import open_store
-from bench.storage.places import Place, locked, write_file
-from bench.training import held_out as pseudo
+from bench.storage.places import Place
+from bench.training import held_out
+from bench.training.checkpoint import begin, finish, resume, save
 from bench.training.memory import keep_freed_memory, peak_memory_gib, watch_memory
-from bench.training.ray_train import fit_on_ray
-from bench.training.scoring import Batch, Feed, Rows, Scores, arithmetic, chunks, device_of, score, score_held_out
+from bench.training.scoring import Scorer, arithmetic, build
 from bench.training.sync_batchnorm import over_all_workers
 
 Report = Callable[[Mapping[str, Any]], None]
@@ -68,86 +52,60 @@ class Job:
     """What every worker must have too; so workers that join later are looked at."""
 
 
-def fit(
-    experiment: Experiment,
-    store: CubeStore,
-    home: Place,
-    *,
-    workers: Workers | int = 1,
-    machine: Machine | None = None,
-    report: Report | None = None,
-) -> Place:
-    """Train, or go on training, or find it done. Returns the run's folder.
-
-    Args:
-        workers: data-parallel processes; one trains in this process, several through Ray Train.
-        machine: what the cluster can become, where that is more than what is up.
-        report: called with each epoch's line of the log.
-
-    Raises:
-        RunError: a loss became non-finite, a worker died too often, or the folder cannot be written.
-        ConfigError: the folder belongs to cubes of other content, or workers and batch do not fit the cubes.
-    """
-    if isinstance(workers, int):
-        workers = Workers(workers, workers)
-    _check(experiment, store, workers.most)
-    folder = claim(experiment, store, home)
-    job = Job(experiment, store.origin, folder, provenance.code())
-    if is_trained(folder):
-        return folder
-    with locked(folder):
-        if not is_trained(folder):
-            if workers.most == 1:
-                worker_loop(job, device_of(), report or (lambda line: None))
-            else:
-                fit_on_ray(job, workers, report or (lambda line: None), machine)
-    return folder
-
-
 def worker_loop(job: Job, device: torch.device, report: Report) -> None:
     """One worker's whole training; with several, each runs this on its own part of every batch."""
     if is_trained(job.folder):  # a worker died after the end, and Ray Train started all anew
         return
-    e = job.experiment
+    e, method = job.experiment, job.experiment.learned_method
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     keep_freed_memory()
     watch_memory(device)
-    precision, cast = arithmetic(e.train.precision, device)
+    precision, _ = arithmetic(e.train.precision, device)
     hardware = provenance.hardware()
-    torch.manual_seed(e.seed)
-    network = AMSRC(e.model, e.cube).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model = _parallel(network, device) if world > 1 else network
-    optimiser = optimiser_of(network, e.train)
-    log, restarts = resume(job.folder, network, optimiser, device)
+    learner = build(e, device)
+    if world > 1:
+        _normalise_together(learner.networks, device)
+    state = resume(job.folder, learner.networks, device)
+    log = state.log
     _same_everywhere(len(log), world)
     if rank == 0 and not log:
         forget_scores(job.folder)
     store = open_store(job.store)
-    train, test = Feed(store.train, e.model, device), Feed(store.test, e.model, device)
-    kept = pseudo.kept(store.train, e.train.held_out)
+    train, test = Reader(store.train, device), Reader(store.test, device)
+    kept = held_out.kept(store.train, e.train.held_out)
+    turns: dict[str, torch.optim.Optimizer] = {}
+    networks: Mapping[str, nn.Module] = {}
 
-    for epoch in range(len(log) + 1, e.train.epochs + 1):
+    for epoch in range(len(log) + 1, e.epochs + 1):
         started, seen = time.perf_counter(), 0
-        for group in optimiser.param_groups:
-            group["lr"] = e.train.learning_rate * e.train.decay ** ((epoch - 1) // e.train.decay_epochs)
+        phase, within = method.phase(epoch, e.train)
+        if within == 1 or not turns:
+            turns = begin(learner, phase, state)
+            networks = _parallel(learner.networks, device) if world > 1 else dict(learner.networks.items())
+        for group in (group for optimiser in turns.values() for group in optimiser.param_groups):
+            group["lr"] = group["initial_lr"] * e.train.decay ** ((within - 1) // e.train.decay_epochs)
         sums: dict[str, Tensor] = {}
-        model.train()
+        torch.manual_seed(_seed_of(e.seed, epoch, rank))  # what a method draws is the same after a restart
+        learner.networks.train()
         for step, (rows, part) in enumerate(batches(len(kept), e.train.batch, e.seed, epoch, rank, world), 1):
-            found, loss = losses_of(model, network, train.batch(kept[rows]), e.loss, cast)
-            for name, value in {**found, "loss": loss}.items():
-                sums[name] = sums.get(name, 0) + value.detach() * len(rows)
+            batch = train.batch(kept[rows])
+            for turn, optimiser in turns.items():
+                found = learner.losses(networks, batch, turn)
+                for name, value in found.items():
+                    sums[name] = sums.get(name, 0) + value.detach() * len(rows)
+                if step % LOOK_EVERY == 0 or device.type == "cpu":
+                    _check_finite(sums, epoch, e)
+                optimiser.zero_grad(set_to_none=True)
+                (part * world * found["loss"]).backward()  # type: ignore[no-untyped-call]  # gradients are averaged
+                optimiser.step()
             seen += len(rows)
-            if step % LOOK_EVERY == 0 or device.type == "cpu":
-                _check_finite(sums, epoch, e)
-            optimiser.zero_grad(set_to_none=True)
-            (part * world * loss).backward()  # type: ignore[no-untyped-call]  # workers' gradients are averaged
-            optimiser.step()
         _check_finite(sums, epoch, e)
         means, seen = _over_all_cubes(sums, seen)
-        line = {"epoch": epoch, "learning_rate": optimiser.param_groups[0]["lr"], **means}
+        first = next(iter(turns.values()))
+        line = {"epoch": epoch, "phase": phase, "learning_rate": first.param_groups[0]["lr"], **means}
         seconds = time.perf_counter() - started
-        if e.train.score_every and epoch % e.train.score_every == 0 and epoch < e.train.epochs:
-            _score_epoch(job, epoch, network, train, test, rank, world)
+        if e.train.score_every and epoch % e.train.score_every == 0 and epoch < e.epochs:
+            _score_epoch(job.folder, epoch, Scorer(e, learner, device), store, (train, test), rank, world)
         line |= {
             "seconds": seconds,
             "score_seconds": time.perf_counter() - started - seconds,
@@ -156,42 +114,25 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
             "precision": precision,
             "workers": world,
             "threads": torch.get_num_threads(),
-            "restarts": restarts,
+            "restarts": state.restarts,
             "code": job.code,
             "hardware": hardware,
         }
         log.append(line)
         if rank == 0:
-            save(job.folder, network, optimiser, log)
+            save(job.folder, learner.networks, phase, turns, log)
         report(line)
     if rank == 0:
-        finish(job.folder, network)
-
-
-def optimiser_of(network: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
-    """What takes the steps."""
-    return torch.optim.Adam(network.parameters(), lr=train.learning_rate, fused=True)
-
-
-def losses_of(
-    model: nn.Module, network: nn.Module, batch: Batch, config: LossConfig, cast: AbstractContextManager[object]
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The terms of the loss on a batch, unweighted, and their weighted sum.
-
-    Args:
-        model: what is called: the network, or what averages its gradients over workers.
-        cast: the arithmetic that it is called in.
-    """
-    appearance, motion, target = batch
-    with cast:
-        output = model(appearance, motion)
-    found = losses.terms(output, target, network, config)
-    return found, losses.total(found, config)
+        if method.fits:
+            learner.networks.eval()
+            with torch.no_grad():
+                learner.fit(train.only(kept))
+        finish(job.folder, learner.networks)
 
 
 def batches(
     cubes: int, batch: int, seed: int, epoch: int, rank: int = 0, world: int = 1
-) -> Iterator[tuple[Rows, float]]:
+) -> Iterator[tuple[Index, float]]:
     """This worker's share of every batch of an epoch: positions among the cubes that are trained on, and its part.
 
     The order depends on seed and epoch alone, so a resumed training sees what an uninterrupted one sees, and
@@ -205,113 +146,38 @@ def batches(
             yield mine, len(mine) / len(rows)
 
 
-def resume(
-    folder: Place, network: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
-) -> tuple[list[dict[str, Any]], int]:
-    """Load the last checkpoint, if there is one; returns the log up to it and how often training went on so far.
-
-    Raises:
-        RunError: the checkpoint is damaged.
-    """
-    path = folder / "checkpoint.pt"
-    if not path.is_file():
-        return [], 0
-    try:
-        state = torch.load(io.BytesIO(path.read_bytes()), map_location=device, weights_only=True)
-        network.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        return state["log"], state["log"][-1]["restarts"] + 1
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
-        raise RunError(f"{path} is damaged ({why(error)}). Delete it to train from the first epoch again.") from None
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def save(folder: Place, network: nn.Module, optimiser: torch.optim.Optimizer, log: list[dict[str, Any]]) -> None:
-    """Write the log and, whole or not at all, the state to go on from."""
-    buffer = io.BytesIO()
-    torch.save({"model": network.state_dict(), "optimiser": optimiser.state_dict(), "log": log}, buffer)
-    # The log first: killed between the two, the epoch is trained again and its line written again.
-    write_file(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in log).encode())
-    write_file(folder / "checkpoint.pt", buffer.getvalue())
-
-
-def finish(folder: Place, network: nn.Module) -> None:
-    """Write the trained weights and drop the state that was needed to go on."""
-    from safetensors.torch import save as to_bytes
-
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_file(weights(folder), to_bytes(state))
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
-
-
-def load_model(experiment: Experiment, folder: Place, device: torch.device) -> AMSRC:
-    """The trained network of a run, in evaluation mode.
-
-    Raises:
-        RunError: it is not trained.
-        DataError: the weights' file is damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load as from_bytes
-
-    if not is_trained(folder):
-        raise RunError(
-            f"{title(experiment)} is not trained ({folder} has no weights). Run "
-            "`amsrc-bench train` with the same options; it goes on where it stopped."
-        )
-    network = AMSRC(experiment.model, experiment.cube)
-    try:
-        network.load_state_dict(from_bytes(weights(folder).read_bytes()))
-    except (SafetensorError, RuntimeError) as error:
-        raise DataError(f"{weights(folder)} is damaged ({why(error)}). Delete it and train again.") from None
-    return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
-
-
-def held_out_scores(experiment: Experiment, store: CubeStore, folder: Place) -> HeldOut | None:
-    """The held-out scores of a run's trained weights, found in `held_out.npz` or made and kept there.
-
-    Returns:
-        None where there is nothing to train, or nothing to score (`score_held_out`).
-
-    Raises:
-        RunError: it is not trained, or the file of the scores is damaged.
-        DataError: the weights' file is damaged.
-    """
-    e = experiment
-    found = read_held_out(folder)
-    if found is None and e.method == "amsrc" and e.train.held_out:
-        device = device_of()
-        found = score_held_out(load_model(e, folder, device), store.train, e.model, e.train, device)
-        if found is not None:
-            write_held_out(folder, found)
-    return found
-
-
-def _score_epoch(job: Job, epoch: int, network: nn.Module, train: Feed, test: Feed, rank: int, world: int) -> None:
+def _score_epoch(
+    folder: Place, epoch: int, scorer: Scorer, store: CubeStore, readers: tuple[Reader, Reader], rank: int, world: int
+) -> None:
     """Keep the scores of all test cubes and of held-out ones, and the statistics of a sample of training cubes."""
-    sample = np.random.default_rng(0).permutation(len(train.cubes))[: pseudo.STATISTICS_CUBES]
-    s_f, s_p = _score_together(job, network, test, np.arange(len(test.cubes)), rank, world)
-    f, p = _score_together(job, network, train, sample, rank, world)
+    train, test = readers
+    sample = np.random.default_rng(0).permutation(len(train))[: held_out.STATISTICS_CUBES]
+    tested = _score_together(scorer, test, rank, world)
+    sampled = _score_together(scorer, train.only(sample), rank, world)
     if rank == 0:  # the held-out cubes are few: the other workers wait
-        e = job.experiment
-        held_out = score_held_out(network, train.cubes, e.model, e.train, train.device)
-        write_epoch(job.folder, Epoch(epoch, s_f, s_p, statistics(f, p), held_out))
+        write_epoch(folder, Epoch(epoch, tested, statistics(sampled), scorer.held_out(store.train)))
 
 
-def _score_together(job: Job, network: nn.Module, feed: Feed, rows: Rows, rank: int, world: int) -> Scores:
+def _score_together(scorer: Scorer, reader: Reader, rank: int, world: int) -> Scores:
     """Each worker scores every world-th cube; all get all scores."""
-    mine = score(network, feed, rows[rank::world], job.experiment.train)
+    mine = scorer(reader.only(np.arange(rank, len(reader), world)))
     if world == 1:
         return mine
     parts: list[Any] = [None] * world
     dist.all_gather_object(parts, mine)
-    s_f, s_p = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
-    for other, (f, p) in enumerate(parts):
-        s_f[other::world], s_p[other::world] = f, p
-    return s_f, s_p
+    found = {name: np.empty(len(reader), np.float32) for name in mine}
+    for other, scores in enumerate(parts):
+        for name, values in scores.items():
+            found[name][other::world] = values
+    return found
 
 
 def _same_everywhere(epochs: int, world: int) -> None:
-    """Refuse to go on from different checkpoints: a shared folder may show one node an older file than another.
+    """Refuse to resume from different checkpoints: a shared folder may show one node an older file than another.
 
     Raises:
         RunError: that is so.
@@ -344,34 +210,33 @@ def _check_finite(sums: Mapping[str, Tensor], epoch: int, e: Experiment) -> None
     bad = [name for name, value in sums.items() if name != "loss" and not math.isfinite(value.item())]
     raise RunError(
         f"{title(e)}: {', '.join(bad or ['the weighted sum'])} became non-finite in epoch {epoch}, which is given up. "
-        f"Lower train.learning_rate (now {e.train.learning_rate}) or the term's weight, or try train.precision=fp32. "
-        "The last checkpoint is kept."
+        f"Lower train.learning_rate (now {e.train.learning_rate}) or the term's "
+        "weight, or try train.precision=fp32. The last checkpoint is kept."
     )
 
 
-def _check(e: Experiment, store: CubeStore, workers: int) -> None:
-    """Refuse what would fail or mislead only after training has started."""
-    if not 1 <= workers <= e.train.batch // 2:
-        raise ConfigError(f"--workers {workers}: from 1 to {e.train.batch // 2}, two cubes of train.batch for each.")
-    kept, out = len(pseudo.kept(store.train, e.train.held_out)), e.train.held_out
-    if kept < 2 * workers:
-        raise DataError(
-            f"{store.path} has {kept} training cubes outside the held-out videos, {len(store.train)} in all; "
-            f"{2 * workers} are the least to train on. train.held_out is {out}; 0 trains on all."
+def _normalise_together(networks: nn.ModuleDict, device: torch.device) -> None:
+    """BatchNorm over the batch of all workers (Deviation 15); before an optimiser takes the parameters."""
+    for name, network in networks.items():
+        if device.type == "cuda":
+            networks[name] = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        else:
+            over_all_workers(network)
+
+
+def _parallel(networks: nn.ModuleDict, device: torch.device) -> dict[str, nn.Module]:
+    """The networks with gradients averaged over workers; one without anything to learn in this phase as it is."""
+    gpus = [device.index] if device.type == "cuda" else None
+    found: dict[str, nn.Module] = {}
+    for name, network in networks.items():
+        learns = any(parameter.requires_grad for parameter in network.parameters())
+        # The buffers are BatchNorm's, which every worker computes alike: to send them in every step would be for
+        # nothing.
+        found[name] = (
+            nn.parallel.DistributedDataParallel(
+                network, device_ids=gpus, forward_sync_buffers=False, gradient_as_bucket_view=True
+            )
+            if learns
+            else network
         )
-    stored = store.train.frames(np.arange(1)).shape[2]
-    if stored not in (1, e.model.channels):
-        raise ConfigError(f"model.channels is {e.model.channels}, the cubes have {stored}. Set it to {stored}.")
-
-
-def _parallel(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network with gradients averaged over workers and BatchNorm over the batch of all of them (Deviation 15)."""
-    gpus = None
-    if device.type == "cuda":
-        network, gpus = nn.SyncBatchNorm.convert_sync_batchnorm(network), [device.index]  # type: ignore[no-untyped-call]
-    else:
-        over_all_workers(network)
-    # The buffers are BatchNorm's, which every worker computes alike: to send them in every step would be for nothing.
-    return nn.parallel.DistributedDataParallel(
-        network, device_ids=gpus, forward_sync_buffers=False, gradient_as_bucket_view=True
-    )
+    return found

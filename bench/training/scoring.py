@@ -1,16 +1,13 @@
-"""A model and cubes -> S_f and S_p of each cube; used after every epoch and by the evaluation.
+"""A method and cubes -> the parts of each cube's score; used after every epoch, by the evaluation and for videos.
 
-Knows where a batch comes from (`Feed`, or arrays made in memory) and which arithmetic the hardware gets; knows
-neither labels nor Ray.
+Knows how a learner is built and which arithmetic the hardware gets; knows neither labels nor Ray.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,19 +16,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from amsrc.config import ModelConfig, TrainConfig
-from amsrc.model import inputs
-from amsrc.score import errors
 from amsrc.store import Cubes
+from bench.experiment.config import Experiment
+from bench.methods.interface import Learner, Scores, Task
+from bench.methods.reader import Made, Reader
 from bench.records.run_folder import HeldOut
 from bench.training import held_out
-
-Rows = npt.NDArray[np.int64]
-Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
-Batch = tuple[Tensor, Tensor, Tensor]
-SCORING_BATCH = {"cpu": 64, "cuda": 512}
-"""Cubes at a time by device: on a CPU so few that a layer's output stays in its cache, twice as fast as 512."""
-RESIDENT_PART = 0.4  # of the free GPU memory that cubes may take, so that the network fits beside them
 
 
 def device_of() -> torch.device:
@@ -53,44 +43,65 @@ def _multiplies_bf16(device: torch.device) -> bool:
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
-class Feed:
-    """Batches of cubes as the network's inputs, on its device.
+def build(e: Experiment, device: torch.device) -> Learner:
+    """The learner of an experiment, its networks as they start under its seed.
 
-    Cubes that fit into a GPU beside the network are put there once, as they are stored; else each batch is
-    gathered from the memory map while the GPU still computes the one before.
+    Raises:
+        ConfigError: its method is not known, or learns nothing.
+    """
+    method = e.learned_method
+    assert method.build is not None
+    _, cast = arithmetic(e.train.precision, device)
+    torch.manual_seed(e.seed)
+    return method.build(Task(settings=e.settings, cube=e.cube, train=e.train, seed=e.seed, device=device, cast=cast))
+
+
+class Scorer:
+    """Scores cubes with the networks of a learner as they are when this is made; higher = more abnormal.
+
+    Whatever mode the networks are in, copies are evaluated, and they stay in that mode.
     """
 
-    def __init__(self, cubes: Cubes, model: ModelConfig, device: torch.device) -> None:
-        self.cubes, self.model, self.device = cubes, model, device
-        self._resident: tuple[Tensor, Tensor] | None = None
-        if device.type == "cuda" and cubes.nbytes < RESIDENT_PART * torch.cuda.mem_get_info(device)[0]:
-            everything = np.arange(len(cubes))  # not pinned: torch would keep as much of this machine's memory
-            frames, flows = torch.from_numpy(cubes.frames(everything)), torch.from_numpy(cubes.flows(everything))
-            self._resident = frames.to(device), flows.to(device)
+    def __init__(self, e: Experiment, learner: Learner, device: torch.device) -> None:
+        self.experiment, self.learner, self.device = e, learner, device
+        self.networks = {name: folded(network) for name, network in learner.networks.items()}
 
-    def batch(self, rows: Rows) -> Batch:
-        """Appearance, motion and target of these cubes (`amsrc.model.inputs`), channels last."""
-        if self._resident is None:
-            frames, flows = _sent(self.cubes.frames(rows), self.device), _sent(self.cubes.flows(rows), self.device)
-        else:
-            index = _sent(rows, self.device)
-            frames, flows = (held[index] for held in self._resident)
-        return _as_batch(frames, flows, self.model)
+    def __call__(self, reader: Reader) -> Scores:
+        """The parts of the score of all cubes of a reader, (n,) float32 each, in its order."""
+        found: dict[str, list[Tensor]] = {part: [] for part in self.experiment.parts}
+        _, cast = arithmetic(self.experiment.train.precision, self.device)
+        with torch.inference_mode(), cast:
+            for batch in reader.batches():
+                for part, values in self.learner.scores(self.networks, batch).items():
+                    found[part].append(values.float())
+        return {part: _joined(values) for part, values in found.items()}
 
+    def made(self, frames: held_out.Frames, flows: held_out.Flows) -> Scores:
+        """The same of cubes in memory.
 
-def _sent(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """The array on a device; a GPU is not waited for."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+        Args:
+            frames: uint8 (n, T, C, H, W).
+            flows: float16 (n, T-1, 2, H, W), native pixels per frame.
+        """
+        return self(Reader(Made(frames, flows), self.device))
 
+    def held_out(self, cubes: Cubes) -> HeldOut | None:
+        """Scores of held-out normal cubes and of the pseudo-anomalies made from them (`bench.training.held_out`).
 
-def score(network: nn.Module, feed: Feed, rows: Rows, train: TrainConfig) -> Scores:
-    """S_f and S_p of the cubes with these numbers, in this order; both (n,) float32, higher = more abnormal.
+        At most six times PSEUDO_CUBES are scored, always the same ones.
 
-    Whatever mode the network is in, it is evaluated, and stays in that mode.
-    """
-    batches = (feed.batch(some) for some in chunks(rows, SCORING_BATCH[feed.device.type]))
-    return _score(folded(network), batches, train, feed.device)
+        Args:
+            cubes: the training split.
+
+        Returns:
+            None where no videos are held out, or have fewer than two cubes to score.
+        """
+        rows = held_out.normal(cubes, self.experiment.train.held_out)
+        if len(rows) < 2:
+            return None
+        normal = cubes.frames(rows), cubes.flows(rows)
+        kinds = {kind: self.made(*made) for kind, made in held_out.anomalies(*normal).items()}
+        return HeldOut(self.made(*normal), kinds)
 
 
 def folded(network: nn.Module) -> nn.Module:
@@ -103,73 +114,5 @@ def folded(network: nn.Module) -> nn.Module:
     return network
 
 
-def score_arrays(
-    network: nn.Module, frames: held_out.Frames, flows: held_out.Flows, config: ModelConfig, train: TrainConfig
-) -> Scores:
-    """S_f and S_p of cubes in memory, as `score`, on the network's device.
-
-    Args:
-        network: as `folded` gives it, so that this can be called often.
-        frames: uint8 (n, T, C, H, W).
-        flows: float16 (n, T-1, 2, H, W), native pixels per frame.
-    """
-    device = next(network.parameters()).device
-    return _score(network, _batches(frames, flows, config, device), train, device)
-
-
-def score_held_out(
-    network: nn.Module, cubes: Cubes, model: ModelConfig, train: TrainConfig, device: torch.device
-) -> HeldOut | None:
-    """S_f and S_p of held-out normal cubes and of the pseudo-anomalies made from them (`bench.training.held_out`).
-
-    At most six times PSEUDO_CUBES are scored, always the same ones.
-
-    Args:
-        cubes: the training split.
-
-    Returns:
-        None where no videos are held out, or have fewer than two cubes to score.
-    """
-    rows = held_out.normal(cubes, train.held_out)
-    if len(rows) < 2:
-        return None
-    normal = cubes.frames(rows), cubes.flows(rows)
-    kinds = {"normal": normal, **held_out.anomalies(*normal)}
-    network = folded(network)
-    scores = {kind: _score(network, _batches(*made, model, device), train, device) for kind, made in kinds.items()}
-    normal_f, normal_p = scores.pop("normal")
-    pseudo_f = {kind: s_f for kind, (s_f, _) in scores.items()}
-    pseudo_p = {kind: s_p for kind, (_, s_p) in scores.items()}
-    return HeldOut(normal_f, normal_p, pseudo_f, pseudo_p)
-
-
-def _batches(
-    frames: held_out.Frames, flows: held_out.Flows, model: ModelConfig, device: torch.device
-) -> Iterator[Batch]:
-    for some in chunks(np.arange(len(frames)), SCORING_BATCH[device.type]):
-        yield _as_batch(_sent(frames[some], device), _sent(flows[some], device), model)
-
-
-def _as_batch(frames: Tensor, flows: Tensor, model: ModelConfig) -> Batch:
-    """Stored cubes as the network takes them (`amsrc.model.inputs`), channels last."""
-    appearance, motion, target = inputs(frames, flows, model)
-    last = torch.channels_last
-    return appearance.contiguous(memory_format=last), motion.contiguous(memory_format=last), target
-
-
-def _score(network: nn.Module, batches: Iterable[Batch], train: TrainConfig, device: torch.device) -> Scores:
-    parts: list[tuple[Tensor, Tensor]] = []
-    _, cast = arithmetic(train.precision, device)
-    with torch.inference_mode(), cast:
-        for appearance, motion, target in batches:
-            parts.append(errors(network(appearance, motion), target))
-    if not parts:
-        return np.empty(0, np.float32), np.empty(0, np.float32)
-    s_f, s_p = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
-    return s_f, s_p
-
-
-def chunks(rows: Rows, size: int) -> Iterator[Rows]:
-    """Consecutive pieces of at most `size`."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def _joined(values: list[Tensor]) -> npt.NDArray[np.float32]:
+    return torch.cat(values).cpu().numpy() if values else np.empty(0, np.float32)
