@@ -12,6 +12,7 @@ from amsrc.errors import BenchError, ConfigError
 from amsrc.store import SPLITS, Sealed
 from bench import provenance
 from bench.config import Experiment, flatten
+from bench.metrics import percent
 from bench.recipes import RECIPES
 from bench.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.selection import RULES
@@ -59,7 +60,7 @@ def _record_row(record: RunRecord) -> list[str]:
         record.recipe,
         record.dataset + (" (partial)" if record.partial else ""),
         str(record.seed),
-        *map(_percent, percents),
+        *map(percent, percents),
         str(record.experiment["train"]["epochs"]) if record.learns else "-",
         str(record.experiment["model"]["width"]) if record.learns else "-",
         record.status,
@@ -73,14 +74,10 @@ def _search_row(search: SearchRecord, dataset: str) -> list[str]:
     return [
         search.study,
         dataset,
-        *(_percent(chosen.get(rule, {}).get("auroc")) for rule in RULES),
+        *(percent(chosen.get(rule, {}).get("auroc")) for rule in RULES),
         search.rule,
         *(str(states.count(state)) for state in ("done", "pruned", "failed")),
     ]
-
-
-def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.2f}"
 
 
 def recipes(experiment: Experiment) -> str:

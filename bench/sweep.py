@@ -39,6 +39,7 @@ from bench.cells import Job, Trial, finished, run_trials
 from bench.cluster import check_nodes, connect, shared
 from bench.config import TOY, Experiment, fingerprint, override
 from bench.evaluate import per_video
+from bench.metrics import percent
 from bench.options import home_of, results_of
 from bench.plan import Cell
 from bench.prepare import Sources, on_cubes_of, prepare, with_providers
@@ -337,7 +338,7 @@ class Sweep:
         found = study.conclude(wanted, memory, stores, self.places.results)
         say(f"search: {write_search(found, self.places.results)}")
         for dataset, chosen in found.chosen.items():
-            aurocs = (f"{rule} {_percent(chosen[rule]['auroc'])}" for rule in RULES)
+            aurocs = (f"{rule} {percent(chosen[rule]['auroc'])}" for rule in RULES)
             say(f"    {dataset}: {', '.join(aurocs)}")
             for rule, choice in chosen.items():
                 names = {name for part in choice.get("folds", [choice]) for name in part.get("fingerprints", [])[:1]}
@@ -445,13 +446,9 @@ def outcome(record: RunRecord) -> str:
     """A cell's result in a line: its AUROC under each rule, S_f and S_p alone, in percent."""
     if record.status != "done":
         return f"{record.status.upper()}: {record.error}"
-    by_rule = [f"{rule} {_percent(record.rules[rule]['auroc'])}" for rule in RULES if rule in record.rules]
-    alone = [f"{name} {_percent(record.metric(key))}" for key, name in (("auroc_f", "S_f"), ("auroc_p", "S_p"))]
+    by_rule = [f"{rule} {percent(record.rules[rule]['auroc'])}" for rule in RULES if rule in record.rules]
+    alone = [f"{name} {percent(record.metric(key))}" for key, name in (("auroc_f", "S_f"), ("auroc_p", "S_p"))]
     return f"{', '.join(by_rule)} ({', '.join(alone)}; {clock(sum(filter(None, record.timings_s.values())))})"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def _shown(params: Mapping[str, float]) -> str:
