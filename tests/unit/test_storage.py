@@ -4,7 +4,7 @@ import pickle
 import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,7 +62,6 @@ def test_what_was_written_is_there_and_comes_back(empty: Place) -> None:
     assert (path.parent.exists(), path.parent.is_file(), path.parent.is_dir()) == (True, False, True)
     assert (path.name, path.stem, path.parent.name) == ("seed0.json", "seed0", "amsrc")
     assert path.parent.parent / "amsrc" == path.parent
-    assert path.relative_to(empty) == PurePosixPath("records/amsrc/seed0.json")
 
 
 def test_what_is_not_there_is_no_file_and_raises_as_a_path_does(empty: Place) -> None:
@@ -77,12 +76,12 @@ def test_files_are_found_by_the_parts_of_their_names(empty: Place) -> None:
     for name in ("a/01/x.json", "a/02/x.json", "b/01/x.json", "a/x.json", "a/01/y.npz"):
         write_file(empty / name, b"")
 
-    def names(pattern: str) -> list[str]:
-        return [str(path.relative_to(empty)) for path in files_below(empty, pattern)]
-
-    assert names("a/*/x.json") == ["a/01/x.json", "a/02/x.json"]
-    assert names("*/01/*") == ["a/01/x.json", "a/01/y.npz", "b/01/x.json"]
-    assert names("a/x.json") == ["a/x.json"]
+    for pattern, names in {
+        "a/*/x.json": ["a/01/x.json", "a/02/x.json"],
+        "*/01/*": ["a/01/x.json", "a/01/y.npz", "b/01/x.json"],
+        "a/x.json": ["a/x.json"],
+    }.items():
+        assert files_below(empty, pattern) == [empty / name for name in names]
     assert files_below(empty / "absent", "*") == []
 
 
