@@ -115,11 +115,6 @@ def by_video(
     return [_checked(scores[video], labels[video], f"video {video}: ") for video in sorted(scores)]
 
 
-def percent(fraction: float | None) -> str:
-    """A fraction as text: `93.21`, or `-` where there is none."""
-    return "-" if fraction is None else f"{100 * fraction:.2f}"
-
-
 def _checked(
     scores: npt.ArrayLike, labels: npt.ArrayLike, where: str = ""
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:

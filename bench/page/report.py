@@ -24,7 +24,7 @@ from bench.experiment.specs import DATASETS, SPECS, TOY
 from bench.experiment.specs import title_of as named
 from bench.figures import files, style
 from bench.page import videos
-from bench.records.names import changes, label, latest
+from bench.records.names import changes, label, latest, percent
 from bench.records.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.storage.places import Place, write_file
 from bench.tables import tables
