@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from amsrc.errors import BenchError, ConfigError, unknown
-from bench import options
+from bench import ROOT, options
 from bench.options import Parser, experiment_of, home_of, overrides, results_of, root_of
 from bench.progress import epoch_line, progress
 from bench.specs import is_toy
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _no_shadowing() -> None:
     """Run as `python bench/x.py`, Python puts bench/ first on the path, where `datasets` would hide others' modules."""
-    here = Path(__file__).resolve().parent
+    here = ROOT / "bench"
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
 
 
