@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
+from bench import ROOT
 from bench.evaluation import framewise
 from bench.experiment.config import leaves
 from bench.experiment.rules import RULES
@@ -31,7 +32,7 @@ from bench.tables import tables
 
 PAGE = Path(__file__).resolve().parent
 PROTOCOL = "PROTOCOL.md"  # in a folder of results
-OWN_PROTOCOL = Path(__file__).resolve().parents[2] / "results" / PROTOCOL
+OWN_PROTOCOL = ROOT / "results" / PROTOCOL
 LARGEST = 9_500_000  # bytes: what a mail takes
 CAPTIONS = {
     "videos": "Scores over test videos, in standard deviations of training cubes; shaded: abnormal by the ground truth",
