@@ -21,10 +21,10 @@ from bench.cache import open_store
 from bench.cluster import WAIT_S, Patience, connect, same_code
 from bench.config import fingerprint
 from bench.evaluate import evaluate, worth_of_epoch
+from bench.grid import Cell
 from bench.machine import ONE_WORKER, Machine, Packing, Workers
 from bench.names import title
 from bench.origin import regions_sha256, unfinished
-from bench.plan import Cell
 from bench.provenance import now
 from bench.records import RunRecord, frame_scores_path, read, record_path, write
 from bench.storage import Place

@@ -1,4 +1,4 @@
-"""Hours and cost of a plan (`bench.plan`), from measured speeds; the text of a dry run.
+"""Hours and cost of a plan (`bench.grid`), from measured speeds; the text of a dry run.
 
 Reads the manifests of stores and the files of `bench.speed`, changes nothing. A number that was not measured is no
 number: it stays None and prints as "-". Imports neither torch nor Ray.
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from amsrc.errors import DataError
 from amsrc.store import SPLITS, Sealed
 from bench.config import Experiment, dump, fingerprint
+from bench.grid import Cell
 from bench.json_file import strict
 from bench.machine import Machine, Packing
-from bench.plan import Cell
 from bench.records import RunRecord
 from bench.scale import work
 from bench.storage import Place

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from amsrc.config import CubeConfig
 from bench.config import Experiment
 from bench.cost import Cubes, Row, efficiency
+from bench.grid import Cell
 from bench.machine import Machine, Packing
-from bench.plan import Cell
 from bench.scale import Preparing, checkpoint_bytes, cube_bytes, gradient_bytes, network, work
 from bench.specs import SPECS, Spec, spec_of
 from bench.storage import Place

@@ -15,11 +15,11 @@ from bench import cost, provenance
 from bench.cells import finished
 from bench.cluster import nodes
 from bench.config import Experiment, fingerprint
+from bench.grid import Cell
 from bench.launcher_files import read_cluster
 from bench.logistics import logistics
 from bench.machine import Machine, Packing, machine_of
 from bench.machine import packing as packing_of
-from bench.plan import Cell
 from bench.prepare import Sources, store_path, with_providers
 from bench.records import read_all
 from bench.search import Search

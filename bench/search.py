@@ -12,7 +12,7 @@ from amsrc.errors import ConfigError, unknown
 from amsrc.files import digest_of_json
 from bench.cells import Trial
 from bench.config import Experiment, dump, flatten, override
-from bench.plan import Cell
+from bench.grid import Cell
 from bench.records import RunRecord
 from bench.rules import RULES
 from bench.selection import objective

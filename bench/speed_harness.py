@@ -113,8 +113,8 @@ def cell_overhead(quick: bool) -> Iterator[Row]:
     the end of the next, less what its log says of training and its record of scoring.
     """
     from bench.cells import Job, Trial, run_trials
+    from bench.grid import Cell
     from bench.machine import Packing
-    from bench.plan import Cell
     from bench.records import RunRecord
     from bench.sweep import evidence
     from bench.tracking import open_tracker

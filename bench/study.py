@@ -17,7 +17,7 @@ from bench.cache import open_store
 from bench.cells import Trial, finished
 from bench.config import Experiment, fingerprint
 from bench.evaluate import scored_labels
-from bench.plan import Cell
+from bench.grid import Cell
 from bench.provenance import now
 from bench.records import RunRecord, SearchRecord, read_crossfit
 from bench.search import Search, own_values

@@ -33,17 +33,17 @@ if __name__ == "__main__":  # `ray submit` and `python bench/sweep.py` start her
 
 from amsrc.errors import ConfigError
 from amsrc.store import Sealed
-from bench import curves, datasets, figures, gallery, outlook, plan, run_folder, search, snapshot, study, tables
+from bench import curves, datasets, figures, gallery, grid, outlook, run_folder, search, snapshot, study, tables
 from bench.board import Board, clock
 from bench.cells import Job, Trial, finished, run_trials
 from bench.cluster import check_nodes, connect, shared
 from bench.config import Experiment, fingerprint, override
 from bench.evaluate import per_video
+from bench.grid import Cell
 from bench.launcher_files import read_cluster
 from bench.machine import Machine
 from bench.names import percent, title
 from bench.options import home_of, results_of
-from bench.plan import Cell
 from bench.prepare import Sources, on_cubes_of, prepare, with_providers
 from bench.progress import progress
 from bench.recipes import build
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace, changes: dict[str, str]) -> int:
     if args.labels:
         changes = {**changes, "label_set": args.labels}
     recipes = (args.recipes or DEFAULT_RECIPES[args.mode]).split(",")
-    experiments = plan.matrix(names, recipes, args.seeds, changes, plan.parse_axes(args.axis))
+    experiments = grid.matrix(names, recipes, args.seeds, changes, grid.parse_axes(args.axis))
     searches_of(args, experiments)  # refuses what cannot be searched before anything is prepared
     if args.dry_run:
         planned = outlook.cells_without_stores(args, places.root, places.home, experiments)

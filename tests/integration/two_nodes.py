@@ -28,8 +28,8 @@ from amsrc.errors import BenchError  # noqa: E402
 from bench import cells, cluster, workers  # noqa: E402
 from bench.cells import Job, Trial, run_trials  # noqa: E402
 from bench.evaluate import evaluate  # noqa: E402
+from bench.grid import Cell  # noqa: E402
 from bench.machine import Machine, Packing, Workers  # noqa: E402
-from bench.plan import Cell  # noqa: E402
 from bench.run_folder import history, is_trained  # noqa: E402
 from bench.train import fit  # noqa: E402
 from tests.cubes_made import an_experiment, write_store  # noqa: E402

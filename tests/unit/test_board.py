@@ -16,7 +16,7 @@ from bench import board
 from bench.board import EVERY_S, Board, clock
 from bench.cells import Trial
 from bench.config import dump, fingerprint
-from bench.plan import Cell
+from bench.grid import Cell
 from bench.records import RunRecord
 from tests.cubes_made import an_experiment
 

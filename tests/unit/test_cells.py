@@ -14,7 +14,7 @@ import torch
 from amsrc.errors import DataError
 from bench.cells import Job, Trial, _records, finished, run_cell
 from bench.config import override
-from bench.plan import Cell
+from bench.grid import Cell
 from bench.records import RunRecord, frame_scores_path, path_of, read, write
 from tests.cubes_made import TEST, an_experiment, labels, write_labels, write_regions, write_store
 

@@ -17,7 +17,7 @@ import pytest
 from amsrc.errors import ConfigError, DataError, RunError
 from bench import cli, options
 from bench.cli import COMMANDS, EXAMPLES, main
-from bench.plan import matrix, parse_axes
+from bench.grid import matrix, parse_axes
 from bench.records import SearchRecord, write_search
 from bench.sweep import DEFAULT_RECIPES, searches_of
 

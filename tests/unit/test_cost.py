@@ -11,9 +11,9 @@ from amsrc.errors import DataError
 from bench import cost, outlook
 from bench.config import Experiment, derive, dump, fingerprint
 from bench.cost import ABOUT, Cubes, Estimate, Row, bytes_text, cubes_of, estimate, read_speed, render
+from bench.grid import Cell
 from bench.logistics import Logistics
 from bench.machine import Machine, Packing, Workers, packing
-from bench.plan import Cell
 from bench.recipes import build
 from bench.records import RunRecord
 from tests.cubes_made import TEST, TRAIN, an_experiment, write_store

@@ -20,9 +20,9 @@ from bench import bootstrap, scoring, smoothing
 from bench.cells import finished
 from bench.config import Experiment, derive, fingerprint, run_key
 from bench.evaluate import evaluate, per_video, scored_labels, study_smoothing, worth_of_epoch
+from bench.grid import Cell as Planned
 from bench.metrics import equal_error, pooled
 from bench.origin import unfinished
-from bench.plan import Cell as Planned
 from bench.pseudo import KINDS
 from bench.recipes import RECIPES
 from bench.records import RunRecord, frame_scores_path, path_of, read, read_crossfit, read_frame_scores, write

@@ -8,9 +8,9 @@ import pytest
 from amsrc.config import BoxConfig, CubeConfig, FlowConfig
 from bench.config import derive
 from bench.cost import Cubes, Row
+from bench.grid import Cell
 from bench.logistics import Logistics, logistics, preparing
 from bench.machine import Machine, Packing
-from bench.plan import Cell
 from bench.recipes import build
 from bench.scale import network
 from bench.specs import SPECS

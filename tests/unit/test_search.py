@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from amsrc.errors import ConfigError
 from bench.cells import Job, Trial, finished, run_cell
 from bench.config import Experiment, derive, dump, fingerprint, flatten
-from bench.plan import Cell
+from bench.grid import Cell
 from bench.recipes import build
 from bench.records import RunRecord, SearchRecord, path_of, read_searches, write_search
 from bench.search import OVER, SPACE, Search, check, sampler_for, space_of

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from bench.config import Experiment, fingerprint, override
-from bench.plan import Cell
+from bench.grid import Cell
 from bench.recipes import build
 from bench.records import RunRecord
 from bench.sweep import Sweep

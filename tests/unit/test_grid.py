@@ -8,7 +8,7 @@ import pytest
 
 from amsrc.errors import ConfigError
 from bench.config import fingerprint
-from bench.plan import matrix, parse_axes
+from bench.grid import matrix, parse_axes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,6 +91,6 @@ def test_a_wrong_axis_is_refused_with_the_reason(texts: list[str], message: str)
 
 
 def test_planning_imports_neither_torch_nor_ray() -> None:
-    script = "import sys, bench.plan, bench.cost; print([n for n in ('torch', 'ray', 'mlflow') if n in sys.modules])"
+    script = "import sys, bench.grid, bench.cost; print([n for n in ('torch', 'ray', 'mlflow') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, text=True, capture_output=True, check=True)
     assert done.stdout.strip() == "[]"
