@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import ROOT
-from bench.records import read_all
+from bench.records.records import read_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
