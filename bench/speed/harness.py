@@ -116,9 +116,9 @@ def cell_overhead(quick: bool) -> Iterator[Row]:
     """
     from bench.cluster.machine import Packing
     from bench.records.records import RunRecord
-    from bench.sweeps.grid import Cell
+    from bench.sweeps.grid import Cell, Trial
     from bench.sweeps.run import evidence
-    from bench.sweeps.trials import Job, Trial, run_trials
+    from bench.sweeps.trials import Job, run_trials
     from bench.tracking.runs import open_tracker
 
     class Clock:
