@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 from amsrc.errors import ConfigError, unknown
 from bench.experiment.config import Experiment, flatten, override, training_key
 from bench.experiment.recipes import build
 from bench.methods.catalogue import METHODS
+from bench.records.names import title
 from bench.storage.places import Place
 
 
@@ -24,6 +25,24 @@ class Cell:
 
     experiment: Experiment
     store: Place
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Cells that run one after the other and are judged together: one in a matrix; all seeds and sets in a search."""
+
+    number: int
+    cells: tuple[Cell, ...]
+    params: Mapping[str, float] = field(default_factory=dict)
+    """What a search chose for them, by field."""
+
+    @property
+    def title(self) -> str:
+        e = self.cells[0].experiment
+        if not self.params:
+            return title(e)
+        where = ", ".join(dict.fromkeys(cell.experiment.dataset for cell in self.cells))
+        return f"trial {self.number} on {where}"
 
 
 def matrix(

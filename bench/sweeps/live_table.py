@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bench.evaluation.selection import objective
 from bench.experiment.config import fingerprint
 from bench.records.records import RunRecord
-from bench.sweeps.trials import Trial
+from bench.sweeps.grid import Trial
 
 if TYPE_CHECKING:
     from rich.live import Live

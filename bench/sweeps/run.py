@@ -40,10 +40,10 @@ from bench.records.records import RunRecord, read_all, read_frame_scores, search
 from bench.storage import sqlite_sync
 from bench.storage.places import Place, Remote, beside, locked, writable
 from bench.sweeps import grid, plan, search, study
-from bench.sweeps.grid import Cell
+from bench.sweeps.grid import Cell, Trial
 from bench.sweeps.live_table import Board, clock
 from bench.sweeps.search import Search
-from bench.sweeps.trials import Job, Trial, finished, run_trials
+from bench.sweeps.trials import Job, finished, run_trials
 from bench.tables import tables
 from bench.tracking.runs import Evidence, open_tracker
 

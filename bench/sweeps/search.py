@@ -14,8 +14,7 @@ from bench.evaluation.selection import objective
 from bench.experiment.config import Experiment, dump, flatten, override, training_key
 from bench.experiment.rules import RULES
 from bench.records.records import RunRecord
-from bench.sweeps.grid import Cell
-from bench.sweeps.trials import Trial
+from bench.sweeps.grid import Cell, Trial
 
 Space = dict[str, tuple[float, float]]  # field -> (lowest, highest), searched on a logarithmic scale
 

@@ -21,9 +21,9 @@ from bench.records.provenance import now
 from bench.records.records import RunRecord, SearchRecord, read_crossfit
 from bench.storage.node_cache import open_store
 from bench.storage.places import Place
-from bench.sweeps.grid import Cell
+from bench.sweeps.grid import Cell, Trial
 from bench.sweeps.search import Search, own_values
-from bench.sweeps.trials import Trial, finished
+from bench.sweeps.trials import finished
 
 if TYPE_CHECKING:
     import optuna

@@ -21,36 +21,17 @@ from bench.cluster.machine import ONE_WORKER, Machine, Packing, Workers
 from bench.evaluation.evaluate import evaluate, validation_score
 from bench.experiment.config import fingerprint
 from bench.records import provenance, run_folder
-from bench.records.names import title
 from bench.records.origin import regions_sha256, unfinished
 from bench.records.provenance import now
 from bench.records.records import RunRecord, frame_scores_path, read, record_path, write
 from bench.storage.node_cache import open_store
 from bench.storage.places import Place
-from bench.sweeps.grid import Cell
+from bench.sweeps.grid import Cell, Trial
 
 if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
 DEATHS = 2  # times that a trial is started again after its worker died
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Cells that run one after the other and are judged together: one in a matrix; all seeds and sets in a search."""
-
-    number: int
-    cells: tuple[Cell, ...]
-    params: Mapping[str, float] = field(default_factory=dict)
-    """What a search chose for them, by field."""
-
-    @property
-    def title(self) -> str:
-        e = self.cells[0].experiment
-        if not self.params:
-            return title(e)
-        where = ", ".join(dict.fromkeys(cell.experiment.dataset for cell in self.cells))
-        return f"trial {self.number} on {where}"
 
 
 @dataclass(frozen=True)

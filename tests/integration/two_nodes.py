@@ -30,8 +30,8 @@ from bench.cluster.machine import Machine, Packing, Workers  # noqa: E402
 from bench.evaluation.evaluate import evaluate  # noqa: E402
 from bench.records.run_folder import history, is_trained  # noqa: E402
 from bench.sweeps import trials  # noqa: E402
-from bench.sweeps.grid import Cell  # noqa: E402
-from bench.sweeps.trials import Job, Trial, run_trials  # noqa: E402
+from bench.sweeps.grid import Cell, Trial  # noqa: E402
+from bench.sweeps.trials import Job, run_trials  # noqa: E402
 from bench.training import ray_train  # noqa: E402
 from bench.training.loop import fit  # noqa: E402
 from tests.cubes_made import an_experiment, write_store  # noqa: E402

@@ -15,9 +15,8 @@ from rich.console import Console
 from bench.experiment.config import fingerprint
 from bench.records.records import RunRecord
 from bench.sweeps import live_table as board
-from bench.sweeps.grid import Cell
+from bench.sweeps.grid import Cell, Trial
 from bench.sweeps.live_table import EVERY_S, Board, clock
-from bench.sweeps.trials import Trial
 from tests.cubes_made import an_experiment
 from tests.results_made import valued
 

@@ -14,8 +14,8 @@ import torch
 from amsrc.errors import DataError
 from bench.experiment.config import override
 from bench.records.records import RunRecord, frame_scores_path, path_of, read, write
-from bench.sweeps.grid import Cell
-from bench.sweeps.trials import Job, Trial, _records, finished, run_cell
+from bench.sweeps.grid import Cell, Trial
+from bench.sweeps.trials import Job, _records, finished, run_cell
 from tests.cubes_made import TEST, an_experiment, labels, write_labels, write_regions, write_store
 
 

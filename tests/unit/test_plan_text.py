@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.cluster.machine import packing
 from bench.experiment.config import fingerprint
 from bench.sweeps.estimate import Logistics, estimate
-from bench.sweeps.grid import Cell, packing
+from bench.sweeps.grid import Cell
 from bench.sweeps.plan_text import bytes_text, of_cells
 from tests.cubes_made import an_experiment, write_store
 from tests.unit.test_estimate import CPU, CUBES, GPU, a_cell, plan, row

@@ -19,7 +19,7 @@ from amsrc.errors import ConfigError
 from bench.experiment.config import Experiment, derive, fingerprint, flatten
 from bench.experiment.recipes import build
 from bench.records.records import RunRecord, SearchRecord, path_of, read_searches, write_search
-from bench.sweeps.grid import Cell
+from bench.sweeps.grid import Cell, Trial
 from bench.sweeps.search import OVER, SPACE, Search, check, sampler_for, space_of
 from bench.sweeps.study import (
     as_rows,
@@ -33,7 +33,7 @@ from bench.sweeps.study import (
     searcher,
     shown,
 )
-from bench.sweeps.trials import Job, Trial, finished, run_cell
+from bench.sweeps.trials import Job, finished, run_cell
 from tests import cells_made
 from tests.cubes_made import TEST, an_experiment, labels, write_labels
 from tests.results_made import valued

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import DataError
+from bench.cluster.machine import Machine, Workers
 from bench.records import speeds
 from bench.records.speeds import ABOUT, Row, read_speed
 from bench.sweeps import plan
-from bench.sweeps.grid import Machine, Workers
 from tests.unit.test_estimate import overhead, row
 
 
