@@ -420,11 +420,11 @@ def evidence(cell: Cell, record: RunRecord, home: Place, results: Place) -> Evid
 
 
 def outcome(record: RunRecord) -> str:
-    """A cell's result in a line: its AUROC under each rule, S_f and S_p alone, in percent."""
+    """A run's result in a line: its AUROC under each rule and of each part alone, in percent."""
     if record.status != "done":
         return f"{record.status.upper()}: {record.error}"
     by_rule = [f"{rule} {percent(record.rules[rule]['auroc'])}" for rule in RULES if rule in record.rules]
-    alone = [f"{name} {percent(record.metric(key))}" for key, name in (("auroc_f", "S_f"), ("auroc_p", "S_p"))]
+    alone = [f"{part} {percent(auroc)}" for part, auroc in record.parts.items()] if len(record.parts) > 1 else []
     return f"{', '.join(by_rule)} ({', '.join(alone)}; {clock(sum(filter(None, record.timings_s.values())))})"
 
 
