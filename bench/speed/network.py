@@ -98,7 +98,7 @@ def _one_width(cubes: Cubes, e: Experiment, quick: bool) -> Iterator[Row]:
     handled = train.batch, "cubes"
     yield row("train", seconds, settings, device, handled=handled, reference=slower, limit=most)
 
-    ways = [stepping.score, lambda: plain.scores(cubes)]
+    ways: list[Callable[[], object]] = [stepping.score, lambda: plain.scores(cubes)]
     seconds, slower = in_turns(ways, quick, device)
     most = _limit(config, cube, precision, device, quick, training=False)
     settings, handled = {**settings, "batch": SCORING_BATCH[device.type]}, (len(cubes), "cubes")

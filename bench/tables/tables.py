@@ -82,8 +82,8 @@ METRICS_NOTE = (
     "Mean ± sample standard deviation over seeds; Seeds: their number and [setting]. Behind an AUROC its 95 % interval "
     "over the test videos, Δ paper: the AUROC minus the paper's. Parts alone: AUROC of each part of the score. Macro: "
     "mean AUROC of the videos in which both classes occur. EER: equal error rate, lower is better; F1: of abnormal "
-    "frames at its threshold. RBDC, TBDC: regions and tracks detected by the boxes' scores, unsmoothed; missing without "
-    "pixel masks and where only frames are scored. results/PROTOCOL.md defines each."
+    "frames at its threshold. RBDC, TBDC: regions and tracks detected by the boxes' scores, unsmoothed; missing "
+    "without pixel masks and where only frames are scored. results/PROTOCOL.md defines each."
 )
 TRIVIAL_RULES_NOTE = (
     "Trivial baselines leave nothing to choose, so their figure is the same under every rule that has one."
