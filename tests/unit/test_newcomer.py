@@ -1,7 +1,7 @@
-"""A method that no file of the program knows goes the whole way: store, training, scores, fusion, record, tables, page, MLflow.
+"""A method that no file of the program knows goes the whole way, from the store to tables, page and MLflow.
 
-It is as unlike AMSRC as the interface allows: two phases, two turns a step, a closed form after them, three parts of its
-score, and a setting of its own.
+It is as unlike AMSRC as the interface allows: two phases, two turns a step, a closed form after them, three parts of
+its score, and a setting of its own.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def test_a_newcomers_method_goes_the_whole_way(newcomer: Experiment, tmp_path: P
 def test_no_file_outside_methods_and_recipes_knows_a_methods_name() -> None:
     """Adding a method touches `bench/methods`, one recipe and `paper.csv`: nothing else asks which method it is."""
     names = {name for name in catalogue.METHODS if name != "amsrc"} | {"velocity", "reconstruction"}
-    asked = re.compile(r"""method\s*(==|!=|\bin\b)\s*|["'](%s)["']""" % "|".join(map(re.escape, sorted(names))))
+    asked = re.compile(rf"""method\s*(==|!=|\bin\b)\s*|["']({"|".join(map(re.escape, sorted(names)))})["']""")
     own = {ROOT / "bench" / "experiment" / "recipes.py", ROOT / "bench" / "tables" / "tables.py"}  # groups of paper.csv
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
