@@ -19,6 +19,7 @@ from amsrc.errors import BenchError, ConfigError, unknown
 from bench.cli import options
 from bench.cli.options import Parser, experiment_of, home_of, overrides, results_of, root_of
 from bench.cli.progress import epoch_line, progress
+from bench.cli.sweep_options import add_sweep, sweep_options
 from bench.experiment.specs import is_toy
 from bench.storage.places import Place, beside, place
 
@@ -279,9 +280,10 @@ def sweep(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
     matrix: recipes x data sets x seeds. search: Optuna proposes loss weights, a selection rule scores each trial.
     """
+    value = sweep_options(args, changes)
     from bench.sweeps import run as stage
 
-    return stage.run(args, changes)
+    return stage.run(value, progress)
 
 
 def speed(args: argparse.Namespace, changes: dict[str, str]) -> int:
@@ -341,7 +343,7 @@ COMMANDS: dict[
     "report": (options.add_report, report, "results -> one HTML page"),
     "ls": (options.add_ls, ls, "list records, searches, recipes, stores or keys"),
     "doctor": (options.add_doctor, doctor, "check this machine"),
-    "sweep": (options.add_sweep, sweep, "the main job: prepare, train and evaluate many runs, or a search"),
+    "sweep": (add_sweep, sweep, "the main job: prepare, train and evaluate many runs, or a search"),
     "watch": (options.add_watch, watch, "score any video: boxes, anomaly score, alarms"),
     "speed": (options.add_speed, speed, "benchmark this machine"),
 }
