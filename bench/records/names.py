@@ -44,7 +44,7 @@ def changes(record: RunRecord, unnamed: Container[str] = frozenset(UNNAMED)) -> 
         return []
     recipe = dump(recipes.build(record.recipe, record.dataset, record.seed))
     idle = () if record.learns else UNTRAINED
-    differ = _differences(record.experiment, recipe)
+    differ = [(name.removeprefix("settings."), value) for name, value in _differences(record.experiment, recipe)]
     named = [(name, value) for name, value in differ if name not in unnamed and not name.startswith(idle)]
     return [f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in named]
 
