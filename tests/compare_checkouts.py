@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +90,9 @@ def run(checkout: Path, *words: str | Path) -> None:
     """One command of a checkout, in its folder."""
     command = [checkout / ".venv" / "bin" / "python", "-m", "bench", *words]
     print("$", *map(str, words), file=sys.stderr, flush=True)
-    subprocess.run(list(map(str, command)), cwd=checkout, check=True, stdout=subprocess.DEVNULL)
+    # One thread: two that spin lose most of their time on a busy machine, and sums keep their order.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "local"}
+    subprocess.run(list(map(str, command)), cwd=checkout, check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def records(results: Place, home: Place) -> str:
     found = read_all(results)
     if not found:
         return f"no records in {results}. `amsrc-bench sweep --toy` makes some in minutes."
-    head = ["recipe", "data set", "seed", "AUROC", "S_f", "S_p", "epochs", "width", "status", "fingerprint"]
+    head = ["recipe", "data set", "seed", "AUROC", "parts alone", "epochs", "status", "fingerprint"]
     return f"{grid(head, [_record_row(record) for record in found])}\n\n{_in_mlflow(home)}"
 
 
@@ -56,14 +56,13 @@ def grid(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _record_row(record: RunRecord) -> list[str]:
-    percents = [record.metric(name) for name in ("auroc", "auroc_f", "auroc_p")]
     return [
         record.recipe,
         record.dataset + (" (partial)" if record.partial else ""),
         str(record.seed),
-        *map(percent, percents),
-        str(record.experiment["train"]["epochs"]) if record.learns else "-",
-        str(record.experiment["model"]["width"]) if record.learns else "-",
+        percent(record.metric("auroc")),
+        ", ".join(f"{part} {percent(auroc)}" for part, auroc in record.parts.items()) if len(record.parts) > 1 else "-",
+        str(record.epochs[-1]["epoch"]) if record.epochs else "-",
         record.status,
         record.fingerprint,
     ]
@@ -83,7 +82,7 @@ def _search_row(search: SearchRecord, dataset: str) -> list[str]:
 
 def recipes(experiment: Experiment) -> str:
     """All recipes, and every field of one on one data set, as written on the command line."""
-    rows = [[name, (function.__doc__ or "").splitlines()[0]] for name, function in RECIPES.items()]
+    rows = [[name, recipe.about] for name, recipe in RECIPES.items()]
     fields = [[f"--{name}", _plain(value)] for name, value in flatten(experiment).items() if "." in name]
     of = f"{experiment.recipe} on {experiment.dataset}"
     return f"{grid(['recipe', 'description'], rows)}\n\n{grid(['field', of], fields)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, TypeAlias
 
 from amsrc.config import AmsrcConfig, BoxConfig, CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
@@ -60,6 +61,8 @@ class Recipe:
     """Whether its score looks at no picture at all."""
     undefined: bool = False
     """Whether the publication does not define it, so that it is this project's reading."""
+    yardstick: bool = False
+    """Whether methods are compared with it in pairs."""
 
     @property
     def about(self) -> str:
@@ -177,7 +180,9 @@ def small(recipe: Recipe) -> Recipe:
     return replace(recipe, build=shrunk, small=True, of=f"{recipe.of}-small" if recipe.of else None)
 
 
-def trivial(name: str, method: str, title: str, what: str, *, content_free: bool = False) -> Recipe:
+def trivial(
+    name: str, method: str, title: str, what: str, *, content_free: bool = False, yardstick: bool = False
+) -> Recipe:
     """No training at all: a score of `bench.methods.trivial`."""
 
     def untrained(dataset: str, seed: int = 0) -> Experiment:
@@ -185,7 +190,7 @@ def trivial(name: str, method: str, title: str, what: str, *, content_free: bool
         return replace(experiment, recipe=name, method=method, settings=NoSettings())
 
     untrained.__doc__ = f"Trivial baseline, no training: {what}."
-    return Recipe(build=untrained, title=title, kind="trivial", content_free=content_free)
+    return Recipe(build=untrained, title=title, kind="trivial", content_free=content_free, yardstick=yardstick)
 
 
 NO_GATE = "AMSRC without gated fusion"
@@ -230,9 +235,16 @@ RECIPES: dict[str, Recipe] = {
     ),
     "null-boxes": trivial("null-boxes", "box-count", "Number of boxes", "the number of boxes in the frame"),
     "null-area": trivial("null-area", "box-area", "Largest box area", "the area of the largest box in the frame"),
-    "null-flow": trivial("null-flow", "flow-magnitude", "Mean flow magnitude", "the mean magnitude of a cube's flow"),
+    "null-flow": trivial(
+        "null-flow", "flow-magnitude", "Mean flow magnitude", "the mean magnitude of a cube's flow", yardstick=True
+    ),
 }
 """In the order of the tables' rows."""
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of that name; of one that this program does not know, a plain method without a quoted figure."""
+    return RECIPES.get(name) or Recipe(build=partial(build, name), title=name)
 
 
 def build(recipe: str, dataset: str, seed: int = 0) -> Experiment:

@@ -4,14 +4,14 @@
 """
 
 RULES = {
-    "paper": "the last epoch and the weights of the two scores as configured (the paper's, unless the row says "
+    "paper": "the last epoch and the weights of the score's parts as configured (the paper's, unless the row says "
     "otherwise); no test label chooses.",
-    "oracle": "the epoch and the ratio of the two scores with the best AUROC on all test labels: those that measure "
-    "have chosen.",
-    "crossfit": "the test videos in folds; the epoch and the ratio for a fold are the best on the labels of the other "
-    "folds, so that no video's label chooses for that video. A fold's scores count as their ranks among all test "
+    "oracle": "the epoch and the weights of the score's parts with the best AUROC on all test labels: those that "
+    "measure have chosen.",
+    "crossfit": "the test videos in folds; the epoch and the weights for a fold are the best on the labels of the "
+    "other folds, so that no video's label chooses for that video. A fold's scores count as their ranks among all test "
     "frames under its choice.",
-    "label-free": "the epoch and the ratio that best tell held-out normal training videos from pseudo-anomalies made "
+    "label-free": "the epoch and the weights that best tell held-out normal training videos from pseudo-anomalies made "
     "of them; no test label chooses. Missing where nothing was held out.",
 }
 """The rules in the order of the tables, and what each may look at to choose."""

@@ -7,7 +7,6 @@ score to choose the cubes that it shows.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,14 +21,10 @@ import numpy.typing as npt
 from amsrc.errors import DataError, RunError
 from amsrc.fuse import cube_scores
 from amsrc.store import Cubes, CubeStore
-from bench.cli.options import experiment_of, home_of, results_of, root_of
-from bench.data import datasets
 from bench.data.datasets import Dataset, Video
-from bench.data.stores import find_store
 from bench.evaluation.evaluate import alone, fuse, rows_of, score_rows, standard
 from bench.experiment.config import Experiment, dump, fingerprint, leaves, load, run_key
 from bench.experiment.recipes import RECIPES, build
-from bench.experiment.specs import is_toy
 from bench.figures import files as gallery
 from bench.figures import network as panels
 from bench.figures.files import Boxes
@@ -38,8 +33,7 @@ from bench.methods import catalogue
 from bench.records import run_folder
 from bench.records.records import read, read_frame_scores, record_path
 from bench.records.run_folder import Epoch
-from bench.storage.places import Place, beside, files_below, locked, write_file
-from bench.tracking.runs import open_tracker
+from bench.storage.places import Place, files_below, locked, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,21 +96,6 @@ class Run:
         """The cubes of a frame."""
         index = [shard.video for shard in self.cubes.shards].index(video)
         return np.flatnonzero((self.cubes.video == index) & (self.cubes.frame == number))
-
-
-def run(args: argparse.Namespace, changes: dict[str, str]) -> list[Place]:
-    """The command: all figures of the run that the options name, also in MLflow if it is there; errors as `draw`."""
-    experiment, fixed = experiment_of(args, changes)
-    home, toy = home_of(args), is_toy(args.dataset)
-    rendered = beside(home) / "toy"
-    root = rendered if toy and not args.root and rendered.is_dir() else root_of(args)
-    store, experiment = find_store(home, experiment, fixed)
-    dataset = datasets.find(args.dataset, root, experiment.partial)
-    names = [name for name in args.videos.split(",") if name]
-    written = draw(experiment, store, dataset, home, results_of(args, toy), names)
-    pictures = {path.name: path.read_bytes() for path in written if path.name.endswith(".png")}
-    open_tracker(beside(home)).add_figures(fingerprint(experiment), pictures)
-    return written
 
 
 def draw(

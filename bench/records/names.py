@@ -25,7 +25,7 @@ UNNAMED = {
     "train.score_every",
 }
 IN_NO_LABEL = {"partial", "train.score_every"}
-UNTRAINED = ("model.", "loss.", "train.")  # settings that mean nothing to a row that learns nothing
+UNTRAINED = ("train.",)  # settings that mean nothing where nothing is trained
 
 
 def title(run: Experiment | RunRecord) -> str:
@@ -44,9 +44,14 @@ def changes(record: RunRecord, unnamed: Container[str] = frozenset(UNNAMED)) -> 
         return []
     recipe = dump(recipes.build(record.recipe, record.dataset, record.seed))
     idle = () if record.learns else UNTRAINED
-    differ = [(name.removeprefix("settings."), value) for name, value in _differences(record.experiment, recipe)]
+    differ = _differences(_flat(record.experiment), _flat(recipe))
     named = [(name, value) for name, value in differ if name not in unnamed and not name.startswith(idle)]
     return [f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in named]
+
+
+def _flat(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """The groups of a method's settings next to the others."""
+    return {**{name: value for name, value in experiment.items() if name != "settings"}, **experiment["settings"]}
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -80,7 +85,7 @@ def latest(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def by_seed(runs: list[RunRecord]) -> list[RunRecord]:
-    """In the order of their seeds, the latest of each: a new schema gives the same experiment a new fingerprint."""
+    """In the order of their seeds, the latest of each."""
     latest = {run.seed: run for run in sorted(runs, key=lambda run: run.finished)}
     return [run for _, run in sorted(latest.items())]
 

@@ -171,7 +171,7 @@ class SearchRecord:
     """By trial: `number`, `state` (`done`, `failed` or `pruned`), `params` (field -> value), `values` (objectives, null
     unless done), `fingerprints` of its runs, whose records are stored in `searches/<study>/`."""
     chosen: dict[str, dict[str, dict[str, Any]]]
-    """Data set -> rule -> `auroc` and the choice: `params`, `fingerprints` of its runs, `epoch`, `share_f`; under
+    """Data set -> rule -> `auroc` and the choice: `params`, `fingerprints` of its runs, `epoch`, `weights`; under
     `crossfit` one for each of its `folds`, with `videos` and `selected_auroc`."""
     pruning: bool = False
     """Whether trials that fell behind by pseudo-anomalies were stopped early (ASHA)."""

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from amsrc import boxes, flow
-from amsrc.config import CubeConfig, ModelConfig, TrainConfig
+from amsrc.config import CubeConfig
 from amsrc.cubes import cut
 from amsrc.store import Cubes, Shard
 from bench.data.prepare import prepare_video
 from bench.records.speeds import Row
-from bench.speed.network import Stepping
+from bench.speed.network import Stepping, timed_experiment
 from bench.speed.synthetic import cubes_of_noise, sparse_cubes, video_of_walkers
 from bench.speed.timing import CPU, Settings, row, timed
 from bench.training.memory import peak_memory_gib, watch_memory
-from bench.training.scoring import Feed, device_of, score
+from bench.training.scoring import device_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,11 +76,11 @@ def _cutting(number: int, quick: bool) -> list[float]:
 
 def _training(number: int, quick: bool) -> list[float]:
     with cubes_of_noise(number, CubeConfig()) as cubes:
-        train, device = TrainConfig(batch=128), device_of()
-        stepping = Stepping(cubes, ModelConfig(width=WIDTH), train, device)
+        e, device = timed_experiment(WIDTH), device_of()
+        stepping = Stepping(cubes, e, device)
 
         def epoch() -> None:
-            for _ in range(number // train.batch):
+            for _ in range(number // e.train.batch):
                 stepping.step()
 
         return timed(epoch, quick, device)
@@ -88,10 +88,8 @@ def _training(number: int, quick: bool) -> list[float]:
 
 def _scoring(number: int, quick: bool) -> list[float]:
     with cubes_of_noise(number, CubeConfig()) as cubes:
-        train, config, device = TrainConfig(), ModelConfig(width=WIDTH), device_of()
-        network = Stepping(cubes, config, train, device).network
-        feed, rows = Feed(cubes, config, device), np.arange(number)
-        return timed(lambda: score(network, feed, rows, train), quick, device)
+        stepping = Stepping(cubes, timed_experiment(WIDTH), device_of())
+        return timed(stepping.score, quick, stepping.device)
 
 
 # -- what the rows say ---------------------------------------------------------------------------------------
@@ -170,11 +168,9 @@ def remembering(quick: bool) -> Iterator[Row]:
 def _remembered(folder: Path, shards: list[Shard], width: int, steps: int, scored: int) -> float | None:
     watch_memory(CPU)
     cubes = Cubes(folder, shards)
-    config, train, device = ModelConfig(width=width), TrainConfig(batch=128), device_of()
-    stepping = Stepping(cubes, config, train, device)
-    for _ in range(min(steps, len(cubes) // train.batch)):
+    stepping = Stepping(cubes, timed_experiment(width), device_of())
+    for _ in range(min(steps, len(cubes) // stepping.experiment.train.batch)):
         stepping.step()
-    rows = np.random.default_rng(0).permutation(len(cubes))[:scored]
-    score(stepping.network, Feed(cubes, config, device), rows, train)
+    stepping.score(np.random.default_rng(0).permutation(len(cubes))[:scored])
     peak = peak_memory_gib(CPU)
     return None if peak is None else peak * 2**30 / 1e6

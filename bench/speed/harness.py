@@ -18,7 +18,7 @@ import torch
 from amsrc import boxes, flow
 from amsrc.config import CubeConfig, ScoreConfig
 from amsrc.errors import RunError
-from amsrc.fuse import Fuser, Statistics
+from amsrc.fuse import Fuser, statistics
 from amsrc.store import CubeStore
 from bench import ROOT
 from bench.data.prepare import prepare_video
@@ -28,6 +28,7 @@ from bench.evaluation.selection import SHARES, fusion_curve
 from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import build
 from bench.experiment.specs import SPECS
+from bench.methods.reader import SCORING_BATCH
 from bench.methods.trivial import flow_magnitude
 from bench.records.run_folder import Epoch
 from bench.records.speeds import Row
@@ -37,8 +38,8 @@ from bench.speed.synthetic import SCENES, cubes_of_noise, store_of_noise, video_
 from bench.speed.timing import CPU, Settings, in_turns, repeats, row, timed
 from bench.tables import tables
 from bench.training.held_out import STATISTICS_CUBES
-from bench.training.loop import fit
-from bench.training.scoring import SCORING_BATCH, device_of
+from bench.training.launch import fit
+from bench.training.scoring import device_of
 
 WORKERS = (1, 2, 4, 8)  # no more than there are CPUs, or GPUs
 VIDEOS = 2  # that a worker prepares one after the other
@@ -67,8 +68,9 @@ def fusion_search(quick: bool) -> Iterator[Row]:
             name: random.integers(0, 2, scored).astype(np.uint8)
             for name, scored in zip(lengths, fuser.lengths, strict=True)
         }
-        s_f, s_p = random.normal(0, 1, (2, cubes)).astype(np.float32)
-        epoch = Epoch(1, s_f, s_p, Statistics(0.0, 1.0, 0.0, 1.0), None)
+        first, second = random.normal(0, 1, (2, cubes)).astype(np.float32)
+        scores = {"first": first, "second": second}
+        epoch = Epoch(1, scores, statistics(scores), None)
         seconds = timed(partial(fusion_curve, fuser, list(lengths), epoch, labels), quick, CPU)
         settings: Settings = {"size of": dataset, "cubes": cubes, "frames": int(starts[-1]), "shares": len(SHARES)}
         yield row("fusion search", seconds, settings, CPU, threads=1)
@@ -224,7 +226,12 @@ def _trained_by(workers: int, quick: bool) -> Iterator[Row]:
             scored = len(store.test) + min(STATISTICS_CUBES, len(store.train))
     finally:
         torch.set_num_threads(threads)
-    settings: Settings = {"workers": workers, "width": e.model.width, "batch": e.train.batch}
+    settings: Settings = {
+        "method": e.method,
+        "workers": workers,
+        "width": e.settings.model.width,
+        "batch": e.train.batch,
+    }
     settings |= {"frames": e.cube.frames, "size": e.cube.size, "precision": log[0]["precision"]}
     of_one, device = log[1:-1], device_of()
     seconds = [CUBES / line["cubes_per_s"] for line in of_one]

@@ -15,19 +15,22 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from amsrc.config import CubeConfig, LossConfig, ModelConfig, TrainConfig
-from amsrc.model import AMSRC
+from amsrc.config import CubeConfig, ModelConfig
 from amsrc.store import Cubes, CubeStore, Shard
 from bench.evaluation.evaluate import evaluate
 from bench.experiment.config import Experiment, derive
 from bench.experiment.recipes import build
+from bench.methods.interface import Scores
+from bench.methods.reader import SCORING_BATCH, Index, Reader
 from bench.records.speeds import Row
 from bench.speed import reference, roofline
 from bench.speed.synthetic import cubes_of_noise, store_of_noise
 from bench.speed.timing import Settings, in_turns, repeats, row
-from bench.training.loop import batches, fit, losses_of, optimiser_of
+from bench.training.launch import fit
+from bench.training.loop import batches
 from bench.training.memory import keep_freed_memory
-from bench.training.scoring import SCORING_BATCH, Feed, arithmetic, device_of, score
+from bench.training.scoring import Scorer, arithmetic, device_of
+from bench.training.scoring import build as build_learner
 
 WIDTHS = (16, 64)
 CUBES = 512  # made-up ones, 32 KB each
@@ -74,24 +77,28 @@ def train_and_score(quick: bool) -> Iterator[Row]:
     """Cubes per second of a training step as `bench.training.loop` takes it, and of scoring, by width."""
     with cubes_of_noise(CUBES, CubeConfig()) as cubes:
         for width in WIDTHS:
-            yield from _one_width(cubes, ModelConfig(width=width), quick)
+            yield from _one_width(cubes, timed_experiment(width), quick)
 
 
-def _one_width(cubes: Cubes, config: ModelConfig, quick: bool) -> Iterator[Row]:
-    device, train, cube = device_of(), TrainConfig(batch=128), CubeConfig()
+def timed_experiment(width: int) -> Experiment:
+    """What is timed: AMSRC of this width, everything else as the paper has it on ped2."""
+    return derive(build("amsrc", "ped2"), model={"width": width, "flow_scale": (1.0, 1.0)}, train={"held_out": 0.0})
+
+
+def _one_width(cubes: Cubes, e: Experiment, quick: bool) -> Iterator[Row]:
+    device, train, cube, config = device_of(), e.train, e.cube, e.settings.model
     precision, _ = arithmetic(train.precision, device)
-    stepping = Stepping(cubes, config, train, device)
+    stepping = Stepping(cubes, e, device)
     plain, loader = reference.Trainer(config.width, device), _batches_of(cubes, train.batch)
-    settings: Settings = {"width": config.width, "batch": train.batch, "frames": cube.frames, "size": cube.size}
-    settings |= {"fusion": config.fusion, "precision": precision}
+    settings: Settings = {"method": e.method, "width": config.width, "batch": train.batch}
+    settings |= {"frames": cube.frames, "size": cube.size, "fusion": config.fusion, "precision": precision}
 
     seconds, slower = in_turns([stepping.step, lambda: plain.step(next(loader))], quick, device)
     most = _limit(config, cube, precision, device, quick, training=True)
     handled = train.batch, "cubes"
     yield row("train", seconds, settings, device, handled=handled, reference=slower, limit=most)
 
-    rows, network, feed = np.arange(len(cubes)), stepping.network, stepping.feed
-    ways = [lambda: score(network, feed, rows, train), lambda: plain.scores(cubes)]
+    ways: list[Callable[[], object]] = [stepping.score, lambda: plain.scores(cubes)]
     seconds, slower = in_turns(ways, quick, device)
     most = _limit(config, cube, precision, device, quick, training=False)
     settings, handled = {**settings, "batch": SCORING_BATCH[device.type]}, (len(cubes), "cubes")
@@ -99,27 +106,29 @@ def _one_width(cubes: Cubes, config: ModelConfig, quick: bool) -> Iterator[Row]:
 
 
 class Stepping:
-    """The training step of `bench.training.loop`, to be called alone."""
+    """The training step of `bench.training.loop`, and its scoring, to be called alone."""
 
-    def __init__(self, cubes: Cubes, config: ModelConfig, train: TrainConfig, device: torch.device) -> None:
+    def __init__(self, cubes: Cubes, e: Experiment, device: torch.device) -> None:
         keep_freed_memory()
-        torch.manual_seed(0)
-        self.cast = arithmetic(train.precision, device)[1]
-        self.network = AMSRC(config, CubeConfig()).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimiser = optimiser_of(self.network, train)
-        self.feed, self.order, self.weights = (
-            Feed(cubes, config, device),
-            forever(len(cubes), train.batch),
-            LossConfig(),
-        )
+        self.experiment, self.device, self.learner = e, device, build_learner(e, device)
+        self.turns = self.learner.begin(e.learned_method.phases[0])
+        self.networks = dict(self.learner.networks.items())
+        self.reader, self.order = Reader(cubes, device), forever(len(cubes), e.train.batch)
 
     def step(self) -> None:
         """One batch."""
-        self.network.train()
-        _, loss = losses_of(self.network, self.network, self.feed.batch(next(self.order)), self.weights, self.cast)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
+        self.learner.networks.train()
+        batch = self.reader.batch(next(self.order))
+        for turn, optimiser in self.turns.items():
+            loss = self.learner.losses(self.networks, batch, turn)["loss"]
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+
+    def score(self, rows: Index | None = None) -> Scores:
+        """The parts of the score of all cubes, or of these."""
+        scorer = Scorer(self.experiment, self.learner, self.device)
+        return scorer(self.reader if rows is None else self.reader.only(rows))
 
 
 def _batches_of(cubes: Cubes, batch: int) -> Iterator[Any]:
@@ -197,7 +206,7 @@ def _one_of_several(
     """When this process began and ended each repeat."""
     torch.set_num_threads(threads)
     device = device_of()
-    stepping = Stepping(Cubes(folder, shards), ModelConfig(width=width), TrainConfig(batch=128), device)
+    stepping = Stepping(Cubes(folder, shards), timed_experiment(width), device)
 
     def steps() -> tuple[float, float]:
         _barrier.wait(PEER_S)

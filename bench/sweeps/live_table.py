@@ -35,8 +35,8 @@ class Running:
     @property
     def done(self) -> float:
         """Fraction of its epochs that is done, 0 to 1."""
-        epochs = self.trial.cells[self.cell].experiment.train.epochs
-        return (self.cell + self.epoch / epochs) / len(self.trial.cells)
+        epochs = self.trial.cells[self.cell].experiment.epochs
+        return (self.cell + self.epoch / max(epochs, 1)) / len(self.trial.cells)
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Board:
         now = time.monotonic()
         if self.live is None and now - mine.shown >= EVERY_S:
             mine.shown = now
-            epochs = trial.cells[mine.cell].experiment.train.epochs
+            epochs = trial.cells[mine.cell].experiment.epochs
             self.say(
                 f"    {trial.title}: epoch {mine.epoch} of {epochs}, loss {line['loss']:.5f}, "
                 f"{mine.speed:.0f} cubes/s{self.left()}"

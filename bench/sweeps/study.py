@@ -253,7 +253,7 @@ def scheduler(search: Search) -> Any:
         return None
     from ray.tune.schedulers import ASHAScheduler
 
-    epochs = search.base.train.epochs
+    epochs = search.base.epochs
     return ASHAScheduler(
         time_attr="epoch",
         metric="validation_score",

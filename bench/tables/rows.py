@@ -13,36 +13,20 @@ from itertools import chain, product, zip_longest
 from statistics import fmean, stdev
 from typing import TypeAlias
 
+from bench.experiment.recipes import RECIPES, recipe_of
 from bench.experiment.rules import RULES
+from bench.methods.catalogue import METHODS
 from bench.records.names import alike, by_seed, changes, done_alike
 from bench.records.records import RunRecord, SearchRecord
-from bench.tables.typeset import Cell, Row
+from bench.tables.typeset import ALONE, Cell, Row
 
 Interval: TypeAlias = Callable[[list[RunRecord]], tuple[float, float] | None]
 Place: TypeAlias = tuple[int, int, str, str]  # block, place within it, recipe, name: sorted as the table is printed
 
-BLOCKS = ("Measured here", "Measured here, small", "Measured here, null rows", "Measured here, searches")
-# Recipe -> its name in the tables and the method of `paper.csv` that it answers to; in the order of the rows.
-METHODS = {
-    "baseline": ("Baseline", "Baseline"),
-    "no-gate-add": ("No gate, features added", "AMSRC without gated fusion"),
-    "no-gate-concat": ("No gate, features concatenated", "AMSRC without gated fusion"),
-    "no-gate-appearance": ("No gate, appearance alone", "AMSRC without gated fusion"),
-    "amsrc": ("AMSRC", "AMSRC"),
-    "amsrc-paper-loss": ("AMSRC, losses as printed", "AMSRC"),
-    "null-constant": ("Constant", None),
-    "null-noise": ("Uniform noise", None),
-    "null-frame-index": ("Frame index", None),
-    "null-clip-centre": ("Nearness to the clip's centre", None),
-    "null-boxes": ("Number of boxes", None),
-    "null-area": ("Largest box area", None),
-    "null-flow": ("Mean flow magnitude", None),
-}
+BLOCKS = ("Measured here", "Measured here, small", "Measured here, trivial baselines", "Measured here, searches")
 # Metrics of Table 3 and their headers.
 METRICS = {
     "auroc": "AUROC",
-    "auroc_f": "S_f alone",
-    "auroc_p": "S_p alone",
     "macro_auroc": "Macro",
     "average_precision": "AP",
     "eer": "EER",
@@ -52,8 +36,6 @@ METRICS = {
 }
 # Differences between two rules: what choosing on test labels adds.
 GAPS = {f"oracle - {rule}": ("oracle", rule) for rule in ("crossfit", "label-free")}
-CONTENT_FREE = ("null-constant", "null-noise", "null-frame-index", "null-clip-centre")
-"""Null rows that do not even look at a picture."""
 
 
 def by_dataset(
@@ -89,12 +71,11 @@ def by_dataset(
 
 
 def _place(record: RunRecord) -> Place:
-    """Where the row of a run stands, and its name."""
-    recipe, order = record.recipe.removesuffix("-small"), list(METHODS)
-    block = 2 if recipe.startswith("null-") else 1 if recipe != record.recipe else 0
-    place = order.index(recipe) if recipe in order else len(order)
-    name, _ = METHODS.get(recipe, (record.recipe, None))
-    return block, place, record.recipe, ", ".join([name, *changes(record)])
+    """Where the row of a run is put, and its name."""
+    recipe, order = recipe_of(record.recipe), list(RECIPES)
+    block = 2 if not record.learns else 1 if recipe.small else 0
+    place = order.index(record.recipe) if record.recipe in order else len(order)
+    return block, place, record.recipe, ", ".join([recipe.title, *changes(record)])
 
 
 def _cell(runs: list[RunRecord], paper: float | None, interval: Interval) -> Cell | None:
@@ -127,18 +108,24 @@ def _sentence(facts: list[str]) -> str:
 def _facts(runs: list[RunRecord], *, rule: bool = False) -> list[str]:
     """What a reader must know of the runs behind a figure, the rule among it if asked."""
     first = runs[0]
-    model, train = first.experiment["model"], first.experiment["train"]
-    budget = f"width {model['width']}, {train['epochs']} epochs, {_trained_on(train['held_out'])}"
     return [
         _seeds([run.seed for run in runs]),
         f"rule {first.rule}" if rule else "",
-        budget if first.learns else "no training",
+        _budget(first) if first.learns else "no training",
         f"boxes {first.boxes.partition(':')[0]}",
         f"flow {first.flow.partition(':')[0]}",
         f"labels {first.label_set}",
         f"PARTIAL DATA: test videos {', '.join(first.videos)}" if first.partial else "",
         "code with uncommitted changes" if any(_is_changed(run) for run in runs) else "",
     ]
+
+
+def _budget(record: RunRecord) -> str:
+    """How much was trained, on what."""
+    train, width = record.experiment["train"], record.experiment["settings"].get("model", {}).get("width")
+    method = METHODS.get(record.experiment["method"])
+    epochs = f"{train['epochs']} epochs" if method is None or method.phases else "fitted in closed form"
+    return ", ".join([*([f"width {width}"] if width else []), epochs, _trained_on(train["held_out"])])
 
 
 def _seeds(seeds: list[int]) -> str:
@@ -171,21 +158,23 @@ def by_metric(
         setting = _sentence(_facts(runs, rule=True))
         cells = {name: _mean([run.metric(name) for run in runs], setting) for name in METRICS}
         cells["auroc"] = _cell(runs, paper(runs[0]), interval)
+        if len(runs[0].parts) > 1:
+            cells |= {f"{ALONE}{part}": _mean([run.parts.get(part) for run in runs], setting) for part in runs[0].parts}
         placed.append(_dataset_row(_place(runs[0]), runs[0].dataset, cells, _fingerprints(runs)))
     shown = [(place, row) for place, row in placed if any(row.cells.values())]
     return [row for _, row in sorted(shown, key=lambda pair: (pair[0], datasets.index(pair[1].dataset)))]
 
 
-def against_amsrc(records: list[RunRecord]) -> Iterator[tuple[str, list[RunRecord], list[RunRecord]]]:
-    """What the paper's claims compare: AMSRC with each ablation under the same settings, and with the flow's magnitude.
+def compared(records: list[RunRecord]) -> Iterator[tuple[str, list[RunRecord], list[RunRecord]]]:
+    """What the paper's claims compare: a method with each ablation under the same settings, and with a yardstick.
 
     Yields:
-        What is compared, AMSRC's runs, the others'.
+        What is compared, the method's runs, the others'.
     """
     groups = sorted(done_alike(records), key=lambda group: _place(group[0]))
     for ours, theirs in product(groups, groups):
         first, other = ours[0], theirs[0]
-        if first.recipe in ("amsrc", "amsrc-small") and _data(first) == _data(other) and _answers(other, first):
+        if recipe_of(first.recipe).kind == "method" and _data(first) == _data(other) and _answers(other, first):
             yield _compared(first, other), ours, theirs
 
 
@@ -200,11 +189,10 @@ def _compared(ours: RunRecord, other: RunRecord) -> str:
 
 
 def _answers(other: RunRecord, ours: RunRecord) -> bool:
-    """Whether a run is an ablation of ours, made with the same settings, or the flow's magnitude."""
-    ablation = other.recipe.startswith(("baseline", "no-gate-"))
-    return other.recipe == "null-flow" or (
-        ablation
-        and other.recipe.endswith("-small") == ours.recipe.endswith("-small")
+    """Whether a run is an ablation of ours, made with the same settings, or a yardstick."""
+    recipe = recipe_of(other.recipe)
+    return recipe.yardstick or (
+        recipe.of == ours.recipe
         and changes(other) == changes(ours)
         and other.experiment["train"] == ours.experiment["train"]
     )
@@ -217,8 +205,7 @@ def _data(run: RunRecord) -> tuple[object, ...]:
 def by_rule(records: list[RunRecord], searches: list[SearchRecord], datasets: list[str]) -> list[Row]:
     """A row for each recipe and data set, then for each search and data set; seeds together.
 
-    Runs without rules (older ones) leave no row. Null rows have the same figure under every rule, as they leave nothing
-    to choose.
+    Trivial baselines have the same figure under every rule, as they leave nothing to choose.
 
     Args:
         datasets: in the order in which they are printed; rows of others are left out.
@@ -238,10 +225,10 @@ def _ruled(records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
 
 def _searched(search: SearchRecord, records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
     """Rows of a search, one for each of its data sets, and where each stands: named after the recipe's own runs."""
-    plain, _ = METHODS.get(search.recipe.removesuffix("-small"), (search.recipe, None))
+    plain = recipe_of(search.recipe).title
     for dataset, found in search.chosen.items():
         runs = [run for run in records if run.fingerprint in search.reference and run.dataset == dataset]
-        _, order, recipe, name = _place(runs[0]) if runs else (0, len(METHODS), search.recipe, plain)
+        _, order, recipe, name = _place(runs[0]) if runs else (0, len(RECIPES), search.recipe, plain)
         values = {rule: [found.get(rule, {}).get("auroc")] for rule in RULES}
         cells = _under_rules(values, _sentence(_search_facts(search, runs)), seeds=len(search.seeds))
         yield _dataset_row((len(BLOCKS) - 1, order, recipe, f"{name}, searched"), dataset, cells, (search.study,))

@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeAlias
 
 from amsrc.errors import DataError
 from bench.evaluation import framewise
+from bench.experiment.recipes import RECIPES, recipe_of
 from bench.experiment.rules import RULES
 from bench.experiment.specs import DATASETS, SPECS, is_toy, title_of
 from bench.records.names import title
@@ -25,14 +26,12 @@ from bench.storage.places import Place, write_file
 from bench.tables import smoothing
 from bench.tables.rows import (
     BLOCKS,
-    CONTENT_FREE,
     GAPS,
-    METHODS,
     METRICS,
-    against_amsrc,
     by_dataset,
     by_metric,
     by_rule,
+    compared,
 )
 from bench.tables.typeset import (
     Cell,
@@ -63,7 +62,9 @@ GROUPS = {
     "hybrid": "Hybrid and other",
     "ablation": "Paper",
 }
-NULL_NOTE = "Null rows learn nothing and pass through the same protocol: what they reach is no evidence for a method."
+TRIVIAL_NOTE = (
+    "Trivial baselines learn nothing and pass through the same protocol: what they reach is no evidence for a method."
+)
 GATE_NOTE = "The paper does not say what takes the gate's place; adding the features is this project's first reading."
 TOY_NOTE = "Rendered toy data sets: these figures show that the path works and compare with no publication."
 QUOTED_NOTE = "Quoted: as printed in the AMSRC paper (arXiv 2204.04151)."
@@ -79,18 +80,20 @@ PAIRED_NOTE = (
 )
 METRICS_NOTE = (
     "Mean ± sample standard deviation over seeds; Seeds: their number and [setting]. Behind an AUROC its 95 % interval "
-    "over the test videos, Δ paper: the AUROC minus the paper's. Macro: mean AUROC of the videos "
-    "in which both classes occur. EER: equal error rate, lower is better; F1: of abnormal frames at its threshold. "
-    "RBDC, TBDC: regions and tracks detected by the boxes' scores, unsmoothed; missing without pixel masks and where "
-    "only frames are scored. results/PROTOCOL.md defines each."
+    "over the test videos, Δ paper: the AUROC minus the paper's. Parts alone: AUROC of each part of the score. Macro: "
+    "mean AUROC of the videos in which both classes occur. EER: equal error rate, lower is better; F1: of abnormal "
+    "frames at its threshold. RBDC, TBDC: regions and tracks detected by the boxes' scores, unsmoothed; missing "
+    "without pixel masks and where only frames are scored. results/PROTOCOL.md defines each."
 )
-NULL_RULES_NOTE = "Null rows leave nothing to choose, so their figure is the same under every rule that has one."
+TRIVIAL_RULES_NOTE = (
+    "Trivial baselines leave nothing to choose, so their figure is the same under every rule that has one."
+)
 GAPS_NOTE = (
     "Gaps: what choosing on test labels adds. Oracle - crossfit is owed to choosing and measuring on the same videos; "
-    "oracle - label-free is what test labels are worth beside none at all."
+    "oracle - label-free is what test labels add to choosing without any."
 )
 RULES_NOTE = "Mean ± sample standard deviation over seeds; Seeds: their number and [setting]."
-SEARCHES_NOTE = "Searches: the rules choose among the trials as well, each with its epochs and ratios."
+SEARCHES_NOTE = "Searches: the rules choose among the trials as well, each with its epochs and weights."
 NO_RULES_NOTE = "No record has other rules than paper yet."
 
 
@@ -107,14 +110,17 @@ class Quote(NamedTuple):
 Quotes: TypeAlias = dict[tuple[str, str, str], Quote]  # by table, method and data set
 
 
-def build(results: Place) -> dict[str, str]:
+def build(results: Place, records: list[RunRecord] | None = None) -> dict[str, str]:
     """Every table file by name.
+
+    Args:
+        records: all of these results, where they are known already.
 
     Raises:
         DataError: as for `gathered`, or a record cannot be read.
     """
     files: dict[str, str] = {}
-    for table in gathered(results, read_all(results)):
+    for table in gathered(results, read_all(results) if records is None else records):
         files |= {f"{table.name}.md": markdown(table), f"{table.name}.csv": raw(table)}
         if table.for_paper:
             files[f"{table.name}.tex"] = latex(table)
@@ -149,8 +155,8 @@ def gathered(results: Place, records: list[RunRecord]) -> list[Table]:
             *by_dataset(ours, partial(_figure, quotes, table), interval, datasets),
         ]
         shown = columns(datasets, footnotes(rows))
-        compared = _differences(results, ours) if table == "table2" else []
-        notes: list[str | Footnote] = [*_notes(rows, toy), *_flags(rows), *compared, *_numbered(rows), *_gaps(ours)]
+        paired = _differences(results, ours) if table == "table2" else []
+        notes: list[str | Footnote] = [*_notes(rows, toy), *_flags(rows), *paired, *_numbered(rows), *_gaps(ours)]
         made.append(Table(table, f"Table {table[-1]}", caption, shown, rows, notes))
     rows = by_metric(records, partial(_figure, quotes, "table2"), interval, datasets)  # which has every method
     notes = [*_notes(rows, toy, METRICS_NOTE), *_flags(rows), *_numbered(rows)]
@@ -167,17 +173,18 @@ def _numbered(rows: list[Row]) -> list[Footnote]:
     return [Footnote(number, text) for text, number in footnotes(rows).items()]
 
 
-def write(results: Place, readme: Path | None = None) -> list[Place]:
+def write(results: Place, readme: Path | None = None, *, records: list[RunRecord] | None = None) -> list[Place]:
     """Write the tables. Returns the files.
 
     Args:
         readme: gets Table 1.
+        records: all of these results, where they are known already.
 
     Raises:
         DataError: as for `build`, or the README cannot be read or lacks a marker.
         RunError: a file cannot be written.
     """
-    files = _files(results, readme)
+    files = _files(results, readme, records)
     for path, text in files.items():
         write_file(path, text.encode())
     return list(files)
@@ -197,10 +204,10 @@ def _holds(path: Place, text: str) -> bool:
     return path.is_file() and path.read_bytes() == text.encode()
 
 
-def _files(results: Place, readme: Path | None) -> dict[Place, str]:
+def _files(results: Place, readme: Path | None, records: list[RunRecord] | None = None) -> dict[Place, str]:
     if isinstance(results, Path) and not results.is_dir():
         raise DataError(f"--results: {results} is no folder. Tables are made of the records in it.")
-    tables = build(results)
+    tables = build(results, records)
     files: dict[Place, str] = {results / "tables" / name: text for name, text in tables.items()}
     if readme is not None:
         if not readme.is_file():
@@ -252,14 +259,11 @@ def _quote(line: Mapping[str, str]) -> Quote:
     return Quote(GROUPS[line["group"]], line["citation"], where, Cell(mean=float(line["auroc_percent"])))
 
 
-def _belongs(recipe: str, table: str) -> bool:
-    """Table 2 has the ablations and AMSRC itself, Table 1 everything but the ablations; both have the null rows."""
-    ablation = recipe.startswith(("baseline", "no-gate-"))
-    return not ablation if table == "table1" else ablation or recipe in ("amsrc", "amsrc-small") or _is_null(recipe)
-
-
-def _is_null(recipe: str) -> bool:
-    return recipe.startswith("null-")
+def _belongs(name: str, table: str) -> bool:
+    """Table 2 has the ablations and their method, Table 1 everything but them; both have the trivial baselines."""
+    kind = recipe_of(name).kind
+    ablated = any(recipe.of == name for recipe in RECIPES.values())
+    return kind != "ablation" if table == "table1" else kind != "method" or ablated
 
 
 def _quoted(quotes: Quotes, table: str, datasets: list[str]) -> Iterator[Row]:
@@ -278,8 +282,7 @@ def _quoted(quotes: Quotes, table: str, datasets: list[str]) -> Iterator[Row]:
 
 def _figure(quotes: Quotes, table: str, record: RunRecord) -> float | None:
     """The paper's figure that a run answers to, in percent. A part of a data set answers to none."""
-    _, method = METHODS.get(record.recipe.removesuffix("-small"), ("", None))
-    quote = quotes.get((table, method or "", record.dataset))
+    quote = quotes.get((table, recipe_of(record.recipe).quoted_as or "", record.dataset))
     return quote.cell.mean if quote and not record.partial else None
 
 
@@ -288,8 +291,8 @@ def _notes(rows: list[Row], toy: bool, measured: str = MEASURED_NOTE) -> list[st
     groups, sources = {row.group for row in rows}, {row.source for row in rows}
     lines = [
         (TOY_NOTE, toy),
-        (NULL_NOTE, BLOCKS[2] in groups),
-        (GATE_NOTE, any(row.recipe.startswith("no-gate-") for row in rows)),
+        (TRIVIAL_NOTE, BLOCKS[2] in groups),
+        (GATE_NOTE, any(recipe_of(row.recipe).undefined for row in rows)),
         (QUOTED_NOTE, "quoted" in sources),
         (measured, "measured" in sources),
         *(
@@ -311,7 +314,7 @@ def _flags(rows: list[Row]) -> list[str]:
         f"{FLAG_ABOVE:.0f} without a look at any picture [{footnotes(rows)[cell.setting]}]: under this protocol a "
         "frame's place in its video tells much of its label."
         for row in rows
-        if row.recipe in CONTENT_FREE
+        if recipe_of(row.recipe).content_free
         for key, cell in row.cells.items()
         if cell is not None and cell.mean > FLAG_ABOVE and (key in FLAGGED or not row.dataset)
     ]
@@ -320,7 +323,7 @@ def _flags(rows: list[Row]) -> list[str]:
 def _differences(results: Place, records: list[RunRecord]) -> list[str]:
     """A line for each comparison that the paper's claims rest on: is the difference more than the choice of videos?"""
     lines = []
-    for what, ours, theirs in against_amsrc(records):
+    for what, ours, theirs in compared(records):
         if found := framewise.difference(results, ours, theirs):
             where = title_of(ours[0].dataset)
             ends = f"{100 * found.mean:+.2f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
@@ -345,9 +348,9 @@ def _rule_notes(rows: list[Row], toy: bool) -> list[str]:
     """The lines under the table of rules that explain it."""
     lines = [
         (TOY_NOTE, toy),
-        (GATE_NOTE, any(row.recipe.startswith("no-gate-") for row in rows)),
-        (NO_RULES_NOTE, all(_is_null(row.recipe) for row in rows)),
-        (NULL_RULES_NOTE, any(_is_null(row.recipe) for row in rows)),
+        (GATE_NOTE, any(recipe_of(row.recipe).undefined for row in rows)),
+        (NO_RULES_NOTE, all(row.group == BLOCKS[2] for row in rows)),
+        (TRIVIAL_RULES_NOTE, any(row.group == BLOCKS[2] for row in rows)),
         *((f"{rule.capitalize()}: {used}", True) for rule, used in RULES.items()),
         (GAPS_NOTE, True),
         (RULES_NOTE, True),

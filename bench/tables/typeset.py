@@ -31,6 +31,8 @@ TEX = str.maketrans(
     }
 )
 
+ALONE = "part "
+"""Begins the key of a cell that is the AUROC of one part of the score alone."""
 RAW = ("table", "group", "method", "source", "reference", "recipe")  # then data set, rule and the fields of a cell
 
 
@@ -137,7 +139,8 @@ class Table:
         deltas = [cell.delta if cell else None for cell in row.cells.values()]
         first = next(filter(None, row.cells.values()), None)
         named = {"method": row.method, "source": row.source, "dataset": row.dataset, "deltas": deltas, "first": first}
-        values = {**named, **row.cells}
+        parts = {key.removeprefix(ALONE): cell for key, cell in row.cells.items() if key.startswith(ALONE)}
+        values = {**named, "parts": parts, **row.cells}
         return [formatter(values[key]) for _, key, formatter in self.shown]
 
 
@@ -196,14 +199,16 @@ def metric_columns(metrics: Mapping[str, str], numbers: Mapping[str, int]) -> li
     """The printed columns of a table with a column a metric; the footnote stands beside the number of seeds.
 
     Args:
-        metrics: header of each.
+        metrics: header of each; the first is followed by the parts of the score alone.
         numbers: footnote of each setting.
     """
     return [
         ("Method", "method", str),
         ("Data set", "dataset", title_of),
         ("Seeds", "first", partial(_seeds, numbers)),
-        *((header, name, _within) for name, header in metrics.items()),
+        *((header, name, _within) for name, header in list(metrics.items())[:1]),
+        ("Parts alone", "parts", _parts),
+        *((header, name, _within) for name, header in list(metrics.items())[1:]),
         ("Δ paper", "auroc", _delta),
     ]
 
@@ -211,6 +216,12 @@ def metric_columns(metrics: Mapping[str, str], numbers: Mapping[str, int]) -> li
 def _seeds(numbers: Mapping[str, int], cell: Cell | None) -> Entry:
     """The number of seeds of a row's cells and their footnote."""
     return GAP if cell is None else Entry(str(cell.seeds), note=numbers[cell.setting], value=cell.seeds)
+
+
+def _parts(cells: Mapping[str, Cell | None]) -> Entry:
+    """The parts of a score by name, one after the other; a gap where there is one part, which is the score."""
+    texts = [f"{part} {MISSING if cell is None else _spread(cell)}" for part, cell in cells.items()]
+    return Entry(", ".join(texts)) if texts else GAP
 
 
 def _within(cell: Cell | None) -> Entry:
