@@ -9,7 +9,7 @@ import torch
 from bench.evaluation.evaluate import evaluate
 from bench.experiment.config import Experiment, run_key
 from bench.records.records import RunRecord
-from bench.training.loop import fit
+from bench.training.launch import fit
 from tests.cubes_made import write_store
 
 
@@ -22,7 +22,7 @@ class Cell:
         self.home, self.results, self.experiment = home, home / "results", experiment
         self.store = write_store(home, experiment)
         self.folder = home / "runs" / run_key(experiment)
-        if record is None and experiment.method == "amsrc":
+        if record is None and experiment.learns:
             fit(experiment, self.store, home)
         self.record = record or self.evaluate()
 

@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from bench.evaluation.selection import shares
 from bench.experiment.config import Experiment, derive, dump, fingerprint, run_key
 from bench.experiment.recipes import build
 from bench.figures import files
@@ -32,6 +33,7 @@ def record_of(e: Experiment, **changes: object) -> RunRecord:
         "status": "done",
         "boxes": e.cube.boxes.provider,
         "flow": e.cube.flow.provider,
+        "learns": e.learns,
         "experiment": dump(e),
         **TIME,
         **changes,
@@ -47,20 +49,36 @@ def valued(e: Experiment, value: float | None = 0.7, status: str = "done") -> Ru
 
 
 def a_record(recipe: str = "amsrc", dataset: str = "ped2", seed: int = 0, **changes: object) -> RunRecord:
-    """A done record with epochs and a fusion curve; `changes` replace its keys."""
+    """A done record, with epochs and a fusion curve where its method has them; `changes` replace its keys."""
     e = build(recipe, dataset, seed)
-    trained = e.method == "amsrc"
-    aurocs = [0.5 + 0.4 * share * (1 - share) * 2 for share in SHARES]
-    curve = {"share_f": SHARES, "auroc": aurocs, "best_share": 0.5, "best_auroc": aurocs[10]}
+    parts = {part: 0.7 - number / 10 for number, part in enumerate(e.parts)}
     keys: dict[str, object] = {
-        "metrics": {"auroc": 0.8 + seed / 100, "auroc_f": 0.7 if trained else None, "macro_videos": 4},
-        "fusion": {**curve, "paper_share": 0.9, "paper_auroc": 0.57} if trained else {},
-        "epochs": [{"epoch": n, "auroc": 0.9 - n / 50, "auroc_f": 0.6, "auroc_p": None} for n in (1, 2, 3)] * trained,
-        "rules": {"paper": {"auroc": 0.84, "epoch": 3, "share_f": 0.9}} if trained else {},
+        "metrics": {"auroc": 0.8 + seed / 100, "macro_videos": 4},
+        "parts": parts,
+        "fusion": a_fusion_curve(e) if len(parts) == 2 else {},
+        "epochs": [
+            {"epoch": n, "phase": "train", "auroc": 0.9 - n / 50, "parts": dict.fromkeys(parts) | {e.parts[0]: 0.6}}
+            for n in (1, 2, 3)
+        ]
+        * bool(e.epochs),
+        "rules": {"paper": {"auroc": 0.84, "epoch": 3, "weights": weights_of(e)}} if e.learns else {},
         "git": {"sha": "0123456789abcdef", "dirty": False},
         "hardware": {"cpu": "a processor", "cores": 2, "gpus": []},
     }
     return record_of(e, **keys | changes)
+
+
+def weights_of(e: Experiment) -> dict[str, float]:
+    """An experiment's own weights by part, adding up to 1."""
+    return dict(zip(e.parts, shares(e.score.weights), strict=True))
+
+
+def a_fusion_curve(e: Experiment) -> dict[str, object]:
+    """`RunRecord.fusion` of a score of two parts, best at equal weights."""
+    aurocs = [0.5 + 0.4 * share * (1 - share) * 2 for share in SHARES]
+    best = {"best_share": 0.5, "best_auroc": aurocs[10]}
+    own = {"own_share": weights_of(e)[e.parts[0]], "own_auroc": 0.57}
+    return {"part": e.parts[0], "share": SHARES, "auroc": aurocs, **best, **own}
 
 
 def scores_of(dataset: str, seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -87,7 +105,10 @@ def put_pictures(results: Path, record: RunRecord) -> None:
     """What `amsrc-bench figures` leaves of a run that has its pixels at hand."""
     folder, (scores, _) = files.folder_of(results, record), scores_of(record.dataset)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {video: {"s_f": score - 1, "s_p": score / 2} for video, score in scores.items()}
+    parts = {
+        video: {part: score / (number + 2) for number, part in enumerate(record.parts)}
+        for video, score in scores.items()
+    }
     (folder / "parts.npz").write_bytes(files.parts_bytes(parts))
     frames = [*range(SKIP, FRAMES, 12)]
     boxes = {
@@ -145,6 +166,7 @@ def a_results_folder(results: Path) -> list[RunRecord]:
             status="failed",
             error=f"CUDA is out of <memory> {LINKS}",
             metrics={},
+            parts={},
             rules={},
             fusion={},
         ),

@@ -19,8 +19,9 @@ from amsrc.errors import BenchError, ConfigError, unknown
 from bench.cli import options
 from bench.cli.options import Parser, experiment_of, home_of, overrides, results_of, root_of
 from bench.cli.progress import epoch_line, progress
+from bench.cli.sweep_options import add_sweep, sweep_options
 from bench.experiment.specs import is_toy
-from bench.storage.places import place
+from bench.storage.places import Place, beside, place
 
 ABOUT = """AMSRC, video anomaly detection by appearance-motion consistency, measured on UCSD Ped2, CUHK Avenue
 and ShanghaiTech. Every stage reads what the previous one wrote; the same command resumes an interrupted one."""
@@ -193,9 +194,7 @@ OF_ONE_RUN = ("recipe", "seed", "videos", "root", "boxes", "flow", "labels")
 def figures(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Plot the results; with --dataset also qualitative figures of one run: predictions, features, frames, boxes."""
     if args.dataset:
-        from bench.figures import run as pictures
-
-        written = pictures.run(args, changes)
+        written = _figures_of_run(args, changes)
     elif of_one := [name for name in OF_ONE_RUN if getattr(args, name) not in (None, "")]:
         raise ConfigError(f"--{of_one[0]} needs --dataset: it concerns a single run.")
     else:
@@ -207,6 +206,28 @@ def figures(args: argparse.Namespace, changes: dict[str, str]) -> int:
     return 0
 
 
+def _figures_of_run(args: argparse.Namespace, changes: dict[str, str]) -> list[Place]:
+    """All figures of the run that the options name; its pictures also go to its run in MLflow, if it has one."""
+    experiment, fixed = experiment_of(args, changes)
+    from bench.data import datasets
+    from bench.data.stores import find_store
+    from bench.data.toy import embedded
+    from bench.experiment.config import fingerprint
+    from bench.figures import run as stage
+    from bench.tracking.runs import open_tracker
+
+    home, toy = home_of(args), is_toy(args.dataset)
+    rendered = embedded(home)
+    root = rendered if toy and not args.root and rendered.is_dir() else root_of(args)
+    store, experiment = find_store(home, experiment, fixed)
+    dataset = datasets.find(args.dataset, root, experiment.partial)
+    videos = [name for name in args.videos.split(",") if name]
+    written = stage.draw(experiment, store, dataset, home, results_of(args, toy), videos)
+    pictures = {path.name: path.read_bytes() for path in written if path.name.endswith(".png")}
+    open_tracker(beside(home)).add_figures(fingerprint(experiment), pictures)
+    return written
+
+
 def report(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Make one self-contained HTML page of all results; it needs no server."""
     _no_overrides(changes)
@@ -214,7 +235,6 @@ def report(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
     logged: Mapping[str, str] = {}
     if args.home or args.mlflow:
-        from bench.storage.places import beside
         from bench.tracking.runs import open_tracker
 
         logged = open_tracker(beside(home_of(args)), args.mlflow).logged()
@@ -259,9 +279,10 @@ def sweep(args: argparse.Namespace, changes: dict[str, str]) -> int:
 
     matrix: recipes x data sets x seeds. search: Optuna proposes loss weights, a selection rule scores each trial.
     """
+    value = sweep_options(args, changes)
     from bench.sweeps import run as stage
 
-    return stage.run(args, changes)
+    return stage.run(value, progress)
 
 
 def speed(args: argparse.Namespace, changes: dict[str, str]) -> int:
@@ -321,7 +342,7 @@ COMMANDS: dict[
     "report": (options.add_report, report, "results -> one HTML page"),
     "ls": (options.add_ls, ls, "list records, searches, recipes, stores or keys"),
     "doctor": (options.add_doctor, doctor, "check this machine"),
-    "sweep": (options.add_sweep, sweep, "the main job: prepare, train and evaluate many runs, or a search"),
+    "sweep": (add_sweep, sweep, "the main job: prepare, train and evaluate many runs, or a search"),
     "watch": (options.add_watch, watch, "score any video: boxes, anomaly score, alarms"),
     "speed": (options.add_speed, speed, "benchmark this machine"),
 }

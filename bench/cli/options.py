@@ -141,7 +141,7 @@ def _dataset_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--root", metavar="DIR", help="folder of the data set, or its parent (default: $AMSRC_DATA)")
 
 
-def _home_option(p: argparse.ArgumentParser) -> None:
+def home_option(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--home",
         metavar="DIR",
@@ -149,12 +149,12 @@ def _home_option(p: argparse.ArgumentParser) -> None:
     )
 
 
-def _provider_options(p: argparse.ArgumentParser) -> None:
+def provider_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--boxes", metavar="KIND", help="motion, onnx:FILE, torchvision, or file:DIR/boxes_{split}.npz")
     p.add_argument("--flow", metavar="KIND", help="dis, farneback, raft, or file:DIR")
 
 
-def _results_option(p: argparse.ArgumentParser) -> None:
+def results_option(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--results",
         metavar="DIR",
@@ -162,7 +162,7 @@ def _results_option(p: argparse.ArgumentParser) -> None:
     )
 
 
-def _labels_option(p: argparse.ArgumentParser) -> None:
+def labels_option(p: argparse.ArgumentParser) -> None:
     p.add_argument("--labels", metavar="SET", help=f"label set: {', '.join(LABEL_SETS)} (default: official)")
 
 
@@ -170,11 +170,11 @@ def _run_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--recipe", default="amsrc", help="table row (default: amsrc; `amsrc-bench ls recipes` lists all)")
     p.add_argument("--dataset", required=True, help=DATASET_HELP)
     p.add_argument("--seed", type=int, default=0)
-    _home_option(p)
-    _provider_options(p)
+    home_option(p)
+    provider_options(p)
 
 
-def _workers_option(p: argparse._ActionsContainer) -> None:
+def workers_option(p: argparse._ActionsContainer) -> None:
     about = "data-parallel workers of a training; MIN:MAX, as in 1:4, scales with the nodes available (default: 1)"
     p.add_argument("--workers", type=workers, default="1", metavar="N", help=about)
 
@@ -187,8 +187,8 @@ def add_data(p: argparse.ArgumentParser) -> None:
 
 def add_prepare(p: argparse.ArgumentParser) -> None:
     _dataset_options(p)
-    _home_option(p)
-    _provider_options(p)
+    home_option(p)
+    provider_options(p)
     p.add_argument("--partial", action="store_true", help="accept a subset of the videos")
     p.add_argument("--preview", metavar="FILE.png", type=Path, help="only draw some frames, boxes, flow and cubes")
     p.add_argument("--verify", action="store_true", help="afterwards check every byte against the manifest")
@@ -196,20 +196,20 @@ def add_prepare(p: argparse.ArgumentParser) -> None:
 
 def add_train(p: argparse.ArgumentParser) -> None:
     _run_options(p)
-    _workers_option(p)
+    workers_option(p)
 
 
 def add_evaluate(p: argparse.ArgumentParser) -> None:
     _run_options(p)
-    _labels_option(p)
-    _results_option(p)
+    labels_option(p)
+    results_option(p)
     p.add_argument(
         "--smoothing", action="store_true", help="also measure the effect of each smoothing on this run's scores"
     )
 
 
 def add_tables(p: argparse.ArgumentParser) -> None:
-    _results_option(p)
+    results_option(p)
     p.add_argument("--readme", metavar="FILE", type=Path, help="also update Table 1 between the markers in this file")
     p.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is out of date")
 
@@ -220,14 +220,14 @@ def add_figures(p: argparse.ArgumentParser) -> None:
     p.add_argument("--seed", type=int, help="seed of that run (default: 0)")
     p.add_argument("--videos", default="", metavar="NAMES", help="videos of the score curves (default: the paper's)")
     p.add_argument("--root", metavar="DIR", help="folder of the data set, or its parent (default: $AMSRC_DATA)")
-    _home_option(p)
-    _provider_options(p)
-    _labels_option(p)
-    _results_option(p)
+    home_option(p)
+    provider_options(p)
+    labels_option(p)
+    results_option(p)
 
 
 def add_report(p: argparse.ArgumentParser) -> None:
-    _results_option(p)
+    results_option(p)
     p.add_argument("--out", metavar="DIR", default="report", help="output folder (default: report)")
     p.add_argument("--home", metavar="DIR", help="work folder whose MLflow store has the run ids")
     p.add_argument("--mlflow", metavar="URI", help="MLflow server that has the run ids")
@@ -237,69 +237,13 @@ def add_ls(p: argparse.ArgumentParser) -> None:
     p.add_argument("what", nargs="?", choices=["records", "searches", "recipes", "stores", "schema"], default="records")
     p.add_argument("--recipe", default="amsrc", help="for `recipes`: list the fields of this one")
     p.add_argument("--dataset", default="ped2", help="for `recipes`: with the values for this data set")
-    _home_option(p)
-    _results_option(p)
+    home_option(p)
+    results_option(p)
 
 
 def add_doctor(p: argparse.ArgumentParser) -> None:
-    _home_option(p)
+    home_option(p)
     p.add_argument("--root", metavar="DIR", help="data folder to check (default: $AMSRC_DATA)")
-
-
-def add_sweep(p: argparse.ArgumentParser) -> None:
-    p.add_argument("mode", nargs="?", choices=["matrix", "search"], default="matrix", help="default: matrix")
-    p.add_argument("--recipes", help="comma-separated (default: amsrc,no-gate-add,baseline; of a search: amsrc)")
-    p.add_argument("--datasets", help="comma-separated (default: all found in --root)")
-    p.add_argument("--seeds", type=positive, default=1, metavar="N", help="seeds 0 to N-1 of each recipe (default: 1)")
-    p.add_argument("--toy", action="store_true", help="run on the embedded synthetic data sets")
-    p.add_argument("--root", metavar="DIR", help="folder that holds the data sets (default: $AMSRC_DATA)")
-    p.add_argument("--partial", action="store_true", help="accept a subset of the videos")
-    p.add_argument("--name", help="name of the sweep, its studies and its parent run in MLflow (default: the mode)")
-    p.add_argument("--dry-run", action="store_true", help="print runs, cached results, hours and cost; start nothing")
-    p.add_argument("--rerun", choices=["failed"], help="repeat the runs that failed before")
-    _results_option(p)
-    _home_option(p)
-    _labels_option(p)
-    _provider_options(p)
-
-    matrix = p.add_argument_group("matrix: recipes x data sets x seeds")
-    matrix.add_argument(
-        "--axis",
-        action="append",
-        default=[],
-        metavar="FIELD=V1,V2",
-        help="also run every value of a field; may be repeated",
-    )
-
-    found = p.add_argument_group("search: Ray Tune and Optuna over loss weights")
-    found.add_argument(
-        "--over",
-        metavar="FIELDS",
-        help="comma-separated fields, FIELD=LOW:HIGH or with the default range (default: the four loss weights)",
-    )
-    found.add_argument("--trials", type=positive, metavar="N", help="total number of trials in a study (default: 20)")
-    found.add_argument("--rule", help="scores a trial: paper, oracle, crossfit, label-free (default: crossfit)")
-    found.add_argument(
-        "--sampler", help="tpe, qmc, random (default: under crossfit qmc, which reads no score, else tpe)"
-    )
-    found.add_argument("--joint", action="store_true", help="one setting for all data sets: mean and worst AUROC")
-    found.add_argument("--asha", action="store_true", help="stop trials early that fall behind (ASHA over epochs)")
-    found.add_argument("--storage", metavar="URL", help="Optuna's database (default: <home>/sweeps/<name>/study.db)")
-
-    places = p.add_argument_group("where it runs")
-    _workers_option(places)
-    places.add_argument("--gpus-per-run", type=float, metavar="G", help="e.g. 0.25: four runs on a GPU (default: 1)")
-    places.add_argument("--cpus-per-run", type=positive, metavar="C", help="cores of a run (default: an even share)")
-    places.add_argument(
-        "--cluster",
-        metavar="FILE",
-        type=Path,
-        default=os.environ.get("AMSRC_CLUSTER"),
-        help="Ray cluster file to plan for (default: $AMSRC_CLUSTER, or the running nodes)",
-    )
-    places.add_argument(
-        "--mlflow", metavar="URI", help="tracking server (default: $MLFLOW_TRACKING_URI or <home>/mlflow.db)"
-    )
 
 
 def add_speed(p: argparse.ArgumentParser) -> None:
@@ -328,5 +272,5 @@ def add_watch(p: argparse.ArgumentParser) -> None:
         help="alarm above this quantile of the scores of the run's training frames (default: 0.99)",
     )
     alarm.add_argument("--threshold", metavar="S", type=finite, help="alarm above this score instead of a quantile")
-    _home_option(p)
-    _results_option(p)
+    home_option(p)
+    results_option(p)

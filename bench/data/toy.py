@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from amsrc.errors import ConfigError, DataError, RunError, unknown
 from bench.data.toy_drawing import BLACK, Actor, Colour, Image, Point, Scene, background, shoot
+from bench.storage.places import Place, beside
 
 VERSION = 2
 """Raise it with every change of the pixels: data sets of another version are rendered anew."""
@@ -252,6 +253,11 @@ LAYOUTS: dict[str, Callable[[Path, Videos, Videos], None]] = {
     "toy-avenue": _write_avenue,
     "toy-shanghaitech": _write_shanghaitech,
 }
+
+
+def embedded(home: Place) -> Path:
+    """Where the data sets of a work folder are rendered: on this node, also where the folder is in an object store."""
+    return beside(home) / "toy"
 
 
 def render(root: Path) -> None:

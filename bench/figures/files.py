@@ -4,7 +4,7 @@
     figures/<recipe>/<dataset>/seed<k>-<fingerprint>/
         videos.{svg,png}, epochs.{svg,png}, fusion.{svg,png}      from results/ alone (`draw`)
         errors.{svg,png}, features.{svg,png}, frame.{svg,png}     from pixels and network (`bench.figures.run`)
-        parts.npz                                        S_f and S_p of every scored frame, by video (the same)
+        parts.npz                                        each part of the score alone, `<video>/<part>` (the same)
         boxes.json                                       boxes and their scores in the pictured frames (the same)
         frames/<video>/<number>.jpg                      small pictures of the frames of `videos` and `frame` (the same)
     strips/<dataset>/<video>/<number>.jpg                a dozen frames of every video, for the page (the same)
@@ -24,7 +24,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from amsrc.errors import ConfigError, DataError, unknown, why
-from bench.experiment.config import dump, leaves
+from bench.experiment.config import flatten, leaves
 from bench.experiment.recipes import RECIPES, build
 from bench.experiment.specs import DATASETS, SPECS
 from bench.figures import scores, style
@@ -36,7 +36,6 @@ from bench.storage.places import Place, files_below, write_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SETTINGS = ("model.", "loss.", "train.", "score.")  # fields that a command must repeat; the others are the store's
 KINDS: tuple[Literal["svg", "png"], ...] = ("svg", "png")
 FROM_PIXELS = ("errors", "features", "frame")
 Boxes = dict[str, dict[int, list[list[float]]]]
@@ -178,7 +177,7 @@ def parts_bytes(parts: Mapping[str, Mapping[str, Floats]]) -> bytes:
 
 
 def read_parts(folder: Place) -> dict[str, dict[str, Floats]]:
-    """S_f and S_p by video; empty where no run left them.
+    """Video -> part of the score -> (N,) as `Scored.parts`; empty where no run left them.
 
     Raises:
         DataError: the file is damaged.
@@ -237,22 +236,24 @@ def _pictures(folder: Place) -> dict[str, dict[int, Picture]]:
     return found
 
 
-def missing(results: Place, record: RunRecord) -> list[str]:
-    """Names of the figures of a record that only pixels and network can give and that are not there."""
-    if not record.learns:
-        return []
-    folder, fusion = folder_of(results, record), record.experiment["model"]["fusion"]
-    wanted = [name for name in FROM_PIXELS if name != "features" or fusion != "none"]
-    return [name for name in wanted if not (folder / f"{name}.svg").is_file()]
+def pictured(results: Place, record: RunRecord) -> bool:
+    """Whether the figures of a record that need pixels are there; every method has `frame`, which is written last."""
+    return (folder_of(results, record) / "frame.svg").is_file()
 
 
 def command(record: RunRecord) -> str:
     """The command that makes what only pixels and network can give, as far as a record knows it."""
+    settings = record.experiment["settings"]
+    groups = {*settings, "train", "score"}  # which a command must repeat; the others are the store's
     named = record.recipe in RECIPES and record.dataset in DATASETS
-    recipe = dict(leaves(dump(build(record.recipe, record.dataset, record.seed)))) if named else {}
-    differ = {name: value for name, value in leaves(record.experiment) if recipe.get(name, value) != value}
-    fields = "".join(f" --{name} {value}" for name, value in differ.items() if name.startswith(SETTINGS))
+    recipe = flatten(build(record.recipe, record.dataset, record.seed)) if named else {}
+    found = [each for each in leaves({**record.experiment, **settings}) if each[0].partition(".")[0] in groups]
+    fields = "".join(f" --{name} {_as_option(value)}" for name, value in found if recipe.get(name, value) != value)
     return (
         f"amsrc-bench figures --recipe {record.recipe} --dataset {record.dataset} --seed {record.seed}{fields} "
         "--home HOME --root DATA"
     )
+
+
+def _as_option(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

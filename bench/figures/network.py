@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Floats: TypeAlias = npt.NDArray[np.float32]
+Maps: TypeAlias = Mapping[str, Floats]
+"""Name of a feature map of one cube -> (C, h, w)."""
 
 TILES_ACROSS = 16
 TILE_PX = 3  # of one value of a channel
@@ -46,28 +48,22 @@ class Predicted:
 
     prediction_BHWC: Floats
     error_BHW: Floats
-    """Squared error, summed over the channels; its sum is S_p."""
+    """Squared error, summed over the channels."""
 
 
-@dataclass(frozen=True)
-class Features:
-    """The features of one cube, (C, h, w) each."""
-
-    appearance: Floats
-    motion: Floats
-    fused: Floats
-
-    @property
-    def agreement(self) -> float:
-        """Part of the values in which appearance and motion are both zero or both not."""
-        return float(np.mean((self.appearance > 0) == (self.motion > 0)))
+def agreement(maps: Maps) -> float | None:
+    """Part of the values in which the first two maps are both zero or both not; None where no two have one shape."""
+    two = [*maps.values()][:2]
+    if len(two) < 2 or two[0].shape != two[1].shape:
+        return None
+    return float(np.mean((two[0] != 0) == (two[1] != 0)))
 
 
 @drawn
 def errors(figure: Figure, sample: Sample, networks: Mapping[str, Predicted]) -> bool:
     """Target, prediction and squared error of chosen cubes, for each network. Source: paper figure 6.
 
-    All errors have one scale; under each stands its S_p.
+    All errors have one scale; the sum of each is below it.
 
     Args:
         networks: by name; all of the same sample.
@@ -86,7 +82,7 @@ def errors(figure: Figure, sample: Sample, networks: Mapping[str, Predicted]) ->
         own = grid[1 + len(networks) + index]
         _row(own, f"error\n{name}", network.error_BHW, top)
         for axes, error in zip(own, network.error_BHW, strict=True):
-            axes.set_xlabel(f"S_p = {error.sum():.1f}", fontsize="small")
+            axes.set_xlabel(f"sum = {error.sum():.1f}", fontsize="small")
     below = list(grid[1 + len(networks) :].flat)
     figure.colorbar(grid[-1, 0].images[0], ax=below, label="squared error", shrink=0.9)
     return True
@@ -102,29 +98,32 @@ def _row(row: Sequence[Axes], label: str, pictures: Floats, top: float = 1.0) ->
 
 
 @drawn
-def features(figure: Figure, cubes: Mapping[str, Features], agreements: Mapping[str, tuple[float, int]]) -> bool:
-    """Where appearance, motion and fused feature of cubes are zero. Source: paper figure 3.
+def features(figure: Figure, cubes: Mapping[str, Maps], agreements: Mapping[str, tuple[float, int]]) -> bool:
+    """Where the feature maps of cubes are zero. Source: paper figure 3.
 
     Each small square is a channel, dark where its value is not zero.
 
     Args:
-        cubes: by what they are; a row each.
-        agreements: by class: mean of `Features.agreement`, and over how many cubes.
+        cubes: by what they are, a row each; all have the same maps, a column each. Nothing is drawn without any.
+        agreements: by class: mean of `agreement`, and over how many cubes.
     """
-    if not cubes:
+    names = list(next(iter(cubes.values()), {}))
+    if not names:
         return False
-    figure.set_size_inches(8.4, 2.3 * len(cubes) + 0.9)
-    grid = figure.subplots(len(cubes), 3, squeeze=False)
-    for row, (name, cube) in zip(grid, cubes.items(), strict=True):
-        parts = {"appearance": cube.appearance, "motion": cube.motion, "after fusion": cube.fused}
-        for axes, (part, feature) in zip(row, parts.items(), strict=True):
-            axes.imshow(_tiles(feature > 0), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    figure.set_size_inches(2.8 * len(names), 2.3 * len(cubes) + 0.9)
+    grid = figure.subplots(len(cubes), len(names), squeeze=False)
+    for row, (kind, maps) in zip(grid, cubes.items(), strict=True):
+        for axes, (name, feature) in zip(row, maps.items(), strict=True):
+            axes.imshow(_tiles(feature != 0), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
             axes.set(xticks=[], yticks=[])
             axes.grid(visible=False)
-            axes.set_title(f"{part}: {np.mean(feature > 0):.0%} not zero", fontsize="small")
-        row[0].set_ylabel(f"{name}\nalike in {cube.agreement:.0%}", fontsize="small")
-    means = "; ".join(f"{kind} {mean:.1%} (mean of {number} cubes)" for kind, (mean, number) in agreements.items())
-    figure.suptitle(f"Appearance and motion are zero, or not, together: {means}", fontsize="small")
+            axes.set_title(f"{name}: {np.mean(feature != 0):.0%} not zero", fontsize="small")
+        alike = agreement(maps)
+        row[0].set_ylabel(kind if alike is None else f"{kind}\nalike in {alike:.0%}", fontsize="small")
+    if agreements:
+        means = "; ".join(f"{kind} {mean:.1%} (mean of {number} cubes)" for kind, (mean, number) in agreements.items())
+        title = f"{names[0].capitalize()} and {names[1]} are zero, or not, together: {means}"
+        figure.suptitle(title, fontsize="small")
     return True
 
 
@@ -170,13 +169,13 @@ def frame(
         if place >= len(rows) - BOXED:
             tag = {"facecolor": "black", "edgecolor": "none", "pad": 1.0, "alpha": 0.75}
             left.text(x0, y0 - 0.012, f"{score:.1f}", fontsize=7, color="white", va="bottom", bbox=tag, clip_on=True)
-    figure.colorbar(colour, ax=left, label="score of the box (s.d.)", shrink=0.85)
+    figure.colorbar(colour, ax=left, label=f"score of the box ({run.unit})", shrink=0.85)
     curve, place_of = run.scores[video] / run.scale, np.arange(len(run.scores[video])) + run.skip
     for start, end in stretches(run.labels[video]):
         right.axvspan(place_of[start] - 0.5, place_of[end - 1] + 0.5, label="abnormal (ground truth)", **ABNORMAL)
     right.plot(place_of, curve, color="black", linewidth=1.4, label="score S")
     right.axvline(number, color="black", linestyle="--", linewidth=1, label="this frame")
-    right.set(xlabel="frame", ylabel="score of the frame (s.d.)", xlim=(place_of[0], place_of[-1]))
+    right.set(xlabel="frame", ylabel=f"score of the frame ({run.unit})", xlim=(place_of[0], place_of[-1]))
     handles, labels = right.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(list(unique.values()), list(unique), loc="outside lower center", ncols=3)

@@ -1,4 +1,4 @@
-"""A run with its pixels -> the figures that need them, small frames, boxes and S_f, S_p by frame.
+"""A run with its pixels -> the figures that need them, small frames, boxes, and each part of the score by frame.
 
 Reads the run's folder, the cube store and the videos; writes below `results/figures` and `results/strips`. Frames are
 at most 160 pixels wide, a dozen a video: footage whose terms allow research alone. Nothing here looks at a
@@ -7,42 +7,39 @@ score to choose the cubes that it shows.
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from amsrc.errors import DataError, RunError
-from amsrc.fuse import Statistics, cube_scores
+from amsrc.fuse import cube_scores
 from amsrc.store import Cubes, CubeStore
-from bench.cli.options import experiment_of, home_of, results_of, root_of
-from bench.data import datasets
 from bench.data.datasets import Dataset, Video
-from bench.data.stores import find_store
-from bench.evaluation.evaluate import CubeScores, fuse, score_cubes, standard
-from bench.experiment.config import Experiment, derive, fingerprint
-from bench.experiment.specs import is_toy
+from bench.evaluation.evaluate import alone, fuse, rows_of, score_rows, standard
+from bench.experiment.config import Experiment, dump, fingerprint, leaves, load, run_key
+from bench.experiment.recipes import RECIPES, build
 from bench.figures import files as gallery
 from bench.figures import network as panels
 from bench.figures.files import Boxes
 from bench.figures.scores import Floats, Picture, Scored
-from bench.methods.trivial import OF_FRAMES, rows_of
+from bench.methods import catalogue
 from bench.records import run_folder
 from bench.records.records import read, read_frame_scores, record_path
-from bench.storage.places import Place, beside, files_below, locked, write_file
-from bench.tracking.runs import open_tracker
+from bench.records.run_folder import Epoch
+from bench.storage.places import Place, files_below, locked, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from amsrc.model import AMSRC
-    from bench.training.scoring import Feed
+    from bench.methods.interface import Learner
+    from bench.methods.reader import Reader
 
 Rows = npt.NDArray[np.int64]
 
@@ -51,6 +48,7 @@ WIDEST_PX = 160
 QUALITY = 70  # of JPEG
 SHOWN = 3  # cubes of each class in a figure
 COUNTED = 256  # cubes of each class behind a mean
+PREDICTED = {"target", "output"}  # of what a learner shows: all else are feature maps
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,8 @@ class Run:
     dataset: Dataset
     home: Place
     results: Place
-    scores: CubeScores
-    known: Statistics
-    """What the scores are standardised by."""
+    last: Epoch
+    """Scores of the test rows under the trained weights, and what standardises them."""
     scored: Scored
     """Record and frame scores, with parts and without pictures."""
 
@@ -73,18 +70,19 @@ class Run:
         return self.store.test
 
     @cached_property
-    def feed(self) -> Feed:
-        """The test cubes as the network takes them: put on a GPU once, if they fit."""
-        from bench.training.scoring import Feed, device_of
+    def reader(self) -> Reader:
+        """The test cubes as learners take them: put on a GPU once, if they fit."""
+        from bench.methods.reader import Reader
+        from bench.training.scoring import device_of
 
-        return Feed(self.cubes, self.experiment.model, device_of())
+        return Reader(self.cubes, device_of())
 
     @cached_property
     def fused(self) -> npt.NDArray[np.floating]:
         """(n,) score of each test cube, in the unit of `Scored.parts`."""
         score = self.experiment.score
-        weights = score.weight_f, score.weight_p
-        return cube_scores(self.scores.test_f, self.scores.test_p, self.known, *weights) / sum(weights)
+        fused = cube_scores(self.last.scores, self.last.statistics, score.weights, score.standardise)
+        return fused / sum(score.weights)
 
     @cached_property
     def abnormal(self) -> npt.NDArray[np.bool_]:
@@ -98,21 +96,6 @@ class Run:
         """The cubes of a frame."""
         index = [shard.video for shard in self.cubes.shards].index(video)
         return np.flatnonzero((self.cubes.video == index) & (self.cubes.frame == number))
-
-
-def run(args: argparse.Namespace, changes: dict[str, str]) -> list[Place]:
-    """The command: all figures of the run that the options name, also in MLflow if it is there; errors as `draw`."""
-    experiment, fixed = experiment_of(args, changes)
-    home, toy = home_of(args), is_toy(args.dataset)
-    rendered = beside(home) / "toy"
-    root = rendered if toy and not args.root and rendered.is_dir() else root_of(args)
-    store, experiment = find_store(home, experiment, fixed)
-    dataset = datasets.find(args.dataset, root, experiment.partial)
-    names = [name for name in args.videos.split(",") if name]
-    written = draw(experiment, store, dataset, home, results_of(args, toy), names)
-    pictures = {path.name: path.read_bytes() for path in written if path.name.endswith(".png")}
-    open_tracker(beside(home)).add_figures(fingerprint(experiment), pictures)
-    return written
 
 
 def draw(
@@ -150,8 +133,8 @@ def draw(
         write_file(path, content)
     peak = run.scored.extremes(chosen[0])[1] + run.scored.skip
     picture = frames[chosen[0]][peak].picture
-    made = {"frame": panels.frame(run.scored, chosen[0], peak, picture, boxes[chosen[0]][peak])}
-    made |= _of_network(run) if experiment.method == "amsrc" else {}
+    made = _of_networks(run) if experiment.learns else {}
+    made["frame"] = panels.frame(run.scored, chosen[0], peak, picture, boxes[chosen[0]][peak])  # last: `pictured`
     drawn = [path for name, figure in made.items() if figure for path in gallery.write(folder, name, figure)]
     return [*files, *drawn, *gallery.draw(results, names, record)]
 
@@ -168,16 +151,14 @@ def _open(experiment: Experiment, store: CubeStore, dataset: Dataset, home: Plac
         )
     folder = run_folder.claim(experiment, store, home)
     with locked(folder):
-        scores, _ = score_cubes(experiment, store, folder)
-    known = standard(experiment, scores)
-    rows = rows_of(experiment.method, store.test)
+        scores, _ = score_rows(experiment, store, folder)
+    last = Epoch(experiment.epochs, scores.test, standard(experiment, scores), None)
+    rows = rows_of(experiment, store.test)
     parts: dict[str, dict[str, Floats]] = {}
-    for name, scores_of, weights in (("s_f", scores.test_f, (1.0, 0.0)), ("s_p", scores.test_p, (0.0, 1.0))):
-        if not np.isnan(scores_of).any():
-            alone = replace(experiment.score, weight_f=weights[0], weight_p=weights[1])
-            for video, part in fuse(rows, scores.test_f, scores.test_p, known, alone).items():
-                parts.setdefault(video, {})[name] = part
-    return Run(experiment, store, dataset, home, results, scores, known, Scored(record, *scored_frames, parts))
+    for part in experiment.parts:
+        for video, score in fuse(rows, last, alone(experiment.score, experiment.parts, part)).items():
+            parts.setdefault(video, {})[part] = score
+    return Run(experiment, store, dataset, home, results, last, Scored(record, *scored_frames, parts))
 
 
 # -- frames and boxes ----------------------------------------------------------------------------------------
@@ -247,7 +228,7 @@ def _jpeg(picture: Picture) -> bytes:
 
 def _boxes(run: Run, frames: Frames) -> Boxes:
     """The boxes of each frame and their scores; none of a method that scores frames and looks at no box alone."""
-    if run.experiment.method in OF_FRAMES:
+    if catalogue.find(run.experiment.method).unit == "frame":
         return {video: {number: [] for number in own} for video, own in frames.items()}
     found: Boxes = {}
     for video, own in frames.items():
@@ -259,29 +240,52 @@ def _boxes(run: Run, frames: Frames) -> Boxes:
     return found
 
 
-# -- cubes and the network -----------------------------------------------------------------------------------
+# -- cubes and networks --------------------------------------------------------------------------------------
 
 
-def _of_network(run: Run) -> dict[str, Figure | None]:
-    """The figures of what the network makes of cubes."""
-    from bench.training.loop import load_model
-
-    device = run.feed.device
-    own = load_model(run.experiment, run_folder.folder_of(run.experiment, run.home), device)
-    rows = chosen_cubes(run)
-    networks = {_named(run.experiment): own}
-    ungated = derive(run.experiment, model={"fusion": "add"})
-    folder = run_folder.folder_of(ungated, run.home)
-    if run.experiment.model.fusion == "gate" and run_folder.is_trained(folder):
-        networks[_named(ungated)] = load_model(ungated, folder, device)
-    sample = _sample(run, rows)
-    predicted = {name: _predicted(run, network, rows) for name, network in networks.items()}
-    return {"errors": panels.errors(sample, predicted), "features": _features(run, own, rows)}
+def _of_networks(run: Run) -> dict[str, Figure | None]:
+    """The figures of what networks make of cubes, as far as the method shows anything (`Learner.shown`)."""
+    own, rows = _loaded(run, run.experiment), chosen_cubes(run)
+    return {"errors": _errors(run, own, rows), "features": _features(run, own, rows)}
 
 
-def _named(experiment: Experiment) -> str:
-    fusion = experiment.model.fusion
-    return {"gate": "gated fusion", "none": "no motion"}.get(fusion, f"no gate ({fusion})")
+def _loaded(run: Run, experiment: Experiment) -> Learner:
+    from bench.training.checkpoint import load as load_learner
+
+    return load_learner(experiment, run_folder.folder_of(experiment, run.home), run.reader.device)
+
+
+def _shown(run: Run, learner: Learner, rows: Rows) -> dict[str, Floats]:
+    """What a learner shows of these cubes, by name: (B, C, H, W) each."""
+    import torch
+
+    with torch.inference_mode():
+        found = learner.shown(dict(learner.networks.items()), run.reader.batch(rows))
+    return {name: values.float().cpu().numpy() for name, values in found.items()}
+
+
+def _ablation(run: Run) -> Experiment | None:
+    """Of the trained ablations of the run's recipe, under its settings and on its cubes, the one that changes least."""
+    e, found = run.experiment, []
+    for name in (name for name, recipe in RECIPES.items() if recipe.of == e.recipe):
+        base, other = (build(recipe, e.dataset, e.seed) for recipe in (e.recipe, name))
+        if other.method == base.method:
+            ablated = load(_changed(dump(e), dump(base), dump(other)))
+            trained = run_folder.is_trained(run_folder.folder_of(ablated, run.home))
+            if trained and ablated.cube == e.cube and run_key(ablated) != run_key(e):
+                changes = sum(a != b for a, b in zip(leaves(dump(base)), leaves(dump(other)), strict=True))
+                found.append((changes, ablated))
+    return min(found, key=itemgetter(0))[1] if found else None
+
+
+def _changed(ours: dict[str, Any], base: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Our fields, with the values of `other` where these differ from those of `base`; all have the same fields."""
+    return {
+        name: _changed(ours[name], base[name], value)
+        if isinstance(value, dict)
+        else (ours[name] if value == base[name] else value)
+        for name, value in other.items()
+    }
 
 
 def chosen_cubes(run: Run) -> Rows:
@@ -305,52 +309,49 @@ def chosen_cubes(run: Run) -> Rows:
     return np.array(found, np.int64)
 
 
-def _sample(run: Run, rows: Rows) -> panels.Sample:
+def _errors(run: Run, own: Learner, rows: Rows) -> Figure | None:
+    """Pictures that the run's own network and an ablation of it give; None where the method gives none."""
+    shown = {run.experiment.recipe: _shown(run, own, rows)}
+    ablation = _ablation(run) if shown[run.experiment.recipe].keys() >= PREDICTED else None
+    if ablation:
+        shown[ablation.recipe] = _shown(run, _loaded(run, ablation), rows)
+    networks = {name: _predicted(found) for name, found in shown.items() if found.keys() >= PREDICTED}
+    if not networks:
+        return None
     names = [f"{run.cubes.shards[run.cubes.video[row]].video}, frame {run.cubes.frame[row]}" for row in rows]
-    target = run.cubes.frames(rows)[:, -1].astype(np.float32) / np.float32(255)
-    return panels.Sample(names, run.abnormal[rows].tolist(), _pictures(target))
+    target = _pictures(shown[run.experiment.recipe]["target"])
+    return panels.errors(panels.Sample(names, run.abnormal[rows].tolist(), target), networks)
 
 
-def _pictures(x_BCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _predicted(shown: Mapping[str, Floats]) -> panels.Predicted:
+    error = np.square(shown["output"] - shown["target"]).sum(1)
+    return panels.Predicted(_pictures(shown["output"]), error)
+
+
+def _pictures(x_BCHW: Floats) -> Floats:
     """(B, 1 or 3 BGR, H, W) -> (B, H, W, 3) RGB."""
     three = np.repeat(x_BCHW, 3, 1) if x_BCHW.shape[1] == 1 else x_BCHW[:, ::-1]
     return three.transpose(0, 2, 3, 1)
 
 
-def _predicted(run: Run, network: AMSRC, rows: Rows) -> panels.Predicted:
-    import torch
-
-    appearance, motion, target = run.feed.batch(rows)
-    with torch.inference_mode():
-        prediction = network(appearance, motion).prediction.float()
-    error = (prediction - target).square().sum(1)
-    return panels.Predicted(_pictures(prediction.cpu().numpy()), error.cpu().numpy())
-
-
-def _features(run: Run, network: AMSRC, rows: Rows) -> Figure | None:
+def _features(run: Run, learner: Learner, rows: Rows) -> Figure | None:
     """Features of the first normal and the first abnormal of the chosen cubes, and how far they agree on average."""
-    if network.motion_encoder is None:
-        return None
-    cubes: dict[str, panels.Features] = {}
+    cubes: dict[str, panels.Maps] = {}
     agreements: dict[str, tuple[float, int]] = {}
     for name, abnormal in (("normal", False), ("abnormal", True)):
         own = np.flatnonzero(run.abnormal == abnormal)
         chosen = rows[run.abnormal[rows] == abnormal]
         if len(chosen):
-            cubes[name] = _features_of(run, network, chosen[:1])[0]
+            (cubes[name],) = _maps(run, learner, chosen[:1])
             counted = own[np.unique(np.linspace(0, len(own) - 1, COUNTED).round().astype(int))]
-            each = [features.agreement for features in _features_of(run, network, counted)]
-            agreements[name] = float(np.mean(each)), len(each)
+            each = [panels.agreement(maps) for maps in _maps(run, learner, counted)]
+            known = [value for value in each if value is not None]
+            if known:
+                agreements[name] = float(np.mean(known)), len(known)
     return panels.features(cubes, agreements)
 
 
-def _features_of(run: Run, network: AMSRC, rows: Rows) -> list[panels.Features]:
-    import torch
-
-    appearance, motion, _ = run.feed.batch(rows)
-    with torch.inference_mode():
-        output = network(appearance, motion)
-        fused = network.fuse(output.appearance, output.motion)
-    assert output.motion is not None
-    parts = (part.float().cpu().numpy() for part in (output.appearance, output.motion, fused))
-    return [panels.Features(*each) for each in zip(*parts, strict=True)]
+def _maps(run: Run, learner: Learner, rows: Rows) -> list[panels.Maps]:
+    """The feature maps of each cube."""
+    shown = {name: maps for name, maps in _shown(run, learner, rows).items() if name not in PREDICTED}
+    return [{name: maps[index] for name, maps in shown.items()} for index in range(len(rows))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -32,16 +33,16 @@ Picture: TypeAlias = npt.NDArray[np.uint8]
 RESAMPLES = 1000  # of those whose AUROCs make the interval
 GRID = np.linspace(0, 1, 201)
 ABNORMAL: Look = {"facecolor": "0.9", "edgecolor": "0.75", "hatch": "////", "linewidth": 0}
-PARTS: dict[str, Look] = {
-    "s_f": {"label": "S_f", "color": "#0a6d8c", "linestyle": (0, (4, 1.5)), "linewidth": 0.8},
-    "s_p": {"label": "S_p", "color": "#b3541e", "linestyle": (0, (1, 1.2)), "linewidth": 0.9},
-}
+PARTS: tuple[Look, ...] = (
+    {"color": "#0a6d8c", "linestyle": (0, (4, 1.5)), "linewidth": 0.8, "marker": "s"},
+    {"color": "#b3541e", "linestyle": (0, (1, 1.2)), "linewidth": 0.9, "marker": "v"},
+    {"color": "#6a3d9a", "linestyle": (0, (6, 1.5, 1, 1.5)), "linewidth": 0.9, "marker": "^"},
+    {"color": "#4d7019", "linestyle": (0, (2.5, 1)), "linewidth": 0.9, "marker": "P"},
+)
+"""Of the parts of a score by position, repeated where there are more; the same as on the page (`page.css`)."""
 EXTREMES: dict[str, Look] = {"lowest": {"marker": "o"}, "highest": {"marker": "^"}}
-ALONE: dict[str, tuple[str, Look]] = {
-    "auroc": ("fused", {"color": "black", "marker": "o"}),
-    "auroc_f": ("S_f alone", {**PARTS["s_f"], "marker": "s"}),
-    "auroc_p": ("S_p alone", {**PARTS["s_p"], "marker": "v"}),
-}
+UNITS = {"z-score": "s.d."}
+"""Of scores by `ScoreConfig.standardise`; under the others it is the range of the training cubes' scores."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Scored:
     """By video, (N,)."""
     labels: Labels
     parts: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict)
-    """Video -> `s_f`, `s_p`: each alone, fused to frames in the same way, in standard deviations of training cubes."""
+    """Video -> part of the score -> (N,): that part alone, standardised and fused to frames in the same way."""
     frames: Mapping[str, Mapping[int, Picture]] = field(default_factory=dict)
     """Video -> number of a frame -> a small picture of it, RGB."""
 
@@ -64,13 +65,22 @@ class Scored:
 
     @property
     def scale(self) -> float:
-        """What divides a fused score to give it the unit of its parts: the sum of the two weights."""
-        score = self.record.experiment["score"]
-        return float(score["weight_f"] + score["weight_p"])
+        """What divides a fused score to give it the unit of its parts: the sum of the weights."""
+        return float(sum(self.record.experiment["score"]["weights"]))
+
+    @property
+    def unit(self) -> str:
+        """Of the parts: `s.d.`, standard deviations of the training cubes, or `range`."""
+        return UNITS.get(self.record.experiment["score"].get("standardise", "z-score"), "range")
 
     def extremes(self, video: str) -> tuple[int, int]:
         """Places in a video's scores of the lowest and of the highest, the first of equal ones."""
         return int(np.argmin(self.scores[video])), int(np.argmax(self.scores[video]))
+
+
+def looks(record: RunRecord) -> dict[str, Look]:
+    """How the parts of a record's score are drawn, by name; none where a single part is all of the score."""
+    return dict(zip(record.parts, cycle(PARTS), strict=False)) if len(record.parts) > 1 else {}
 
 
 @dataclass(frozen=True)
@@ -153,9 +163,9 @@ def _seen(curve: Roc) -> npt.NDArray[np.float64]:
 
 @drawn
 def videos(figure: Figure, run: Scored, names: Sequence[str]) -> bool:
-    """The score over some videos with the ground truth shaded, S_f and S_p as thin lines, extreme frames above.
+    """The score over some videos with the ground truth shaded, its parts as thin lines, extreme frames above.
 
-    Source: paper figure 5. All three are standardised: 0 is the mean of the training cubes.
+    Source: paper figure 5. All are standardised by the training cubes.
 
     Args:
         names: of videos; those without scores are left out.
@@ -193,14 +203,14 @@ def _curve(axes: Axes, run: Scored, name: str) -> None:
     place = np.arange(len(score)) + run.skip
     for start, end in stretches(truth):
         axes.axvspan(place[start] - 0.5, place[end - 1] + 0.5, label="abnormal (ground truth)", **ABNORMAL)
-    for part, look in PARTS.items():
+    for part, look in looks(run.record).items():
         line = run.parts.get(name, {}).get(part)
         if line is not None:
-            axes.plot(place, line, zorder=3, **look)  # it may lie on S
+            axes.plot(place, line, label=part, zorder=3, **{**look, "marker": ""})  # it may lie on S
     axes.plot(place, score, color="black", linewidth=2, label="score S")
     for extreme, (label, look) in zip(run.extremes(name), EXTREMES.items(), strict=True):
         axes.plot([place[extreme]], [score[extreme]], label=f"{label} score", clip_on=False, zorder=4, **_mark(look))
-    axes.set(xlim=(place[0], place[-1]), xlabel="frame", ylabel="score (s.d.)")
+    axes.set(xlim=(place[0], place[-1]), xlabel="frame", ylabel=f"score ({run.unit})")
 
 
 def _thumbnails(axes: Axes, run: Scored, name: str) -> None:
@@ -236,10 +246,13 @@ def epochs(figure: Figure, record: RunRecord) -> bool:
     best, last = max(lines, key=lambda line: line["auroc"]), lines[-1]
     figure.set_size_inches(5.6, 4.2)
     axes = figure.subplots()
-    for key, (label, look) in ALONE.items():
-        there = [(line["epoch"], line[key]) for line in lines if _number(line.get(key))]
+    whole: Look = {"color": "black", "marker": "o", "linewidth": 1.2}
+    axes.plot(*zip(*((e["epoch"], e["auroc"]) for e in lines), strict=True), label="score S", markersize=4, **whole)
+    for part, look in looks(record).items():
+        aurocs = [(line["epoch"], line.get("parts", {}).get(part)) for line in lines]
+        there = [point for point in aurocs if _number(point[1])]
         if there:
-            axes.plot(*zip(*there, strict=True), **{"linewidth": 1.2, "markersize": 4, **look, "label": label})
+            axes.plot(*zip(*there, strict=True), label=f"{part} alone", markersize=4, **look)
     for line, label, look in ((last, "last epoch", {"marker": "D", "color": "black"}), (best, "best epoch", BEST)):
         shown = f"{label}: {line['epoch']}, AUROC {line['auroc']:.4f}"
         axes.plot(

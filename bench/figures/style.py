@@ -106,21 +106,22 @@ def wrapped(title: str, width: int) -> str:
 
 @drawn
 def fusion(figure: Figure, record: RunRecord) -> bool:
-    """AUROC over the share of S_f in the fused score, in the last epoch of a cell.
+    """AUROC over the ratio of the two parts of a score, in the last epoch of a cell.
 
     Args:
         record: nothing is drawn where its `fusion` is empty or its AUROC undefined.
     """
-    shares, aurocs = (np.array(record.fusion.get(name, []), float) for name in ("share_f", "auroc"))
+    curve = record.fusion
+    shares, aurocs = (np.array(curve.get(name, []), float) for name in ("share", "auroc"))
     if not np.isfinite(aurocs).any():
         return False
-    curve = record.fusion
-    best, own = curve["best_share"], curve["paper_share"]
+    best, own, part = curve["best_share"], curve["own_share"], curve["part"]
+    (other,) = record.parts.keys() - {part}
     points: list[tuple[str, float, float, Look]] = [
         (f"best, by the test labels: {best:.3f}", best, curve["best_auroc"], BEST),
-        (f"the recipe's own: {own:.3f}", own, curve["paper_auroc"], {"marker": "D", "color": "black"}),
-        ("S_p alone", shares[0], aurocs[0], {"marker": "o", "color": "0.4"}),
-        ("S_f alone", shares[-1], aurocs[-1], {"marker": "s", "color": "0.4"}),
+        (f"the recipe's own: {own:.3f}", own, curve["own_auroc"], {"marker": "D", "color": "black"}),
+        (f"{other} alone", shares[0], aurocs[0], {"marker": "o", "color": "0.4"}),
+        (f"{part} alone", shares[-1], aurocs[-1], {"marker": "s", "color": "0.4"}),
     ]
     figure.set_size_inches(5.6, 4.2)
     axes = figure.subplots()
@@ -129,7 +130,7 @@ def fusion(figure: Figure, record: RunRecord) -> bool:
         label = f"{name}, AUROC {auroc:.4f}"
         axes.plot([share], [auroc], label=label, clip_on=False, zorder=3, **{"linestyle": "none", **look})
     axes.set_xlim(0, 1)
-    axes.set_xlabel("share of S_f: w_f / (w_f + w_p)")
+    axes.set_xlabel(f"share of {part} in the weights")
     axes.set_ylabel("AUROC")
     axes.set_title(wrapped(f"{label_of(record)} on {record.dataset}, seed {record.seed}: last epoch", 66))
     figure.legend(loc="outside lower center", ncols=2)

@@ -53,7 +53,7 @@ class AmsrcLearner:
         found = {"target": target, "output": output.prediction}
         if output.motion is not None:
             fused = network.fuse(output.appearance, output.motion)
-            found |= {"appearance": output.appearance, "motion": output.motion, "fused": fused}
+            found |= {"appearance": output.appearance, "motion": output.motion, "after fusion": fused}
         return found
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

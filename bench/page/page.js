@@ -67,8 +67,9 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 const [HEIGHT, LEFT, RIGHT, BOTTOM, TOP] = [260, 44, 8, 26, 8]; // pixels; as wide as the page lets it be
 const LIGHTNESS = ["#00224e", "#35456c", "#666970", "#948e77", "#c8b866", "#fee838"]; // grows with the score
+const PARTS = 4; // looks of a score's parts in the style sheet, repeated where there are more
 const part = (name) => document.getElementById(`b-${name}`);
-const now = { run: null, video: null, curves: {}, frames: [] };
+const now = { run: null, video: null, curves: [], frames: [] }; // curves: the score S, then its parts
 
 function element(name, attributes, text) {
   const made = document.createElementNS(SVG, name);
@@ -100,11 +101,34 @@ function ticks(low, high, about) {
 function scales() {
   const { skip, length } = now.video;
   let [low, high] = [Infinity, -Infinity];
-  for (const curve of Object.values(now.curves)) for (const value of curve) [low, high] = [Math.min(low, value), Math.max(high, value)];
+  for (const { values } of now.curves) for (const value of values) [low, high] = [Math.min(low, value), Math.max(high, value)];
   const width = Math.max(part("chart").clientWidth, 280);
   const x = (frame) => LEFT + ((frame - skip) / Math.max(length - 1, 1)) * (width - LEFT - RIGHT);
   const y = (score) => TOP + ((high - score) / (high - low || 1)) * (HEIGHT - TOP - BOTTOM);
   return { x, y, low, high, width };
+}
+
+function look(place) {
+  return place ? `curve part-${(place - 1) % PARTS}` : "curve";
+}
+
+function hatch(id) {
+  const made = element("pattern", { id, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" });
+  made.append(element("rect", { width: 3, height: 6, style: "fill: var(--truth)" }));
+  return made;
+}
+
+function legend() {
+  const entry = (text, ...marks) => {
+    const made = document.createElement("span");
+    const key = element("svg", { class: "key", viewBox: "0 0 26 12" });
+    key.append(...marks);
+    made.append(key, text);
+    return made;
+  };
+  const curves = now.curves.map(({ name }, place) => entry(name, element("path", { class: look(place), d: "M0 6H26" })));
+  const truth = entry("abnormal", hatch("hatch-key"), element("rect", { width: 26, height: 12, fill: "url(#hatch-key)" }));
+  part("legend").replaceChildren(...curves, ...(now.video.abnormal.length ? [truth] : []));
 }
 
 function chart() {
@@ -113,9 +137,7 @@ function chart() {
   const label = `Score of run ${part("run").selectedOptions[0].text} over video ${part("video").value}: ${length} frames, ` +
     `${abnormal.reduce((sum, [start, end]) => sum + end - start, 0)} of them abnormal.`;
   const svg = element("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label });
-  const hatch = element("pattern", { id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" });
-  hatch.append(element("rect", { width: 3, height: 6, style: "fill: var(--truth)" }));
-  svg.append(hatch);
+  svg.append(hatch("hatch"));
   for (const [start, end] of abnormal) {
     const from = x(start + skip);
     svg.append(element("rect", { class: "truth", x: from, y: TOP, width: Math.max(x(end - 1 + skip) - from, 1), height: HEIGHT - TOP - BOTTOM, fill: "url(#hatch)" }));
@@ -125,11 +147,10 @@ function chart() {
     svg.append(element("text", { x: LEFT - 6, y: y(at) + 4, "text-anchor": "end" }, at));
   }
   for (const at of ticks(skip, skip + length - 1, width / 70)) svg.append(element("text", { x: x(at), y: HEIGHT - 8, "text-anchor": "middle" }, at));
-  for (const name of ["s", "s_f", "s_p"]) {
-    if (!now.curves[name]) continue;
-    const points = [...now.curves[name]].map((value, index) => `${x(index + skip).toFixed(1)} ${y(value).toFixed(1)}`);
-    svg.append(element("path", { class: name, d: `M${points.join("L")}` }));
-  }
+  now.curves.forEach(({ values }, place) => {
+    const points = [...values].map((value, index) => `${x(index + skip).toFixed(1)} ${y(value).toFixed(1)}`);
+    svg.append(element("path", { class: look(place), d: `M${points.join("L")}` }));
+  });
   svg.append(element("path", { class: "cursor" }));
   svg.addEventListener("pointerdown", (event) => {
     const box = svg.getBoundingClientRect();
@@ -195,21 +216,22 @@ function showFrame() {
   const index = frame - now.video.skip;
   const { x } = scales();
   part("chart").querySelector(".cursor").setAttribute("d", `M${x(frame)} ${TOP}V${HEIGHT - BOTTOM}`);
-  const names = { s: "S", s_f: "S_f", s_p: "S_p" };
-  const values = Object.entries(now.curves).map(([name, curve]) => `${names[name]} ${curve[index].toFixed(2)}`);
+  const scores = now.curves.map(({ name, values }) => `${name} ${values[index].toFixed(2)}`);
   const abnormal = now.video.abnormal.some(([start, end]) => start <= index && index < end);
-  part("readout").textContent = `Frame ${frame}: ${values.join(", ")} (standard deviations); ${abnormal ? "abnormal" : "normal"}.`;
+  part("readout").textContent = `Frame ${frame}: ${scores.join(", ")} (${now.run.unit}); ${abnormal ? "abnormal" : "normal"}.`;
   showPicture(frame);
 }
 
 function showVideo() {
   now.video = now.run.videos[part("video").value];
-  now.curves = Object.fromEntries(Object.entries(now.video.curves).map(([name, curve]) => [name, unpacked(curve)]));
+  now.curves = now.video.curves.map((curve) => ({ name: curve.name, values: unpacked(curve) }));
   const slider = part("frame");
   const { skip, length } = now.video;
   [slider.min, slider.max] = [skip, skip + Math.max(length - 1, 0)];
-  slider.value = skip + (now.curves.s ? now.curves.s.indexOf(Math.max(...now.curves.s)) : 0);
+  const score = now.curves[0]?.values ?? [0];
+  slider.value = skip + score.indexOf(Math.max(...score));
   chart();
+  legend();
   strip();
   if (length) showFrame();
 }

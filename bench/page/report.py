@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from amsrc.errors import DataError
 from bench import ROOT
 from bench.experiment.config import leaves
+from bench.experiment.recipes import RECIPES
 from bench.experiment.rules import RULES
 from bench.experiment.specs import DATASETS, SPECS, TOY
 from bench.experiment.specs import title_of as named
@@ -34,12 +35,12 @@ PROTOCOL = "PROTOCOL.md"  # in a folder of results
 OWN_PROTOCOL = ROOT / "results" / PROTOCOL
 LARGEST = 9_500_000  # bytes: what a mail takes
 CAPTIONS = {
-    "videos": "Scores over test videos, in standard deviations of training cubes; shaded: abnormal by the ground truth",
+    "videos": "Scores over test videos, standardised by the training cubes; shaded: abnormal by the ground truth",
     "errors": "Target, predictions and squared errors of cubes that no score chose; all errors on one scale",
-    "features": "Where the features of a normal and an abnormal cube are zero, before and after fusion",
+    "features": "Where the features of a normal and an abnormal cube are zero",
     "frame": "The frame of the highest score, its boxes by their score, beside the curve of its video",
     "epochs": "AUROC over the epochs: what choosing the epoch by test labels would gain",
-    "fusion": "AUROC over the share of S_f in the fused score, the recipe's own ratio marked",
+    "fusion": "AUROC over the ratio of the two parts of the score, the recipe's own ratio marked",
     "roc": "ROC curves with 95 % intervals over resampled videos; dashed: a score that learns nothing",
     "importances": "How much each parameter of the search tells good trials from the others",
     "landscape": "The trials of the search over its parameters, the best one marked",
@@ -210,10 +211,11 @@ def every_run(records: Sequence[RunRecord]) -> dict[str, Any]:
                 "name": name,
                 "id": record.fingerprint,
                 "cells": cells,
-                "figures": [shown(record.metrics.get(k)) for k in keys],
+                "figures": [*(shown(record.metrics.get(key)) for key in keys), by_part(record.parts, percent)],
             }
         )
-    return {"metrics": [key.replace("_", " ").replace("auroc", "AUROC") for key in keys], "lines": lines}
+    heads = [key.replace("_", " ").replace("auroc", "AUROC") for key in keys]
+    return {"metrics": [*heads, "each part alone, AUROC"], "lines": lines}
 
 
 def shown(value: Any) -> str:
@@ -223,6 +225,11 @@ def shown(value: Any) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     return percent(value) if isinstance(value, float) else str(value)
+
+
+def by_part(values: Mapping[str, float | None], text: Callable[[float | None], str]) -> str:
+    """A value for each part of a score, such as `appearance 80.12, motion 75.00`; "-" where it has a single one."""
+    return ", ".join(f"{part} {text(value)}" for part, value in values.items()) if len(values) > 1 else "-"
 
 
 # -- text --------------------------------------------------------------------------------------------------
@@ -253,18 +260,15 @@ def _galleries(results: Place, records: Sequence[RunRecord]) -> Iterator[dict[st
         reached = " ".join(f"{names[record.fingerprint]}: {_reached(record)}." for record in compared)
         pictures = [_drawn("roc", named(dataset), files.roc(results, records, dataset), reached)]
         run = _looked_into(results, own)
-        absent: list[str] = []
         if run is not None:
             about = f"{label(run)} on {named(dataset)}, seed {run.seed}"
             reached = f"The run has {_reached(run)}."
             pictures += [*_of_pixels(results, run, about, reached), *_of_scores(results, run, about, reached)]
-            absent = files.missing(results, run)
         yield {
             "title": named(dataset),
             "run": run and f"{label(run)}, seed {run.seed}, {run.fingerprint}",
             "pictures": [picture for picture in pictures if picture],
-            "missing": ", ".join(absent),
-            "command": files.command(run) if run and absent else "",
+            "command": files.command(run) if run and run.learns and not files.pictured(results, run) else "",
         }
 
 
@@ -276,11 +280,12 @@ def _reached(record: RunRecord) -> str:
 
 
 def _looked_into(results: Place, records: Sequence[RunRecord]) -> RunRecord | None:
-    """The run whose figures the page shows: one with pictures of its cubes, else AMSRC itself, else any."""
+    """The run whose figures the page shows: one with pictures of its cubes, else a method's own recipe, else any."""
 
     def rank(record: RunRecord) -> tuple[bool, bool, bool]:
-        whole = not files.missing(results, record) and record.learns
-        return whole, record.recipe.startswith("amsrc"), record.learns
+        recipe = RECIPES.get(record.recipe)
+        own = recipe is not None and recipe.kind == "method"
+        return record.learns and files.pictured(results, record), own, record.learns
 
     return max(records, key=rank, default=None)
 
@@ -346,7 +351,7 @@ def _search(search: SearchRecord) -> dict[str, Any]:
 
 def _provenance(record: RunRecord, run_id: str | None) -> dict[str, Any]:
     """Everything that a record says of its origin."""
-    left_out = {"metrics", "rules", "fusion", "epochs", "experiment", "recipe", "dataset", "seed", "error"}
+    left_out = {"metrics", "parts", "rules", "fusion", "epochs", "experiment", "recipe", "dataset", "seed", "error"}
     facts = {name: value for name, value in leaves(asdict(record)) if name.partition(".")[0] not in left_out}
     return {
         "id": record.fingerprint,
@@ -357,7 +362,7 @@ def _provenance(record: RunRecord, run_id: str | None) -> dict[str, Any]:
             "MLflow run": run_id or "not known; give --home or --mlflow to look for it",
         },
         "rules": [
-            [rule, percent(found.get("auroc")), _text(found.get("epoch")), _text(found.get("share_f"))]
+            [rule, percent(found.get("auroc")), _text(found.get("epoch")), by_part(found.get("weights") or {}, _text)]
             for rule, found in record.rules.items()
         ],
         "experiment": json.dumps(record.experiment, indent=1),

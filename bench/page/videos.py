@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bench.evaluation.metrics import stretches
 from bench.figures import files
-from bench.figures.scores import Scored
+from bench.figures.scores import Scored, looks
 from bench.records.records import RunRecord
 from bench.storage.places import Place
 
@@ -35,18 +35,19 @@ def runs(results: Place, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
             boxes = files.read_boxes(files.folder_of(results, record))
             videos = {name: _video(run, name) | {"boxes": boxes.get(name, {})} for name in sorted(run.scores)}
             label = f"{labels[record.fingerprint]}, seed {record.seed}"
-            found.append({"dataset": record.dataset, "label": label, "id": record.fingerprint, "videos": videos})
+            about = {"dataset": record.dataset, "label": label, "id": record.fingerprint, "unit": run.unit}
+            found.append({**about, "videos": videos})
     return found
 
 
 def _video(run: Scored, name: str) -> dict[str, Any]:
-    score = run.scores[name]
-    curves = {"s": score / run.scale, **run.parts.get(name, {})}
+    score, parts = run.scores[name], run.parts.get(name, {})
+    curves = {"S": score / run.scale, **{part: parts[part] for part in looks(run.record) if part in parts}}
     return {
         "skip": run.skip,
         "abnormal": stretches(run.labels[name]),
         "length": len(score),
-        "curves": {key: _packed(curve) for key, curve in curves.items() if len(curve)},
+        "curves": [{"name": key, **_packed(curve)} for key, curve in curves.items() if len(curve)],
     }
 
 

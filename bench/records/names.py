@@ -44,14 +44,9 @@ def changes(record: RunRecord, unnamed: Container[str] = frozenset(UNNAMED)) -> 
         return []
     recipe = dump(recipes.build(record.recipe, record.dataset, record.seed))
     idle = () if record.learns else UNTRAINED
-    differ = _differences(_flat(record.experiment), _flat(recipe))
+    differ = [(name.removeprefix("settings."), value) for name, value in _differences(record.experiment, recipe)]
     named = [(name, value) for name, value in differ if name not in unnamed and not name.startswith(idle)]
     return [f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in named]
-
-
-def _flat(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """The groups of a method's settings next to the others."""
-    return {**{name: value for name, value in experiment.items() if name != "settings"}, **experiment["settings"]}
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a sweep says before it starts: its cells, what stands already, how many at a time, hours, cost; its searches.
+"""What a sweep is going to do, found out before it starts: its cells and searches, how many at a time, hours, cost.
 
 Reads records, manifests and the folders of the data sets; starts and writes nothing. Asks Ray for its nodes in
 `running_machine` alone.
@@ -6,14 +6,12 @@ Reads records, manifests and the folders of the data sets; starts and writes not
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.cluster.connect import nodes
-from bench.cluster.launcher_files import read_cluster
 from bench.cluster.machine import Machine, Packing, machine_of
 from bench.cluster.machine import packing as packing_of
 from bench.data import datasets
@@ -22,12 +20,55 @@ from bench.data.stores import store_path
 from bench.experiment.config import Experiment, fingerprint
 from bench.experiment.specs import is_toy
 from bench.records import provenance, speeds
-from bench.records.records import read_all
+from bench.records.records import RunRecord, read_all
+from bench.records.speeds import Row
 from bench.storage.places import Place
-from bench.sweeps import estimate, plan_text
+from bench.sweeps import estimate, grid, plan_text, search
 from bench.sweeps.grid import Cell
+from bench.sweeps.options import SweepOptions
 from bench.sweeps.search import Search
 from bench.sweeps.trials import finished
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options of a sweep and all that follows from them, read once for the whole command."""
+
+    options: SweepOptions
+    cells: Sequence[Cell]
+    searches: Sequence[Search]
+    measured: Sequence[Row]
+    """All speeds so far, of all machines."""
+
+    def packing(self, machine: Machine, number: int) -> Packing:
+        """How so many cells share the machine; a GPU among as many as was measured to be fastest.
+
+        Raises:
+            ConfigError: as for `bench.cluster.machine.packing`.
+        """
+        options, part = self.options, self.options.gpus_per_run
+        if part is None and machine.gpus and options.workers.most == 1:
+            waiting = math.ceil(number / machine.gpus)
+            part = 1 / max(1, min(waiting, speeds.fastest_packed(self.measured, machine.name)))
+        return packing_of(machine, number, options.workers, part, options.cpus_per_run)
+
+    def cached(self) -> dict[Cell, RunRecord]:
+        """The cells that are not run again, each with the record that it has."""
+        results, also = self.options.places.results, self.options.also_finished
+        sealed = (cell for cell in self.cells if (cell.store / "manifest.json").is_file())
+        return {cell: record for cell in sealed if (record := finished(cell, results, also))}
+
+
+def planned(options: SweepOptions) -> Plan:
+    """The plan of a sweep, for a dry run and a run alike.
+
+    Raises:
+        ConfigError: wrong names or values, or what cannot be searched.
+        DataError: a copy of a data set is damaged, or partial without that being accepted; a file of speeds is none.
+    """
+    experiments = grid.matrix(options.datasets, options.recipes, options.seeds, options.changes, options.axes)
+    cells = cells_of(experiments, options.sources.root, options.places.home, options.partial)
+    return Plan(options, cells, searches_of(options, cells), speeds.read_speed())
 
 
 def cells_of(experiments: Sequence[Experiment], root: Path, home: Place, partial: bool) -> list[Cell]:
@@ -55,17 +96,37 @@ def _cell(e: Experiment, copy: Dataset | None, home: Place, partial: bool) -> Ce
     return part if unknown and (part.store.is_dir() or not whole.store.is_dir()) else whole
 
 
-def running_machine(args: argparse.Namespace) -> Machine:
+def searches_of(options: SweepOptions, cells: Sequence[Cell]) -> list[Search]:
+    """The searches that were asked for: one a recipe and data set, or one a recipe over all data sets.
+
+    Raises:
+        ConfigError: a field cannot be searched, or what is asked for could not be judged.
+    """
+    asked = options.search
+    if asked is None:
+        return []
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        group = cell.experiment.recipe, "" if asked.joint else cell.experiment.dataset
+        groups.setdefault(group, []).append(cell)
+    found = []
+    for bases in groups.values():
+        space = search.space_of(asked.over, bases[0].experiment)
+        wanted = Search(tuple(bases), space, asked.rule, asked.sampler, asked.trials, asked.joint, asked.asha)
+        search.check(wanted)
+        found.append(wanted)
+    return found
+
+
+def running_machine(options: SweepOptions) -> Machine:
     """The cluster as its file says, since one that starts nodes on demand shows none before; else as Ray has it."""
-    if args.cluster:
-        return read_cluster(args.cluster)
-    return machine_of(nodes(), provenance.hardware()["cpu"])  # type: ignore[arg-type]
+    return options.promised or machine_of(nodes(), provenance.hardware()["cpu"])  # type: ignore[arg-type]
 
 
-def planned_machine(args: argparse.Namespace) -> Machine:
+def planned_machine(options: SweepOptions) -> Machine:
     """What a dry run is made for, without asking Ray: a cluster file's machine, or this one."""
-    if args.cluster:
-        return read_cluster(args.cluster)
+    if options.promised:
+        return options.promised
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -74,42 +135,17 @@ def planned_machine(args: argparse.Namespace) -> Machine:
     return Machine(((float(here["cores"]), float(gpus)),), str(name))  # type: ignore[arg-type]
 
 
-def packing(args: argparse.Namespace, machine: Machine, number: int) -> Packing:
-    """How so many cells share the machine under these options; a GPU among as many as was measured to be fastest.
-
-    Raises:
-        ConfigError: as for `bench.cluster.machine.packing`.
-    """
-    part = args.gpus_per_run
-    if part is None and machine.gpus and args.workers.most == 1:
-        waiting = math.ceil(number / machine.gpus)
-        part = 1 / max(1, min(waiting, speeds.fastest_packed(speeds.read_speed(), machine.name)))
-    return packing_of(machine, number, args.workers, part, args.cpus_per_run)
-
-
-def described(
-    args: argparse.Namespace,
-    results: Place,
-    cells: Sequence[Cell],
-    searches: Sequence[Search],
-    machine: Machine,
-) -> str:
+def described(plan: Plan, cached: Mapping[Cell, RunRecord], machine: Machine) -> str:
     """The plan in words: cells, what is cached, how many at a time, hours, cost; then the searches."""
-    rows, counted = speeds.read_speed(), estimate.cubes_of(cells, read_all(results))
-    cached = [c for c in cells if (c.store / "manifest.json").is_file() and finished(c, results, kept(args))]
-    todo = [cell for cell in cells if cell not in cached]
-    packed = packing(args, machine, len(todo))
-    expected = estimate.estimate(todo, counted, rows, packed, machine)
-    around = estimate.logistics(todo, counted, rows, packed, machine)
+    counted = estimate.cubes_of(plan.cells, read_all(plan.options.places.results))
+    todo = [cell for cell in plan.cells if cell not in cached]
+    packed = plan.packing(machine, len(todo))
+    expected = estimate.estimate(todo, counted, plan.measured, packed, machine)
+    around = estimate.logistics(todo, counted, plan.measured, packed, machine)
     names = [fingerprint(cell.experiment) for cell in cached]
-    parts = [plan_text.of_cells(cells, names, packed, expected, machine, around)]
-    for wanted in searches:
-        at_once = packing(args, machine, wanted.trials)
-        each = estimate.estimate(wanted.bases, counted, rows, at_once, machine)
+    parts = [plan_text.of_cells(plan.cells, names, packed, expected, machine, around)]
+    for wanted in plan.searches:
+        at_once = plan.packing(machine, wanted.trials)
+        each = estimate.estimate(wanted.bases, counted, plan.measured, at_once, machine)
         parts.append(plan_text.of_search(wanted, each, at_once, machine))
     return "\n\n".join(parts)
-
-
-def kept(args: argparse.Namespace) -> tuple[str, ...]:
-    """States of a record, besides `done`, in which its cell is not run again."""
-    return () if args.rerun == "failed" else ("failed",)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from amsrc.errors import AwayError
 from amsrc.store import Sealed
@@ -31,6 +31,7 @@ from bench.sweeps.grid import Cell, Trial
 if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
+Proposals: TypeAlias = "Sequence[Trial] | Searcher"  # trials known beforehand, or what proposes one after the other
 DEATHS = 2  # times that a trial is started again after its worker died
 
 
@@ -85,7 +86,7 @@ def finished(cell: Cell, results: Place, also: Sequence[str] = ()) -> RunRecord 
 
 
 def run_trials(
-    trials: Sequence[Trial] | Searcher,
+    trials: Proposals,
     number: int,
     job: Job,
     packing: Packing,

@@ -110,14 +110,17 @@ class Quote(NamedTuple):
 Quotes: TypeAlias = dict[tuple[str, str, str], Quote]  # by table, method and data set
 
 
-def build(results: Place) -> dict[str, str]:
+def build(results: Place, records: list[RunRecord] | None = None) -> dict[str, str]:
     """Every table file by name.
+
+    Args:
+        records: all of these results, where they are known already.
 
     Raises:
         DataError: as for `gathered`, or a record cannot be read.
     """
     files: dict[str, str] = {}
-    for table in gathered(results, read_all(results)):
+    for table in gathered(results, read_all(results) if records is None else records):
         files |= {f"{table.name}.md": markdown(table), f"{table.name}.csv": raw(table)}
         if table.for_paper:
             files[f"{table.name}.tex"] = latex(table)
@@ -170,17 +173,18 @@ def _numbered(rows: list[Row]) -> list[Footnote]:
     return [Footnote(number, text) for text, number in footnotes(rows).items()]
 
 
-def write(results: Place, readme: Path | None = None) -> list[Place]:
+def write(results: Place, readme: Path | None = None, *, records: list[RunRecord] | None = None) -> list[Place]:
     """Write the tables. Returns the files.
 
     Args:
         readme: gets Table 1.
+        records: all of these results, where they are known already.
 
     Raises:
         DataError: as for `build`, or the README cannot be read or lacks a marker.
         RunError: a file cannot be written.
     """
-    files = _files(results, readme)
+    files = _files(results, readme, records)
     for path, text in files.items():
         write_file(path, text.encode())
     return list(files)
@@ -200,10 +204,10 @@ def _holds(path: Place, text: str) -> bool:
     return path.is_file() and path.read_bytes() == text.encode()
 
 
-def _files(results: Place, readme: Path | None) -> dict[Place, str]:
+def _files(results: Place, readme: Path | None, records: list[RunRecord] | None = None) -> dict[Place, str]:
     if isinstance(results, Path) and not results.is_dir():
         raise DataError(f"--results: {results} is no folder. Tables are made of the records in it.")
-    tables = build(results)
+    tables = build(results, records)
     files: dict[Place, str] = {results / "tables" / name: text for name, text in tables.items()}
     if readme is not None:
         if not readme.is_file():

@@ -66,7 +66,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
     if world > 1:
         _normalise_together(learner.networks, device)
     state = resume(job.folder, learner.networks, device)
-    log = state.log
+    log, restarts = state.log, state.restarts
     _same_everywhere(len(log), world)
     if rank == 0 and not log:
         forget_scores(job.folder)
@@ -114,7 +114,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
             "precision": precision,
             "workers": world,
             "threads": torch.get_num_threads(),
-            "restarts": state.restarts,
+            "restarts": restarts,
             "code": job.code,
             "hardware": hardware,
         }

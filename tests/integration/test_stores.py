@@ -15,7 +15,6 @@ from bench.experiment.config import Experiment, derive, fingerprint
 from bench.experiment.recipes import RECIPES, amsrc
 from bench.records.records import read_all
 from bench.sweeps import plan
-from bench.sweeps.grid import Cell
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -42,9 +41,9 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
     described: Callable[..., str] = plan.described
 
-    def noted(args: Any, results: Any, cells: list[Cell], *rest: Any) -> str:
-        found.append({fingerprint(cell.experiment): cell.store.name for cell in cells})
-        return described(args, results, cells, *rest)
+    def noted(planned: plan.Plan, *rest: Any) -> str:
+        found.append({fingerprint(cell.experiment): cell.store.name for cell in planned.cells})
+        return described(planned, *rest)
 
     monkeypatch.setattr(plan, "described", noted)
     monkeypatch.setitem(RECIPES, "seven-frames", seven_frames)

@@ -18,9 +18,11 @@ from amsrc.errors import ConfigError, DataError, RunError
 from bench.cli import main as cli
 from bench.cli import options
 from bench.cli.main import COMMANDS, EXAMPLES, main
+from bench.cli.sweep_options import sweep_options
+from bench.cluster.machine import Workers
+from bench.records import speeds
 from bench.records.records import SearchRecord, write_search
-from bench.sweeps.grid import Cell, matrix, parse_axes
-from bench.sweeps.run import DEFAULT_RECIPES, searches_of
+from bench.sweeps import plan
 from tests.messages import names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,16 +127,24 @@ def documented() -> list[str]:
 
 
 @pytest.mark.parametrize("line", documented())
-def test_every_documented_line_is_understood(line: str, parsed: Seen) -> None:
+def test_every_documented_line_is_understood(
+    line: str, parsed: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)  # files of clusters are named from there
     first, *words = shlex.split(line, comments=True)
     if first == "python":
         words[0] = Path(words[0]).stem
     assert main(words) == 0
     ((args, changes),) = parsed
     if args.command == "sweep":
-        recipes = (args.recipes or DEFAULT_RECIPES[args.mode]).split(",")
-        found = matrix((args.datasets or "ped2").split(","), recipes, args.seeds, changes, parse_axes(args.axis))
-        assert len(searches_of(args, [Cell(e, Path()) for e in found])) == (args.mode == "search")
+        args.home, args.root, args.datasets = (
+            str(tmp_path),
+            str(tmp_path),
+            args.datasets or ("" if args.toy else "ped2"),
+        )
+        planned = plan.planned(sweep_options(args, changes))
+        assert len(planned.cells) > 0
+        assert bool(planned.searches) == (args.mode == "search")
     elif getattr(args, "dataset", None):
         options.experiment_of(args, changes)
     else:
@@ -196,6 +206,49 @@ def test_a_sweep_has_two_modes_and_their_options(parsed: Seen) -> None:
     assert (search.mode, search.over, search.asha) == ("search", "loss.gradient=1:2", True)
     assert search.axis == ["model.width=4,8", "train.batch=16,32"]
     assert changes == {}
+
+
+def test_the_words_of_a_sweep_become_a_value(parsed: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AMSRC_CLUSTER", raising=False)
+    monkeypatch.delenv("AMSRC_RESULTS", raising=False)
+    where = ["--home", str(tmp_path / "home"), "--root", str(tmp_path / "data"), "--datasets", "ped2,avenue"]
+    main(["sweep", *where, "--axis", "model.width=4,8", "--labels", "official", "--boxes", "onnx:b.onnx"])
+    main(["sweep", "search", "--toy", *where[:2], "--seeds", "2", "--rule", "oracle", "--storage", "sqlite:///x.db"])
+    words = ["--workers", "1:4", "--cluster", str(ROOT / "clusters" / "gpu.yaml"), "--rerun", "failed"]
+    main(["sweep", "search", *where, "--joint", "--name", "mine", *words])
+    matrix, toys, joint = (sweep_options(args, changes) for args, changes in parsed)
+    assert (matrix.mode, matrix.datasets, matrix.seeds) == ("matrix", ("ped2", "avenue"), 1)
+    assert matrix.recipes == ("amsrc", "no-gate-add", "baseline")
+    assert matrix.axes == {"model.width": ["4", "8"]}
+    assert matrix.changes == {"cube.boxes.provider": "onnx", "label_set": "official"}
+    assert (matrix.sources.root, matrix.sources.boxes) == (tmp_path / "data", str(Path("b.onnx").absolute()))
+    assert (matrix.places.home, matrix.places.results) == (tmp_path / "home", Path("results").absolute())
+    assert (matrix.promised, matrix.also_finished, matrix.rendered) == (None, ("failed",), False)
+    assert (toys.rendered, toys.sources.root) == (True, tmp_path / "home" / "toy")
+    assert toys.places.results == tmp_path / "home" / "toy-results"
+    assert (toys.recipes, toys.seeds, toys.places.name) == (("amsrc",), 2, "search")
+    assert toys.search and (toys.search.rule, toys.search.sampler, toys.search.trials) == ("oracle", "tpe", 20)
+    assert toys.places.studies == "sqlite:///x.db"
+    assert matrix.places.studies == f"sqlite:///{tmp_path / 'home' / 'sweeps' / 'matrix' / 'study.db'}"
+    assert joint.search and (joint.search.rule, joint.search.sampler, joint.search.joint) == ("crossfit", "qmc", True)
+    assert len(joint.search.over) == 4
+    assert (joint.workers, joint.places.name, joint.also_finished) == (Workers(1, 4), "mine", ())
+    assert joint.promised and joint.promised.gpus == 4
+
+
+def test_a_sweep_reads_its_cluster_and_the_speeds_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bench.cluster import launcher_files
+
+    read: list[str] = []
+    for module, name in ((launcher_files, "read_cluster"), (speeds, "read_speed"), (plan, "searches_of")):
+        own: Callable[..., object] = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, own=own, name=name: read.append(name) or own(*a))
+    words = ["search", "--toy", "--dry-run", "--home", str(tmp_path), "--cluster", str(ROOT / "clusters" / "gpu.yaml")]
+    assert main(["sweep", *words]) == 0
+    assert sorted(read) == ["read_cluster", "read_speed", "searches_of"]
+    assert "search " in capsys.readouterr().out
 
 
 def test_options_and_fields_make_the_experiment(parsed: Seen) -> None:
@@ -328,8 +381,8 @@ def test_a_sweep_that_is_refused_leaves_nothing_behind(
 
 DRY = """
 import os, sys
-from bench import sweep
 from bench.cli.main import main
+from bench.sweeps import run as sweep
 
 def stop(*_, **__):
     raise AssertionError("started")

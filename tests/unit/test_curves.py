@@ -87,6 +87,11 @@ def test_settings_that_differ_from_the_recipe_are_in_the_titles() -> None:
         assert title.replace("\n", " ").startswith(name)
 
 
+def test_a_setting_of_the_method_has_the_name_of_its_option() -> None:
+    experiment = dump(override(build("amsrc", "ped2"), {"model.width": "32"}))
+    assert label(a_record(experiment=experiment)) == "amsrc, model.width=32"
+
+
 @pytest.mark.parametrize("number", [1, 3, 4, 5])
 def test_each_column_has_numbers_below_its_last_panel(number: int) -> None:
     figure = curves.roc({str(index): a_run() for index in range(number)})
@@ -131,13 +136,38 @@ def test_thin_lines_and_thumbnails_are_there_when_a_run_left_them() -> None:
     low, high = a_run().extremes("02")
     picture = np.zeros((9, 16, 3), np.uint8)
     scores = scores_of("ped2")[0]["02"]
-    run = a_run(parts={"02": {"s_f": scores, "s_p": scores}}, frames={"02": {high + SKIP: picture}})
+    parts = dict.fromkeys(a_record().parts, scores)
+    run = a_run(parts={"02": parts}, frames={"02": {high + SKIP: picture}})
     assert low != high
     figure = curves.videos(run, ["02"])
     assert figure is not None
     above, below = figure.axes
     assert [len(inset.images) for inset in above.child_axes] == [1]
-    assert {"S_f", "S_p", "score S"} <= {str(line.get_label()) for line in below.lines}
+    assert {*parts, "score S"} <= {str(line.get_label()) for line in below.lines}
+
+
+@pytest.mark.parametrize("parts", [["only"], ["a", "b"], [*"abcdef"]])
+def test_several_parts_are_drawn_under_their_names_and_a_single_one_is_the_score_itself(parts: list[str]) -> None:
+    scores, labels = scores_of("ped2")
+    epochs = [{"epoch": n, "auroc": 0.8, "parts": dict.fromkeys(parts, 0.7)} for n in (1, 2)]
+    record = a_record(parts=dict.fromkeys(parts, 0.7), epochs=epochs)
+    run = Scored(record, scores, labels, {"02": dict.fromkeys(parts, scores["02"])})
+    looks = curves.looks(record)
+    assert list(looks) == (parts if len(parts) > 1 else [])
+    if len(parts) == 2:
+        assert looks["a"]["linestyle"] != looks["b"]["linestyle"], "told apart without colour"
+    for figure, name in ((curves.videos(run, ["02"]), "{}"), (curves.epochs(record), "{} alone")):
+        assert figure is not None
+        labelled = {str(line.get_label()) for line in figure.axes[0].lines}
+        assert {name.format(part) for part in parts} & labelled == {name.format(part) for part in looks}
+
+
+def test_scores_are_in_the_unit_of_what_standardises_them() -> None:
+    for standardise, unit in (("z-score", "s.d."), ("min-max", "range")):
+        experiment = dump(override(build("amsrc", "ped2"), {"score.standardise": standardise}))
+        figure = curves.videos(Scored(a_record(experiment=experiment), *scores_of("ped2")), ["02"])
+        assert figure is not None
+        assert figure.axes[0].get_ylabel() == f"score ({unit})"
 
 
 def test_epochs_say_what_the_choice_by_test_labels_adds() -> None:
@@ -146,7 +176,8 @@ def test_epochs_say_what_the_choice_by_test_labels_adds() -> None:
     (axes,) = figure.axes
     assert axes.get_title().endswith("adds 4.0 points")
     assert "best epoch: 1, AUROC 0.8800" in {str(line.get_label()) for line in axes.lines}
-    assert not any(str(line.get_label()).startswith("S_p") for line in axes.lines), "it was never measured"
+    labels = {str(line.get_label()) for line in axes.lines}
+    assert {part for part in a_record().parts if f"{part} alone" in labels} == {"consistency"}, "of the other no AUROC"
 
 
 def test_a_single_epoch_leaves_nothing_to_choose() -> None:

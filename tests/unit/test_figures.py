@@ -24,17 +24,18 @@ SPACE = {
     "train.learning_rate": [5e-5, 2e-3],
 }
 FUSION = {
-    "share_f": [0.0, 0.25, 0.5, 0.75, 1.0],
+    "part": "consistency",
+    "share": [0.0, 0.25, 0.5, 0.75, 1.0],
     "auroc": [0.7, 0.8, 0.9, 0.85, 0.6],
     "best_share": 0.5,
     "best_auroc": 0.9,
-    "paper_share": 0.75,
-    "paper_auroc": 0.85,
+    "own_share": 0.75,
+    "own_auroc": 0.85,
 }
 
 
 def a_record(**fusion: object) -> RunRecord:
-    return record_of(build("amsrc", "ped2"), fusion=fusion)
+    return record_of(build("amsrc", "ped2"), parts={"consistency": 0.6, "prediction": 0.7}, fusion=fusion)
 
 
 def a_search(
@@ -119,8 +120,8 @@ def test_another_process_gives_the_same_bytes_and_makes_no_state_of_pyplot() -> 
         "import sys\nfrom importlib.util import module_from_spec, spec_from_file_location\n"
         f"spec = spec_from_file_location('made', {__file__!r})\n"
         "made = module_from_spec(spec)\nspec.loader.exec_module(made)\n"
-        "figure = made.figures.fusion(made.a_record(**made.FUSION))\n"
-        "sys.stdout.buffer.write(made.figures.render(figure, 'svg'))\n"
+        "figure = made.style.fusion(made.a_record(**made.FUSION))\n"
+        "sys.stdout.buffer.write(made.style.render(figure, 'svg'))\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     there = subprocess.run(
@@ -142,17 +143,18 @@ def test_fusion_shows_the_curve_its_best_the_recipes_own_weights_and_both_ends()
     figure = drawn(style.fusion(a_record(**FUSION)))
     (axes,) = figure.axes
     curve = axes.lines[0].get_data()
-    assert [list(values) for values in curve] == [FUSION["share_f"], FUSION["auroc"]]
+    assert [list(values) for values in curve] == [FUSION["share"], FUSION["auroc"]]
     assert points(figure, "best") == [(0.5, 0.9)]
     assert points(figure, "the recipe's own") == [(0.75, 0.85)]
-    assert points(figure, "S_p alone") == [(0, 0.7)]
-    assert points(figure, "S_f alone") == [(1, 0.6)]
+    assert points(figure, "prediction alone") == [(0, 0.7)]
+    assert points(figure, "consistency alone") == [(1, 0.6)]
+    assert "consistency" in axes.get_xlabel(), "the part whose share is varied"
     assert len({line.get_marker() for line in axes.lines[1:]}) == 4, "told apart without colour"
     (legend,) = figure.legends
     assert legend.texts[0].get_text() == "best, by the test labels: 0.500, AUROC 0.9000"
 
 
-@pytest.mark.parametrize("fusion", [{}, FUSION | {"auroc": [None] * 5, "best_auroc": None, "paper_auroc": None}])
+@pytest.mark.parametrize("fusion", [{}, FUSION | {"auroc": [None] * 5, "best_auroc": None, "own_auroc": None}])
 def test_a_cell_without_a_curve_has_no_figure(fusion: dict[str, object]) -> None:
     assert style.fusion(a_record(**fusion)) is None
 

@@ -130,7 +130,8 @@ def test_what_a_run_left_beside_its_record_is_read_again(tmp_path: Path) -> None
     put_pictures(tmp_path, record)
     run = files.scored(tmp_path, record)
     assert run is not None
-    assert run.parts["02"]["s_f"] == pytest.approx(run.scores["02"] - 1)
+    assert list(run.parts["02"]) == list(record.parts)
+    assert run.parts["02"][next(iter(record.parts))] == pytest.approx(run.scores["02"] / 2)
     strip = files.read_strip(files.strips_of(tmp_path, "ped2"))
     assert list(strip["02"]) == list(range(4, 120, 12))
     assert files.read_boxes(files.folder_of(tmp_path, record))["02"][16][0] == [0.1, 0.2, 0.3, 0.6, 1.6]
@@ -160,13 +161,24 @@ def test_what_is_of_one_run_needs_a_data_set(words: list[str], said: str, capsys
     assert said in capsys.readouterr().err
 
 
-def test_the_command_for_what_is_missing_leads_to_the_same_run(tmp_path: Path) -> None:
-    e = override(build("amsrc", "ped2", 3), {"train.epochs": "4", "train.held_out": "0", "loss.consistency": "2.5"})
-    record = replace(a_record(seed=3), experiment=dump(e))
+@pytest.mark.parametrize(
+    ("recipe", "fields"),
+    [
+        ("amsrc", {"train.epochs": "4", "train.held_out": "0", "loss.consistency": "2.5", "score.weights": "0.5,2"}),
+        ("conv-ae", {"model.width": "8", "model.input": "flows"}),
+    ],
+)
+def test_the_command_for_what_is_missing_leads_to_the_same_run(recipe: str, fields: dict[str, str]) -> None:
+    e = override(build(recipe, "ped2", 3), fields)
+    record = replace(a_record(recipe, seed=3), experiment=dump(e))
     words = files.command(record).split()
-    _, fields = options.overrides(words)
-    assert override(build("amsrc", "ped2", 3), fields) == load(record.experiment)
-    assert words[:8] == ["amsrc-bench", "figures", "--recipe", "amsrc", "--dataset", "ped2", "--seed", "3"]
-    assert files.missing(tmp_path, record) == ["errors", "features", "frame"]
-    assert files.missing(tmp_path, a_record("baseline")) == ["errors", "frame"], "it has no motion feature"
-    assert files.missing(tmp_path, a_record("null-flow")) == []
+    _, found = options.overrides(words)
+    assert override(build(recipe, "ped2", 3), found) == load(record.experiment)
+    assert words[:8] == ["amsrc-bench", "figures", "--recipe", recipe, "--dataset", "ped2", "--seed", "3"]
+
+
+def test_a_run_is_pictured_once_its_frame_is_drawn(tmp_path: Path) -> None:
+    record = a_record()
+    assert not files.pictured(tmp_path, record)
+    write_file(files.folder_of(tmp_path, record) / "frame.svg", b"")
+    assert files.pictured(tmp_path, record)

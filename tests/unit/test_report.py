@@ -154,11 +154,17 @@ def test_protocol_and_numbered_deviations_are_on_it(html: str) -> None:
 
 
 def test_a_new_metric_gets_a_column_by_itself() -> None:
-    runs = report.every_run([a_record(metrics={"auroc": 0.5, "eer": 0.25, "auroc_f": None, "videos": 3})])
-    assert runs["metrics"] == ["AUROC", "eer", "AUROC f", "videos"]
-    assert runs["lines"][0]["figures"] == ["50.00", "25.00", "-", "3"]
+    metrics = {"auroc": 0.5, "eer": 0.25, "macro_auroc": None, "videos": 3}
+    runs = report.every_run([a_record(metrics=metrics, parts={"a": 0.7, "b": None}), a_record("null-flow")])
+    assert runs["metrics"][:4] == ["AUROC", "eer", "macro AUROC", "videos"]
+    assert runs["lines"][0]["figures"][:4] == ["50.00", "25.00", "-", "3"]
+    assert [line["figures"][-1] for line in runs["lines"]] == ["a 70.00, b -", "-"], "each part where there are several"
     assert report.shown([0.25, 0.5]) == "25.00 to 50.00"
     assert report.shown(float("nan")) == "-"
+
+
+def test_what_a_rule_chose_is_told_by_part(html: str) -> None:
+    assert "<td>paper</td><td>84.00</td><td>3</td><td>consistency 0.9901, prediction 0.0099" in html
 
 
 def test_what_table_3_completes_is_complete_among_all_runs(tmp_path: Path) -> None:
@@ -335,7 +341,7 @@ def test_every_video_of_every_run_can_be_looked_at(page: Page) -> None:
         assert page.eval(options.format("video")) == [f"{n:02d}" for n in range(1, videos + 1)]
         for _ in range(videos):
             page.eval("document.getElementById('b-next').click()")
-            points = page.eval("document.querySelector('#b-chart .s').getAttribute('d').split('L').length")
+            points = page.eval("document.querySelector('#b-chart .curve').getAttribute('d').split('L').length")
             assert points == FRAMES - SKIP
     assert page.heard("Runtime.exceptionThrown") == []
 
@@ -348,7 +354,23 @@ def test_the_ground_truth_is_shaded_where_it_is(page: Page) -> None:
     assert page.eval("document.querySelectorAll('#b-chart .truth').length") == 1
     label = page.eval("document.querySelector('#b-chart svg').getAttribute('aria-label')")
     assert label == "Score of run amsrc, seed 0 over video 02: 116 frames, 38 of them abnormal."
-    assert page.eval("document.querySelectorAll('#b-chart .s_f, #b-chart .s_p').length") == 2
+
+
+def test_the_legend_names_what_is_drawn(page: Page) -> None:
+    names = "[...document.querySelectorAll('#b-legend span')].map((entry) => entry.textContent)"
+    drawn = "document.querySelectorAll('#b-chart .curve').length"
+    choose(page, "dataset", "ped2")
+    choose(page, "video", "02")
+    assert page.eval(names) == ["S", "consistency", "prediction", "abnormal"]
+    assert page.eval(drawn) == 3
+    colours = "[...document.querySelectorAll('#b-chart .curve')].map((line) => getComputedStyle(line).stroke)"
+    assert len(set(page.eval(colours))) == 3
+    choose(page, "video", "01")
+    assert page.eval(names) == ["S", "consistency", "prediction"], "no frame of it is abnormal"
+    choose(page, "run", a_record("null-flow").fingerprint)
+    assert page.eval(names) == ["S"]
+    assert page.eval(drawn) == 1
+    choose(page, "run", a_record().fingerprint)
 
 
 def test_the_slider_moves_frame_by_frame_from_the_keyboard_and_the_nearest_picture_follows(page: Page) -> None:
@@ -359,7 +381,7 @@ def test_the_slider_moves_frame_by_frame_from_the_keyboard_and_the_nearest_pictu
     page.press("ArrowRight")
     text = page.eval("document.getElementById('b-readout').textContent")
     assert re.fullmatch(
-        r"Frame 52: S -?\d+\.\d\d, S_f -?\d+\.\d\d, S_p -?\d+\.\d\d \(standard deviations\); abnormal\.", text
+        r"Frame 52: S -?\d+\.\d\d, consistency -?\d+\.\d\d, prediction -?\d+\.\d\d \(s\.d\.\); abnormal\.", text
     )
     assert page.eval("document.querySelector('#b-picture img').alt") == (
         "Frame 52 of video 02 with 2 boxes, the highest score is 5.20."

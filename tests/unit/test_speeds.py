@@ -1,6 +1,5 @@
 """Files of measured speeds, and what is taken from their rows."""
 
-import argparse
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import DataError
-from bench.cluster.machine import Machine, Workers
+from bench.cluster.machine import Machine
+from bench.data.stores import Sources
 from bench.records import speeds
 from bench.records.speeds import ABOUT, Row, read_speed
-from bench.sweeps import plan
+from bench.sweeps.options import Places, SweepOptions
+from bench.sweeps.plan import Plan
 from tests.unit.test_estimate import overhead, row
 
 
@@ -30,17 +31,16 @@ def test_a_file_that_holds_no_speeds_is_named(tmp_path: Path, text: str) -> None
         read_speed(tmp_path)
 
 
-def test_a_gpu_is_shared_by_as_many_cells_as_train_fastest_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_shared_by_as_many_cells_as_train_fastest_on_it() -> None:
     def measured(cells: int, rate: float, width: int = 64) -> Row:
         return replace(row("train packed", rate), settings={"cells": cells, "width": width})
 
     rows = [measured(1, 10.0), measured(2, 14.0), measured(4, 13.0), measured(8, 99.0, width=16)]
     assert speeds.fastest_packed(rows, "A10G") == 2
     assert speeds.fastest_packed(rows, "H100") == speeds.fastest_packed([], "A10G") == 1
-    monkeypatch.setattr(speeds, "read_speed", lambda: rows)
-    given = argparse.Namespace(workers=Workers(), gpus_per_run=None, cpus_per_run=None)
+    places = Places(Path("home"), Path("results"), "matrix")
+    given = SweepOptions(datasets=("ped2",), recipes=("amsrc",), sources=Sources(Path("data")), places=places)
     machine = Machine(((16.0, 2.0),), "A10G")
-    found = [plan.packing(given, machine, cells) for cells in (2, 3, 9)]
+    found = [Plan(given, [], [], rows).packing(machine, cells) for cells in (2, 3, 9)]
     assert [(each.concurrent, each.gpus) for each in found] == [(2, 1.0), (3, 0.5), (4, 0.5)]
-    given.gpus_per_run = 1.0
-    assert plan.packing(given, machine, 9).concurrent == 2
+    assert Plan(replace(given, gpus_per_run=1.0), [], [], rows).packing(machine, 9).concurrent == 2
