@@ -97,7 +97,8 @@ def load(data: Mapping[str, Any]) -> Experiment:
         experiment: Experiment = strict(Experiment).validate_python(dict(data))
         settings = strict(method.config).validate_python(data.get("settings", {}))
     except ValidationError as error:
-        lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
+        places = [".".join(str(part) for part in e["loc"]) or "settings" for e in error.errors()]
+        lines = [f"{at}: {e['msg']}, got {e['input']!r}" for at, e in zip(places, error.errors(), strict=True)]
         raise ConfigError("configuration: " + "; ".join(lines)) from None
     return replace(experiment, settings=settings)
 
@@ -179,7 +180,7 @@ def check(experiment: Experiment) -> None:
     wrong += catalogue.find(e.method).check(e.settings)
     weights, parts = e.score.weights, e.parts
     if len(weights) != len(parts):
-        wrong.append(f"score.weights is {_listed(weights)}; the score has {len(parts)} parts: {', '.join(parts)}")
+        wrong.append(f"score.weights is {_listed(weights)}; allowed: one a part of the score, {', '.join(parts)}")
     elif weights and not any(weights):
         wrong.append(f"score.weights is {_listed(weights)}; at least one part must count")
     if wrong:
@@ -199,9 +200,15 @@ def leaves(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def flatten(experiment: Experiment) -> dict[str, Any]:
-    """Every field by its dotted name; those of the method's settings without `settings.`."""
-    data = dump(experiment)
-    return dict(leaves({**{name: value for name, value in data.items() if name != "settings"}, **data["settings"]}))
+    """Every field by its dotted name."""
+    return dotted(dump(experiment))
+
+
+def dotted(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """A dumped experiment by dotted names; those of the method's settings without `settings.`."""
+    return dict(
+        leaves({**{name: value for name, value in experiment.items() if name != "settings"}, **experiment["settings"]})
+    )
 
 
 def fingerprint(experiment: Experiment) -> str:
@@ -221,7 +228,10 @@ def run_key(experiment: Experiment) -> str:
 def training_key(experiment: Experiment) -> str:
     """12 hex digits that are equal where the same would be trained: `run_key` without what has no effect."""
     e, method = experiment, catalogue.find(experiment.method)
-    return run_key(replace(e, settings=method.effective(e.settings), train=e.train if e.learns else TrainConfig()))
+    train = e.train if method.phases else TrainConfig()
+    if method.fits and not method.phases:  # nothing of what is counted in epochs
+        train = TrainConfig(batch=e.train.batch, precision=e.train.precision, held_out=e.train.held_out)
+    return run_key(replace(e, settings=method.effective(e.settings), train=train))
 
 
 def cube_key(experiment: Experiment) -> str:

@@ -92,7 +92,8 @@ class Learner(Protocol):
     def scores(self, networks: Mapping[str, nn.Module], batch: Batch) -> dict[str, Tensor]:
         """Each part of the score of each cube, (B,), higher = more abnormal.
 
-        Made of torch operations alone, so that it can be exported. Called under `torch.inference_mode` and autocast.
+        Made of torch operations alone, so that it can be exported; sizes by `shape`: `len` of a tensor would be a
+        constant of the exported program. Called under `torch.inference_mode` and autocast.
 
         Args:
             networks: copies of `self.networks` in evaluation mode, BatchNorm folded into convolutions.

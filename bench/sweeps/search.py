@@ -50,7 +50,7 @@ class Search:
 
     @property
     def base(self) -> Experiment:
-        """The first of them; they differ in data set and seed alone."""
+        """The experiment of the first of them."""
         return self.bases[0].experiment
 
     @property

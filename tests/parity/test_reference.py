@@ -7,20 +7,24 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from amsrc import boxes, flow, losses
-from amsrc.config import CubeConfig, LossConfig, ModelConfig, ScoreConfig, TrainConfig
+from amsrc import boxes, flow
+from amsrc.config import CubeConfig, ScoreConfig
 from amsrc.cubes import cut
 from amsrc.fuse import frame_scores, statistics
-from amsrc.model import AMSRC
 from amsrc.store import CubeStore
+from bench.experiment.config import derive
+from bench.methods.interface import Learner
+from bench.methods.reader import Reader
 from bench.speed import reference
 from bench.speed.harness import tiny
+from bench.speed.network import timed_experiment
 from bench.speed.synthetic import store_of_noise, video_of_walkers
 from bench.speed.timing import CPU
-from bench.training.scoring import Feed, score
+from bench.training.scoring import Scorer, build
 from tests.parity.test_model import restated
 
 WIDTH = 2
+EXPERIMENT = derive(timed_experiment(WIDTH), train={"precision": "fp32"})
 
 
 @pytest.fixture
@@ -29,15 +33,14 @@ def store(tmp_path: Path) -> CubeStore:
 
 
 @pytest.fixture
-def ours() -> AMSRC:
-    torch.manual_seed(0)
-    return AMSRC(ModelConfig(width=WIDTH)).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+def ours() -> Learner:
+    return build(EXPERIMENT, CPU)
 
 
-def theirs(network: AMSRC) -> reference.Trainer:
+def theirs(learner: Learner) -> reference.Trainer:
     """A trainer of the same weights."""
     trainer = reference.Trainer(WIDTH, CPU)
-    trainer.network.load_state_dict(restated(network).state_dict())
+    trainer.network.load_state_dict(restated(learner.networks["network"]).state_dict())  # type: ignore[arg-type]
     return trainer
 
 
@@ -49,14 +52,12 @@ def frames_of(trainer: reference.Trainer, store: CubeStore) -> np.ndarray:
     return np.concatenate(reference.frame_scores(cubes, counts, *standard))
 
 
-def test_steps_have_the_same_losses(store: CubeStore, ours: AMSRC) -> None:
-    trainer, weights = theirs(ours), LossConfig()
-    optimiser = torch.optim.Adam(ours.parameters(), lr=2e-4, fused=True)
-    feed, dataset = Feed(store.train, ModelConfig(width=WIDTH), CPU), reference.CubeDataset(store.train)
+def test_steps_have_the_same_losses(store: CubeStore, ours: Learner) -> None:
+    trainer, (optimiser,) = theirs(ours), ours.begin("train").values()
+    reader, dataset = Reader(store.train, CPU), reference.CubeDataset(store.train)
     for step in range(4):
         rows = np.arange(step * 16, step * 16 + 16)
-        appearance, motion, target = feed.batch(rows)
-        loss = losses.total(losses.terms(ours(appearance, motion), target, ours, weights), weights)
+        loss = ours.losses(dict(ours.networks.items()), reader.batch(rows), "network")["loss"]
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -64,18 +65,15 @@ def test_steps_have_the_same_losses(store: CubeStore, ours: AMSRC) -> None:
         assert trainer.step(sample) == pytest.approx(loss.item(), rel=1e-4)
 
 
-def test_cubes_and_frames_have_the_same_scores(store: CubeStore, ours: AMSRC) -> None:
-    trainer, model = theirs(ours), ModelConfig(width=WIDTH)
-    splits = (store.train, store.test)
-    mine = [
-        score(ours, Feed(cubes, model, CPU), np.arange(len(cubes)), TrainConfig(precision="fp32")) for cubes in splits
-    ]
-    for a, b in zip(mine, map(trainer.scores, splits), strict=True):
-        np.testing.assert_allclose(a[0], b[0], atol=1e-5)
-        np.testing.assert_allclose(a[1], b[1], rtol=1e-4)
-    test, counts = store.test, [shard.video_frames for shard in store.test.shards]
-    config = ScoreConfig(weight_f=1.0, weight_p=0.01)
-    expected = frame_scores(*mine[1], test.video, test.frame, counts, statistics(*mine[0]), config)
+def test_cubes_and_frames_have_the_same_scores(store: CubeStore, ours: Learner) -> None:
+    trainer, scorer, splits = theirs(ours), Scorer(EXPERIMENT, ours, CPU), (store.train, store.test)
+    train, test = (scorer(Reader(cubes, CPU)) for cubes in splits)
+    for mine, plain in zip((train, test), map(trainer.scores, splits), strict=True):
+        np.testing.assert_allclose(mine["consistency"], plain[0], atol=1e-5)
+        np.testing.assert_allclose(mine["prediction"], plain[1], rtol=1e-4)
+    cubes, counts = store.test, [shard.video_frames for shard in store.test.shards]
+    config = ScoreConfig(weights=(1.0, 0.01))
+    expected = frame_scores(test, cubes.video, cubes.frame, counts, statistics(train), config)
     np.testing.assert_allclose(frames_of(trainer, store), np.concatenate(expected), rtol=1e-2, atol=1e-2)
 
 

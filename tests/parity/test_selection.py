@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from bench.evaluation import selection
-from bench.evaluation.selection import decide, folds, fusion_curve
+from bench.evaluation.selection import decide, folds, fusion_curve, lattice
 from bench.records.run_folder import Epoch
-from bench.speed import reference
-from tests.unit.test_selection import Made, made
+from tests.parity.test_fuse import Case
+from tests.unit.test_selection import Made, made, ratio
 
+STEPS = {1: 1, 2: 5}
 SHARES = (0.0, 0.2, 0.5, 0.8, 1.0)
-Choice = tuple[int, tuple[float, float]]  # epoch, weights
+Weights = tuple[float, ...]  # one a part
+Choice = tuple[int, Weights]  # epoch, weights
 
 
 def slow_auroc(scores: np.ndarray, labels: np.ndarray) -> Fraction | None:
@@ -26,35 +28,35 @@ def slow_auroc(scores: np.ndarray, labels: np.ndarray) -> Fraction | None:
     return Fraction(right, 2 * len(abnormal) * len(normal))
 
 
-def slow_scores(cell: Made, epoch: Epoch, weights: tuple[float, float]) -> dict[str, np.ndarray]:
-    """Frame scores by video from the reference's loops, in float32."""
-    known, config = epoch.statistics, cell.config
-    by_video = reference.frame_scores(
-        zip(cell.video.tolist(), cell.frame.tolist(), epoch.s_f.tolist(), epoch.s_p.tolist(), strict=True),
-        cell.frames,
-        (known.mean_f, known.sd_f),
-        (known.mean_p, known.sd_p),
-        weight_f=weights[0],
-        weight_p=weights[1],
-        skip=config.skip_frames,
-        median=config.median_frames,
-        padding=config.median_padding,
-        empty=config.empty_frame,
-    )
-    return {video: np.array(scores, np.float32) for video, scores in zip(cell.videos, by_video, strict=True)}
+def slow_scores(cell: Made, epoch: Epoch, weights: Weights) -> dict[str, np.ndarray]:
+    """Frame scores by video from the loop over cubes, in float32."""
+    columns = (column.tolist() for column in (cell.video, cell.frame, *epoch.scores.values()))
+    config = replace(cell.config, weights=weights)
+    case = Case(list(zip(*columns, strict=True)), cell.frames, list(epoch.statistics.values()), config)
+    return {video: np.array(scores, np.float32) for video, scores in zip(cell.videos, case.expected(), strict=True)}
+
+
+def slow_lattice(parts: int) -> list[Weights]:
+    """Weights of two parts in fifths, of three in tenths; one part has nothing to weigh."""
+    if parts == 1:
+        return []
+    if parts == 2:
+        return [(n / 5, 1 - n / 5) for n in range(6)]
+    return [(n / 10, m / 10, 1 - (n + m) / 10) for n in range(11) for m in range(11 - n)]
 
 
 def slow_rules(cell: Made) -> dict[str, Any]:
     """Rule by rule, what `decide` has to find."""
-    own = cell.config.weight_f, cell.config.weight_p
-    own_share = own[0] / sum(own)
+    own = cell.config.weights
     scores: dict[Choice, dict[str, np.ndarray]] = {}
     for epoch in cell.epochs:
-        for weights in (own, *((share, 1 - share) for share in SHARES)):
+        for weights in (own, *slow_lattice(len(own))):
             scores[epoch.number, weights] = slow_scores(cell, epoch, weights)
 
-    def share_of(choice: Choice) -> float:
-        return own_share if choice[1] == own else choice[1][0]
+    def distance(choice: Choice) -> float:
+        """Half of the differences of all shares; 0 of its own."""
+        shares = [weight / sum(own) for weight in own]
+        return 0.0 if choice[1] == own else sum(abs(a - b) for a, b in zip(choice[1], shares, strict=True)) / 2
 
     def on(choice: Choice, videos: list[str]) -> Fraction | None:
         frames = [np.concatenate([by[v] for v in videos]) for by in (scores[choice], cell.labels)] if videos else []
@@ -65,10 +67,10 @@ def slow_rules(cell: Made) -> dict[str, Any]:
             return cell.epochs[-1].number, own
         equal = [choice for choice in worth if worth[choice] == max(worth.values())]
         latest = [choice for choice in equal if choice[0] == max(equal)[0]]
-        return min(latest, key=lambda choice: abs(share_of(choice) - own_share))
+        return min(latest, key=distance)
 
     def told(choice: Choice) -> dict[str, Any]:
-        return {"epoch": choice[0], "share_f": share_of(choice)}
+        return {"epoch": choice[0], "weights": ratio(*choice[1])}
 
     paper = cell.epochs[-1].number, own
     oracle = best({choice: on(choice, cell.videos) for choice in scores})
@@ -91,27 +93,29 @@ def slow_rules(cell: Made) -> dict[str, Any]:
     }
 
 
-def slow_label_free(cell: Made, best: Any, own: tuple[float, float]) -> dict[str, Any]:
-    """Each epoch's held-out cubes, fused one by one."""
-    by_kind: dict[Choice, dict[str, Fraction]] = {}
+def slow_label_free(cell: Made, best: Any, own: Weights) -> dict[str, Any]:
+    """Each epoch's held-out cubes, fused one by one: frames of one cube, of a video of their own."""
+    by_kind: dict[Choice, dict[str, Fraction | None]] = {}
     for epoch in cell.epochs:
-        known, held = epoch.statistics, epoch.held_out
+        held = epoch.held_out
         assert held is not None
-        for weights in (own, *((share, 1 - share) for share in SHARES)):
+        for weights in (own, *slow_lattice(len(own))):
 
-            def fused(s_f: np.ndarray, s_p: np.ndarray, known: Any = known, weights: Any = weights) -> np.ndarray:
-                f, p = s_f.astype(float), s_p.astype(float)
-                z_f, z_p = weights[0] * (f - known.mean_f) / known.sd_f, weights[1] * (p - known.mean_p) / known.sd_p
-                return (z_f + z_p).astype(np.float32)
+            def fused(scores: Any, epoch: Epoch = epoch, weights: Weights = weights) -> np.ndarray:
+                config = replace(cell.config, weights=weights, skip_frames=0, median_frames=1)
+                rows = list(zip(*(values.tolist() for values in scores.values()), strict=True))
+                cubes = [(0, frame, *values) for frame, values in enumerate(rows)]
+                (found,) = Case(cubes, [len(rows)], list(epoch.statistics.values()), config).expected()
+                return np.array(found, np.float32)
 
-            normal = fused(held.normal_f, held.normal_p)
+            normal = fused(held.normal)
             found = {}
-            for kind in held.pseudo_f:
-                pseudo = fused(held.pseudo_f[kind], held.pseudo_p[kind])
+            for kind, scores in held.pseudo.items():
+                pseudo = fused(scores)
                 truth = np.array([0] * len(normal) + [1] * len(pseudo))
                 found[kind] = slow_auroc(np.concatenate([normal, pseudo]), truth)
-            by_kind[epoch.number, weights] = found  # type: ignore[assignment]
-    chosen = best({choice: sum(found.values()) for choice, found in by_kind.items()})
+            by_kind[epoch.number, weights] = found
+    chosen = best({choice: sum(filter(None, found.values())) for choice, found in by_kind.items()})
     return {"chosen": chosen, "by_kind": by_kind[chosen]}
 
 
@@ -122,16 +126,20 @@ CELLS = [
     {"videos": 3, "empty_frame": "released", "grid": 2},
     {"videos": 2, "frames": 8, "grid": 1, "median_padding": "zero"},
     {"videos": 1},
-    {"weight_f": 0.0, "weight_p": 1.0, "grid": 2},
-    {"weight_f": 1.0, "weight_p": 0.01},
+    {"weights": (0.0, 1.0), "grid": 2},
+    {"weights": (1.0, 0.01)},
+    {"parts": 1, "grid": 1},
+    {"parts": 3, "videos": 4, "epochs": 2, "grid": 1, "empty_frame": "lowest"},
+    {"standardise": "min-max", "grid": 2},
+    {"parts": 3, "videos": 3, "epochs": 1, "standardise": "min-p99.9"},
 ]
 
 
-@pytest.mark.parametrize("parts", CELLS, ids=str)
+@pytest.mark.parametrize("about", CELLS, ids=str)
 @pytest.mark.parametrize("seed", range(2))
-def test_every_rule_equals_the_loop(seed: int, parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "CHOICES", np.array(SHARES))
-    cell = made(seed, **{"frames": 16, **parts})
+def test_every_rule_equals_the_loop(seed: int, about: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "STEPS", STEPS)
+    cell = made(seed, **{"frames": 16, **about})
     decision, expected = cell.decide(), slow_rules(cell)
     for rule in ("paper", "oracle"):
         assert decision.rules[rule] == floats(expected[rule])
@@ -140,7 +148,7 @@ def test_every_rule_equals_the_loop(seed: int, parts: dict[str, Any], monkeypatc
     assert found["auroc"] == floats(expected["crossfit"])["auroc"]
     label_free = decision.rules["label-free"]
     epoch, weights = expected["label-free"]["chosen"]
-    assert label_free["epoch"] == epoch and label_free["share_f"] == pytest.approx(weights[0] / sum(weights))
+    assert (label_free["epoch"], label_free["weights"]) == (epoch, ratio(*weights))
     assert label_free["pseudo_auroc_by_kind"] == floats(expected["label-free"]["by_kind"])
     assert (
         label_free["auroc"] == floats({"auroc": expected["label-free"]["of"]((epoch, weights), cell.videos)})["auroc"]
@@ -151,20 +159,26 @@ def floats(told: dict[str, Any]) -> dict[str, Any]:
     return {name: float(value) if isinstance(value, Fraction) else value for name, value in told.items()}
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_the_lattice_equals_the_loop(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "STEPS", STEPS)
+    assert lattice(parts) == (slow_lattice(parts) or [(1.0,)])
+
+
 @pytest.mark.parametrize("grid", [None, 1])
 def test_the_curve_equals_the_loop(grid: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "SHARES", np.array(SHARES))
-    cell = made(2, videos=4, epochs=1, grid=grid, weight_f=0.3, weight_p=0.1)
+    cell = made(2, videos=4, epochs=1, grid=grid, weights=(0.3, 0.1))
     truth = np.concatenate(list(cell.labels.values()))
 
     def slow(*weights: float) -> float:
-        frames = slow_scores(cell, cell.epochs[0], weights)  # type: ignore[arg-type]
+        frames = slow_scores(cell, cell.epochs[0], weights)
         return float(slow_auroc(np.concatenate(list(frames.values())), truth) or 0)
 
     curve = fusion_curve(cell.fuser, cell.videos, cell.epochs[0], cell.labels)
     assert curve["auroc"] == [slow(share, 1 - share) for share in SHARES]
-    assert curve["paper_auroc"] == slow(0.3, 0.1)
-    assert curve["best_auroc"] == max(*curve["auroc"], curve["paper_auroc"])
+    assert curve["own_auroc"] == slow(0.3, 0.1)
+    assert curve["best_auroc"] == max(*curve["auroc"], curve["own_auroc"])
 
 
 def test_what_is_searched_is_what_is_measured() -> None:
@@ -176,6 +190,6 @@ def test_what_is_searched_is_what_is_measured() -> None:
         share = i / 1000
         measured = cell.measured(epoch, share, 1 - share)
         assert curve["auroc"][i] == pytest.approx(measured, abs=1e-12)
-    own = replace(cell.config, weight_f=0.9, weight_p=0.3)
+    own = replace(cell.config, weights=(0.9, 0.3))
     paper = decide(replace(cell, config=own).fuser, cell.videos, [epoch], cell.labels).rules["paper"]
     assert paper["auroc"] == pytest.approx(cell.measured(epoch, 0.9, 0.3), abs=1e-12)

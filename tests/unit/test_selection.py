@@ -14,30 +14,37 @@ from amsrc.fuse import Fuser, Statistics, frame_scores, statistics
 from bench.evaluation import selection
 from bench.evaluation.metrics import pooled_auroc
 from bench.evaluation.selection import (
-    CHOICES,
     SHARES,
     Decision,
     across,
     decide,
     folds,
     fusion_curve,
+    lattice,
     objective,
+    pseudo_auroc,
     pseudo_aurocs,
-    pseudo_worth,
+    shares,
 )
 from bench.experiment.rules import RULES
 from bench.records.run_folder import Epoch, HeldOut
+from tests.messages import error_naming
 
 KINDS = ("skip", "patch")
-FEW = CHOICES[::5]
-PLAIN = Statistics(0.0, 1.0, 0.0, 1.0)
+PARTS = ("first", "second", "third")
+WEIGHTS = (0.37, 0.7, 0.21)
+PLAIN = Statistics(mean=0.0, sd=1.0, minimum=0.0, p999=1.0, maximum=1.0)
 Labels = dict[str, np.ndarray]
 
 
+LATTICES = {parts: lattice(parts) for parts in range(1, 5)}
+"""As they are; the tests below have fewer ratios of two parts."""
+
+
 @pytest.fixture(autouse=True)
-def few_choices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fifth of the shares is enough to choose from."""
-    monkeypatch.setattr(selection, "CHOICES", FEW)
+def few_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of the ratios of two parts is enough to choose from."""
+    monkeypatch.setitem(selection.STEPS, 2, 20)
 
 
 @dataclass(frozen=True)
@@ -62,21 +69,28 @@ class Made:
     def curve(self) -> dict[str, Any]:
         return fusion_curve(self.fuser, self.videos, self.epochs[-1], self.labels)
 
-    def measured(self, epoch: Epoch, weight_f: float, weight_p: float) -> float | None:
+    def measured(self, epoch: Epoch, *weights: float) -> float | None:
         """The AUROC as the evaluation measures it."""
-        config = replace(self.config, weight_f=weight_f, weight_p=weight_p)
-        scores = frame_scores(epoch.s_f, epoch.s_p, self.video, self.frame, self.frames, epoch.statistics, config)
+        config = replace(self.config, weights=weights)
+        scores = frame_scores(epoch.scores, self.video, self.frame, self.frames, epoch.statistics, config)
         kept = [score.astype(np.float32) for score in scores]
         return pooled_auroc(dict(zip(self.videos, kept, strict=True)), self.labels)
 
 
 def made(
-    seed: int, videos: int = 7, frames: int = 24, epochs: int = 3, *, grid: int | None = None, **config: Any
+    seed: int,
+    videos: int = 7,
+    frames: int = 24,
+    epochs: int = 3,
+    *,
+    parts: int = 2,
+    grid: int | None = None,
+    **config: Any,
 ) -> Made:
     """Random cubes, most frames with a few, a little higher where abnormal; `grid`: few values, so many ties."""
     random = np.random.default_rng(seed)
     names = [f"{i:02d}" for i in range(1, videos + 1)]
-    score = ScoreConfig(**{"weight_f": 0.37, "weight_p": 0.7, "skip_frames": 2, "median_frames": 3, **config})
+    score = ScoreConfig(**{"weights": WEIGHTS[:parts], "skip_frames": 2, "median_frames": 3, **config})
     counts = random.integers(frames // 2, frames + 1, videos).tolist()
     video, frame = (np.array(x) for x in zip(*[(v, f) for v, n in enumerate(counts) for f in range(n)], strict=True))
     cubes = np.sort(random.integers(0, len(video), 3 * len(video)))
@@ -88,32 +102,37 @@ def made(
         return (np.round(found * grid) / grid if grid else found).astype(np.float32)
 
     def an_epoch(number: int) -> Epoch:
-        s_f, s_p = (scores(abnormal, random.uniform(-0.5, 1)) for _ in range(2))
+        named = PARTS[:parts]
+        test = {part: scores(abnormal, random.uniform(-0.5, 1)) for part in named}
         none, some = np.zeros(30), np.ones(30)
-        pseudo = [{kind: scores(some, random.uniform(-0.5, 1)) for kind in KINDS} for _ in range(2)]
-        held_out = HeldOut(scores(none, 0), scores(none, 0), *pseudo)
-        return Epoch(number, s_f, s_p, statistics(s_f, s_p), held_out)
+        pseudo = {part: {kind: scores(some, random.uniform(-0.5, 1)) for kind in KINDS} for part in named}
+        by_kind = {kind: {part: pseudo[part][kind] for part in named} for kind in KINDS}
+        return Epoch(number, test, statistics(test), HeldOut({part: scores(none, 0) for part in named}, by_kind))
 
     labels = {name: label[2:].astype(np.uint8) for name, label in zip(names, truth, strict=True)}
     return Made(names, video[cubes], frame[cubes], counts, [an_epoch(i + 1) for i in range(epochs)], labels, score)
 
 
-def simple(s_p: list[list[float]], labels: list[list[int]], s_f: list[list[float]] | None = None) -> Made:
-    """One cube a frame, one epoch, equal weights, nothing skipped or smoothed; without `s_f` S_p alone."""
-    counts = [len(video) for video in s_p]
-    names = [f"v{i}" for i in range(len(s_p))]
-    p = np.concatenate([*map(np.float32, s_p)])
-    f = np.full_like(p, np.nan) if s_f is None else np.concatenate([*map(np.float32, s_f)])
-    known = PLAIN if s_f else replace(PLAIN, mean_f=np.nan, sd_f=np.nan)
+def simple(second: list[list[float]], labels: list[list[int]], first: list[list[float]] | None = None) -> Made:
+    """One cube a frame, one epoch, nothing skipped or smoothed: two parts of equal weights, or one."""
+    counts = [len(video) for video in second]
+    names = [f"v{i}" for i in range(len(second))]
+    given = {"second": second} if first is None else {"first": first, "second": second}
+    scores = {part: np.concatenate([*map(np.float32, videos)]) for part, videos in given.items()}
     return Made(
         names,
         np.repeat(np.arange(len(counts)), counts),
         np.concatenate([np.arange(n) for n in counts]),
         counts,
-        [Epoch(1, f, p, known, None)],
+        [Epoch(1, scores, dict.fromkeys(scores, PLAIN), None)],
         {name: np.array(label, np.uint8) for name, label in zip(names, labels, strict=True)},
-        ScoreConfig(weight_f=0.5 if s_f else 0.0, weight_p=0.5, skip_frames=0, median_frames=1),
+        ScoreConfig(weights=tuple(1 / len(scores) for _ in scores), skip_frames=0, median_frames=1),
     )
+
+
+def ratio(*weights: float) -> dict[str, float]:
+    """Weights as a choice tells them."""
+    return dict(zip(PARTS, shares(weights), strict=False))
 
 
 def across_one(settings: dict[str, list[Decision]], labels: Labels, reference: str) -> dict[str, dict[str, Any]]:
@@ -158,7 +177,11 @@ def test_no_test_label_moves_the_label_free_choice(seed: int) -> None:
 def test_no_test_score_moves_the_label_free_choice() -> None:
     cell, other = made(0), made(1, epochs=3)
     mixed = [
-        replace(e, s_f=e.s_f[::-1], s_p=o.s_p.mean() - e.s_p) for e, o in zip(cell.epochs, other.epochs, strict=True)
+        replace(
+            e,
+            scores={"first": e.scores["first"][::-1], "second": o.scores["second"].mean() - e.scores["second"]},
+        )
+        for e, o in zip(cell.epochs, other.epochs, strict=True)
     ]
     before, after = cell.decide().rules["label-free"], replace(cell, epochs=mixed).decide().rules["label-free"]
     assert {**after, "auroc": None} == {**before, "auroc": None} and after["auroc"] != before["auroc"]
@@ -185,8 +208,8 @@ def same_test(seed: int, count: int, **parts: Any) -> list[Made]:
     first, random = made(seed, **parts), np.random.default_rng(seed)
 
     def again(epoch: Epoch) -> Epoch:
-        s_f, s_p = (s + random.gamma(2.0, 0.5, len(s)).astype(np.float32) for s in (epoch.s_f, epoch.s_p))
-        return replace(epoch, s_f=s_f, s_p=s_p, statistics=statistics(s_f, s_p))
+        scores = {part: s + random.gamma(2.0, 0.5, len(s)).astype(np.float32) for part, s in epoch.scores.items()}
+        return replace(epoch, scores=scores, statistics=statistics(scores))
 
     return [first, *(replace(first, epochs=[again(epoch) for epoch in first.epochs]) for _ in range(count - 1))]
 
@@ -199,41 +222,39 @@ def test_paper_is_the_last_epoch_under_the_experiments_own_weights(seed: int) ->
     cell = made(seed)
     paper = cell.decide().rules["paper"]
     assert paper["auroc"] == pytest.approx(cell.measured(cell.epochs[-1], 0.37, 0.7), abs=1e-12)
-    assert (paper["epoch"], paper["share_f"]) == (3, 0.37 / (0.37 + 0.7))
+    assert (paper["epoch"], paper["weights"]) == (3, ratio(0.37, 0.7))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_no_candidate_beats_the_oracle(seed: int) -> None:
-    cell = made(seed, epochs=2)
-    oracle = cell.decide().rules["oracle"]
-    tried = [(0.37, 0.7), *((share, 1 - share) for share in FEW.tolist())]
+@pytest.mark.parametrize(("seed", "parts"), [(0, 2), (1, 2), (2, 2), (3, 2), (0, 1), (0, 3)])
+def test_no_candidate_beats_the_oracle(seed: int, parts: int) -> None:
+    cell = made(seed, epochs=2, parts=parts)
+    oracle, own = cell.decide().rules["oracle"], WEIGHTS[:parts]
+    tried = [own, *lattice(parts)]
     assert all(cell.measured(epoch, *weights) <= oracle["auroc"] + 1e-12 for epoch in cell.epochs for weights in tried)
-    share = oracle["share_f"]
-    weights = (0.37, 0.7) if share == 0.37 / (0.37 + 0.7) else (share, 1 - share)
+    weights = own if oracle["weights"] == ratio(*own) else tuple(oracle["weights"].values())
     assert cell.measured(cell.epochs[oracle["epoch"] - 1], *weights) == pytest.approx(oracle["auroc"], abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_crossfit_of_a_single_candidate_is_its_pooled_auroc(seed: int) -> None:
-    cell = made(seed, epochs=1, weight_f=0.0, weight_p=1.0)
+    cell = made(seed, epochs=1, weights=(0.0, 1.0))
     (epoch,) = cell.epochs
-    alone = replace(cell, epochs=[replace(epoch, s_f=np.full_like(epoch.s_f, np.nan), held_out=None)])
+    unknown = {**epoch.scores, "first": np.full_like(epoch.scores["first"], np.nan)}
+    alone = replace(cell, epochs=[replace(epoch, scores=unknown, held_out=None)])
     rules = alone.decide().rules
     assert rules["crossfit"]["auroc"] == rules["paper"]["auroc"] == rules["oracle"]["auroc"]
     assert rules["paper"]["auroc"] == pytest.approx(alone.measured(epoch, 0.0, 1.0), abs=1e-12)
 
 
 def test_crossfit_is_the_pooled_auroc_where_all_folds_choose_alike() -> None:
-    """The last epoch's S_p is all noise, the one before almost perfect: no fold can miss it."""
-    cell = made(0, epochs=2, weight_f=0.0, weight_p=1.0)
+    """The last epoch is all noise, the one before almost perfect: no fold can miss it."""
+    cell = made(0, epochs=2, parts=1, weights=(1.0,))
+    noise, last = cell.epochs[0].scores["first"], cell.epochs[1]
     abnormal = [np.concatenate([np.zeros(2), label]) for label in cell.labels.values()]
-    s_p = np.array([abnormal[v][f] for v, f in zip(cell.video, cell.frame, strict=True)]) + 1e-3 * cell.epochs[0].s_p
-    nan = np.full_like(s_p, np.nan)
-    first, last = (
-        replace(e, s_f=nan, s_p=s, statistics=PLAIN)
-        for e, s in zip(cell.epochs, (s_p, cell.epochs[1].s_p), strict=True)
-    )
-    decision = replace(cell, epochs=[first, last]).decide()
+    good = np.array([abnormal[v][f] for v, f in zip(cell.video, cell.frame, strict=True)]) + 1e-3 * noise
+    first = replace(cell.epochs[0], scores={"first": good})
+    epochs = [replace(epoch, statistics={"first": PLAIN}) for epoch in (first, last)]
+    decision = replace(cell, epochs=epochs).decide()
     assert {fold["epoch"] for fold in fold_choices(decision)} == {1}
     assert decision.rules["crossfit"]["auroc"] == decision.rules["oracle"]["auroc"] > decision.rules["paper"]["auroc"]
 
@@ -259,68 +280,78 @@ def test_crossfit_ranks_count_the_scores_below_and_half_of_the_equal_ones() -> N
 def test_the_curve_has_every_share_as_it_is_measured(empty: str) -> None:
     cell = made(5, epochs=1, empty_frame=empty)
     curve = cell.curve()
-    assert curve["share_f"] == SHARES.tolist() and len(curve["auroc"]) == 1001
+    assert curve["part"] == "first", "the one whose share is varied"
+    assert curve["share"] == SHARES.tolist() and len(curve["auroc"]) == 1001
     for i in (0, 1, 250, 999, 1000):
-        share = curve["share_f"][i]
+        share = curve["share"][i]
         assert curve["auroc"][i] == pytest.approx(cell.measured(cell.epochs[0], share, 1 - share), abs=1e-12)
-    assert curve["paper_share"] == 0.37 / (0.37 + 0.7)
-    assert curve["paper_auroc"] == pytest.approx(cell.measured(cell.epochs[0], 0.37, 0.7), abs=1e-12)
-    assert curve["best_auroc"] == max(*curve["auroc"], curve["paper_auroc"])
-    assert curve["best_share"] in (*curve["share_f"], curve["paper_share"])
+    assert curve["own_share"] == 0.37 / (0.37 + 0.7)
+    assert curve["own_auroc"] == pytest.approx(cell.measured(cell.epochs[0], 0.37, 0.7), abs=1e-12)
+    assert curve["best_auroc"] == max(*curve["auroc"], curve["own_auroc"])
+    assert curve["best_share"] in (*curve["share"], curve["own_share"])
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_only_two_parts_have_a_curve(parts: int) -> None:
+    assert made(0, epochs=1, parts=parts).curve() == {}
 
 
 def test_pseudo_auroc_is_the_mean_over_kinds_of_cubes_told_apart() -> None:
     held_out = HeldOut(
-        np.array([0.0, 1.0]), np.array([0.0, 2.0]),
-        {"skip": np.array([1.0, 3.0]), "patch": np.array([0.0, 0.0])},
-        {"skip": np.array([2.0, 2.0]), "patch": np.array([-1.0, 2.0])},
-    )  # fmt: skip
-    epoch = Epoch(1, np.zeros(1), np.zeros(1), PLAIN, held_out)
-    only_f, both = pseudo_aurocs(epoch, [(1.0, 0.0), (1.0, 1.0)])
-    assert only_f == {"skip": 3.5 / 4, "patch": 1 / 4}  # 1, 3 and 0, 0 against 0, 1
+        {"first": np.array([0.0, 1.0]), "second": np.array([0.0, 2.0])},
+        {
+            "skip": {"first": np.array([1.0, 3.0]), "second": np.array([2.0, 2.0])},
+            "patch": {"first": np.array([0.0, 0.0]), "second": np.array([-1.0, 2.0])},
+        },
+    )
+    epoch = Epoch(1, dict.fromkeys(PARTS[:2], np.zeros(1)), dict.fromkeys(PARTS[:2], PLAIN), held_out)
+    only_first, both = pseudo_aurocs(epoch, [(1.0, 0.0), (1.0, 1.0)], ScoreConfig())
+    assert only_first == {"skip": 3.5 / 4, "patch": 1 / 4}  # 1, 3 and 0, 0 against 0, 1
     assert both == {"skip": 3.5 / 4, "patch": 1 / 4}  # 3, 5 and -1, 2 against 0, 3
 
     cell = made(0)
     found = cell.decide().rules["label-free"]
     assert set(found["pseudo_auroc_by_kind"]) == set(KINDS)
     assert found["pseudo_auroc"] == pytest.approx(np.mean(list(found["pseudo_auroc_by_kind"].values())))
-    worth = cell.measured(cell.epochs[found["epoch"] - 1], found["share_f"], 1 - found["share_f"])
+    worth = cell.measured(cell.epochs[found["epoch"] - 1], *found["weights"].values())
     assert found["auroc"] == pytest.approx(worth, abs=1e-12)
 
 
 # Equal candidates, and what is undefined
 
 
-def test_of_equal_candidates_the_latest_epoch_and_the_closest_share_win() -> None:
-    """S_f and S_p are equal, so every share gives the same scores; the epochs are equal, too."""
+def test_of_equal_candidates_the_latest_epoch_and_the_closest_weights_win() -> None:
+    """The parts are equal, so every ratio gives the same scores; the epochs are equal, too."""
     values = [[1.0, 4.0, 2.0], [3.0, 0.0, 2.0], [2.0, 5.0, 1.0]]
     cell = simple(values, [[0, 1, 1], [1, 0, 0], [0, 1, 0]], values)
     (epoch,) = cell.epochs
-    held_out = HeldOut(np.zeros(2), np.zeros(2), {"skip": np.ones(2)}, {"skip": np.ones(2)})
+    held_out = HeldOut(dict.fromkeys(epoch.scores, np.zeros(2)), {"skip": dict.fromkeys(epoch.scores, np.ones(2))})
     epochs = [replace(epoch, number=number, held_out=held_out) for number in (2, 4, 7)]
-    rules = replace(cell, epochs=epochs, config=replace(cell.config, weight_f=0.25, weight_p=0.5)).decide().rules
+    rules = replace(cell, epochs=epochs, config=replace(cell.config, weights=(0.25, 0.5))).decide().rules
     choices = [rules["oracle"], rules["label-free"], *rules["crossfit"]["folds"]]
-    assert {(choice["epoch"], choice["share_f"]) for choice in choices} == {(7, 0.25 / 0.75)}
+    assert all((choice["epoch"], choice["weights"]) == (7, ratio(0.25, 0.5)) for choice in choices)
 
 
-def test_a_worse_own_share_gives_way_to_the_closest_of_the_equally_good() -> None:
-    """S_p ranks perfectly, S_f perfectly wrong: all shares below a half are perfect."""
+def test_worse_weights_of_its_own_give_way_to_the_closest_of_the_equally_good() -> None:
+    """The second part ranks perfectly, the first perfectly wrong: all shares of the first below a half are perfect."""
     cell = simple([[0.0, 1.0], [0.0, 1.0]], [[0, 1], [0, 1]], [[1.0, 0.0], [1.0, 0.0]])
-    oracle = replace(cell, config=replace(cell.config, weight_f=0.9, weight_p=0.1)).decide().rules["oracle"]
-    assert oracle == {"auroc": 1.0, "epoch": 1, "share_f": 0.45}
+    oracle = replace(cell, config=replace(cell.config, weights=(0.9, 0.1))).decide().rules["oracle"]
+    assert oracle == {"auroc": 1.0, "epoch": 1, "weights": {"first": 0.45, "second": pytest.approx(0.55)}}
 
 
 def test_a_fold_whose_other_folds_have_one_class_takes_the_experiments_own() -> None:
     cell = simple([[1.0, 2.0], [3.0, 1.0]], [[0, 0], [1, 0]], [[1.0, 2.0], [1.0, 3.0]])
     by_video = {fold["videos"][0]: fold for fold in fold_choices(cell.decide())}
-    assert by_video["v1"] == {"videos": ["v1"], "selected_auroc": None, "epoch": 1, "share_f": 0.5}
+    assert by_video["v1"] == {"videos": ["v1"], "selected_auroc": None, "epoch": 1, "weights": ratio(1, 1)}
     assert by_video["v0"]["selected_auroc"] == 1.0
 
 
 def test_a_single_test_video_has_nothing_to_choose_on() -> None:
     cell = simple([[1.0, 2.0, 0.0]], [[0, 1, 1]], [[1.0, 2.0, 5.0]])
     rules = cell.decide().rules
-    assert rules["crossfit"]["folds"] == [{"videos": ["v0"], "selected_auroc": None, "epoch": 1, "share_f": 0.5}]
+    assert rules["crossfit"]["folds"] == [
+        {"videos": ["v0"], "selected_auroc": None, "epoch": 1, "weights": ratio(1, 1)}
+    ]
     assert rules["crossfit"]["auroc"] == rules["paper"]["auroc"]
 
 
@@ -333,7 +364,7 @@ def test_labels_of_one_class_leave_numbers_undefined_never_nan(label: int) -> No
     assert rules["oracle"] == rules["paper"]
     assert rules["label-free"]["pseudo_auroc"] is not None
     curve = replace(cell, labels=labels).curve()
-    assert set(curve["auroc"]) == {None} == {curve["best_auroc"], curve["paper_auroc"]}
+    assert set(curve["auroc"]) == {None} == {curve["best_auroc"], curve["own_auroc"]}
     json.dumps([rules, curve], allow_nan=False)
 
 
@@ -343,48 +374,52 @@ def test_what_is_decided_can_be_written_as_json() -> None:
     assert json.loads(json.dumps(cell.curve(), allow_nan=False)) == cell.curve()
 
 
-def test_without_motion_stream_there_is_no_share_to_choose() -> None:
-    cell = made(0, weight_f=0.0, weight_p=1.0)
-
-    def still(epoch: Epoch) -> Epoch:
-        held = epoch.held_out
-        nothing = {kind: np.full_like(scores, np.nan) for kind, scores in held.pseudo_f.items()}
-        held = replace(held, normal_f=np.full_like(held.normal_f, np.nan), pseudo_f=nothing)
-        known = replace(epoch.statistics, mean_f=np.nan, sd_f=np.nan)
-        return replace(epoch, s_f=np.full_like(epoch.s_f, np.nan), statistics=known, held_out=held)
-
-    cell = replace(cell, epochs=[still(epoch) for epoch in cell.epochs])
+def test_of_one_part_there_are_no_weights_to_choose() -> None:
+    cell = made(0, parts=1, weights=(0.7,))
     rules = cell.decide().rules
-    assert {
-        choice["share_f"]
-        for choice in [*rules["crossfit"]["folds"], *map(rules.get, ("paper", "oracle", "label-free"))]
-    } == {None}
-    assert rules["oracle"]["auroc"] == pytest.approx(max(cell.measured(e, 0.0, 1.0) for e in cell.epochs), abs=1e-12)
-    assert cell.curve() == {}
+    choices = [*rules["crossfit"]["folds"], *map(rules.get, ("paper", "oracle", "label-free"))]
+    assert all(choice["weights"] == {"first": 1.0} for choice in choices)
+    assert rules["oracle"]["auroc"] == pytest.approx(max(cell.measured(e, 1.0) for e in cell.epochs), abs=1e-12)
 
 
 def test_without_held_out_videos_label_free_is_undefined() -> None:
     cell = made(0)
     rules = replace(cell, epochs=[replace(epoch, held_out=None) for epoch in cell.epochs]).decide().rules
     assert rules["label-free"] == {
-        "auroc": None, "epoch": None, "share_f": None, "pseudo_auroc": None, "pseudo_auroc_by_kind": {},
+        "auroc": None, "epoch": None, "weights": None, "pseudo_auroc": None, "pseudo_auroc_by_kind": {},
     }  # fmt: skip
     assert objective(rules, "label-free") is None
 
 
-def test_a_score_that_does_not_vary_leaves_the_experiments_own_weights() -> None:
-    cell = made(0, weight_f=0.0, weight_p=1.0)
-    flat = replace(cell.epochs[-1], s_f=np.ones_like(cell.epochs[-1].s_f), held_out=None)
-    flat = replace(flat, statistics=statistics(flat.s_f, flat.s_p))
+def test_a_part_that_does_not_vary_leaves_the_experiments_own_weights() -> None:
+    cell = made(0, weights=(0.0, 1.0))
+    scores = {**cell.epochs[-1].scores, "first": np.ones_like(cell.epochs[-1].scores["first"])}
+    flat = replace(cell.epochs[-1], scores=scores, statistics=statistics(scores), held_out=None)
     rules = replace(cell, epochs=[flat]).decide().rules
-    assert rules["oracle"] == rules["paper"] and rules["paper"]["share_f"] == 0
+    assert rules["oracle"] == rules["paper"] and rules["paper"]["weights"] == ratio(0, 1)
     assert replace(cell, epochs=[flat]).curve() == {}
 
 
 def test_own_weights_that_cannot_be_fused_are_an_error() -> None:
     cell = made(0)
-    with pytest.raises(RunError, match="S_f cannot be fused"):
-        replace(cell, epochs=[replace(cell.epochs[0], s_f=np.full_like(cell.epochs[0].s_f, np.nan))]).decide()
+    unknown = {**cell.epochs[0].scores, "first": np.full_like(cell.epochs[0].scores["first"], np.nan)}
+    with error_naming(RunError, "'first'"):
+        replace(cell, epochs=[replace(cell.epochs[0], scores=unknown)]).decide()
+
+
+@pytest.mark.parametrize("standardise", ["min-max", "min-p99.9"])
+def test_the_rules_and_the_curve_standardise_as_the_experiment_does(standardise: str) -> None:
+    """Parts of other ranges than deviations: under equal weights the AUROC is another."""
+    cell, (epoch,) = made(0, epochs=1), made(0, epochs=1).epochs
+    far = {**epoch.scores, "first": epoch.scores["first"] ** 3}
+    cell = replace(cell, epochs=[replace(epoch, scores=far, statistics=statistics(far))])
+    other = replace(cell, config=replace(cell.config, standardise=standardise))
+    own = other.measured(other.epochs[0], *WEIGHTS[:2])
+    assert own != cell.measured(cell.epochs[0], *WEIGHTS[:2])
+    assert other.decide().rules["paper"]["auroc"] == pytest.approx(own, abs=1e-12)
+    assert other.curve()["own_auroc"] == pytest.approx(own, abs=1e-12)
+    by_kind = [pseudo_aurocs(each.epochs[0], [WEIGHTS[:2]], each.config) for each in (cell, other)]
+    assert by_kind[0] != by_kind[1]
 
 
 def test_labels_that_do_not_fit_are_named() -> None:
@@ -420,9 +455,40 @@ def test_folds_stay_as_they_are() -> None:
     ]
 
 
+# Weights
+
+
 def test_shares_are_round_numbers() -> None:
     assert SHARES.tolist() == [i / 1000 for i in range(1001)]
-    assert CHOICES.tolist() == [i / 100 for i in range(101)]
+    assert [first for first, _ in LATTICES[2]] == [i / 100 for i in range(101)]
+
+
+@pytest.mark.parametrize(("parts", "count"), [(1, 1), (2, 101), (3, 66), (4, 286)])
+def test_the_lattice_has_all_weights_of_its_steps_once(parts: int, count: int) -> None:
+    """For three parts of tenths: 12 over 2."""
+    found = LATTICES[parts]
+    assert len(found) == len(set(found)) == count
+    assert all(len(weights) == parts and min(weights) >= 0 for weights in found)
+    assert [sum(weights) for weights in found] == pytest.approx([1.0] * count, abs=1e-12)
+    corners = {tuple(float(part == other) for other in range(parts)) for part in range(parts)}
+    assert corners <= set(found), "each part alone is among them"
+
+
+def test_weights_as_told_add_up_to_one() -> None:
+    assert shares((1.0, 0.01)) == (1 / 1.01, 0.01 / 1.01)
+    assert shares((2.0,)) == (1.0,)
+    assert shares((1.0, 1.0, 2.0)) == (0.25, 0.25, 0.5)
+
+
+def test_of_three_parts_the_one_that_knows_is_weighed_alone() -> None:
+    cell = made(1, parts=3, epochs=1)
+    abnormal = [np.concatenate([np.zeros(2), label]) for label in cell.labels.values()]
+    truth = np.array([abnormal[v][f] for v, f in zip(cell.video, cell.frame, strict=True)], np.float32)
+    scores = {**cell.epochs[0].scores, "third": truth}
+    best = replace(cell, epochs=[replace(cell.epochs[0], scores=scores, statistics=statistics(scores))])
+    oracle = best.decide().rules["oracle"]
+    assert oracle["weights"]["third"] > 0.5 and list(oracle["weights"]) == list(PARTS)
+    assert oracle["auroc"] >= best.measured(best.epochs[0], 0.0, 0.0, 1.0)
 
 
 # Searches
@@ -441,6 +507,7 @@ def test_a_trial_is_worth_its_auroc_but_its_pseudo_auroc_where_no_label_may_guid
         objective(rules, "best")
 
 
+EQUAL = {"first": 0.5, "second": 0.5}
 LABELS = {"v0": np.array([0, 1], np.uint8), "v1": np.array([0, 1], np.uint8)}
 
 
@@ -449,7 +516,7 @@ def told(
     epoch: int = 1,
 ) -> Decision:  # fmt: skip
     """A decision with these numbers; the videos' folds are v0, then v1."""
-    choice = {"epoch": epoch, "share_f": 0.5}
+    choice = {"epoch": epoch, "weights": EQUAL}
     of_folds = zip(("v0", "v1"), selected, strict=True)
     rules = {
         "paper": {"auroc": paper, **choice},
@@ -467,12 +534,12 @@ def test_each_rule_takes_its_own_setting() -> None:
         "b": [told(0.4, 0.6, 0.9, (0.1, 0.5), [[0.5, 0.5], [0.5, 0.5]])],
     }
     found = across_one(settings, LABELS, "own")
-    assert found["paper"] == {"auroc": 0.5, "setting": "own", "epoch": 2, "share_f": 0.5}
-    assert found["oracle"] == {"auroc": 0.8, "setting": "own", "epoch": 2, "share_f": 0.5}
-    assert found["label-free"] == {"auroc": 0.5, "setting": "b", "epoch": 1, "share_f": 0.5, "pseudo_auroc": 0.9}
+    assert found["paper"] == {"auroc": 0.5, "setting": "own", "epoch": 2, "weights": EQUAL}
+    assert found["oracle"] == {"auroc": 0.8, "setting": "own", "epoch": 2, "weights": EQUAL}
+    assert found["label-free"] == {"auroc": 0.5, "setting": "b", "epoch": 1, "weights": EQUAL, "pseudo_auroc": 0.9}
     assert found["crossfit"]["folds"] == [
-        {"videos": ["v0"], "selected_auroc": 0.8, "setting": "a", "epoch": 1, "share_f": 0.5},
-        {"videos": ["v1"], "selected_auroc": 0.6, "setting": "own", "epoch": 2, "share_f": 0.5},
+        {"videos": ["v0"], "selected_auroc": 0.8, "setting": "a", "epoch": 1, "weights": EQUAL},
+        {"videos": ["v1"], "selected_auroc": 0.6, "setting": "own", "epoch": 2, "weights": EQUAL},
     ]
     assert found["crossfit"]["auroc"] == 2.5 / 4  # normal 0.1, 0.9; abnormal 0.9, 0.8
     assert list(found) == list(RULES)
@@ -486,7 +553,7 @@ def test_a_setting_is_judged_by_all_of_its_seeds() -> None:
         "a gap": [told(0.9, 0.9, 0.9, (0.9, 0.9), right), told(0.9, 0.9, None, (None, None), right)],
     }
     found = across_one(settings, LABELS, "own")
-    assert found["paper"] == {"auroc": 0.6, "setting": "own", "epoch": None, "share_f": 0.5}
+    assert found["paper"] == {"auroc": 0.6, "setting": "own", "epoch": None, "weights": EQUAL}
     assert (found["oracle"]["setting"], found["oracle"]["auroc"]) == ("a gap", 0.9)
     assert (found["label-free"]["setting"], found["label-free"]["auroc"]) == ("own", 0.5)
     assert found["label-free"]["pseudo_auroc"] == 0.6
@@ -498,7 +565,7 @@ def test_equal_settings_leave_the_reference_in_place_and_undefined_ones_choose_n
     same = [told(0.5, 0.6, None, (None, 0.6), [[0.1, 0.9], [0.1, 0.9]])]
     found = across_one({"a": same, "own": same}, LABELS, "own")
     assert found["oracle"]["setting"] == "own"
-    nothing = {"auroc": None, "setting": None, "epoch": None, "share_f": None, "pseudo_auroc": None}
+    nothing = {"auroc": None, "setting": None, "epoch": None, "weights": None, "pseudo_auroc": None}
     assert found["label-free"] == nothing
     assert [(fold["setting"], fold["selected_auroc"]) for fold in found["crossfit"]["folds"]] == [
         ("own", None),
@@ -558,7 +625,7 @@ def test_settings_on_other_data_sets_are_refused() -> None:
 
 
 def test_a_data_set_with_fewer_folds_is_reported_once() -> None:
-    choice = {"epoch": 1, "share_f": 0.5}
+    choice = {"epoch": 1, "weights": EQUAL}
     small = told(0.5, 0.6, 0.5, (0.6, 0.9), [[0.1, 0.9], [0.1, 0.9]])
     rules = small.rules | {"crossfit": {"auroc": 0.1, "folds": [{"videos": ["v0"], "selected_auroc": None, **choice}]}}
     single = Decision(rules, {"v0": np.float32([0.1, 0.9])})
@@ -585,11 +652,11 @@ def test_no_label_of_the_left_out_videos_moves_what_is_taken_for_several_data_se
         assert chosen(labels | {"small": hidden})["small"][number] == fold
 
 
-def test_pseudo_worth_is_what_the_label_free_choice_within_one_epoch_reaches() -> None:
+def test_the_validation_score_is_what_the_label_free_choice_within_one_epoch_reaches() -> None:
     cell = made(0, epochs=1)
     (epoch,) = cell.epochs
-    assert pseudo_worth(epoch, cell.config) == pytest.approx(cell.decide().rules["label-free"]["pseudo_auroc"])
-    assert pseudo_worth(replace(epoch, held_out=None), cell.config) is None
+    assert pseudo_auroc(epoch, cell.config) == pytest.approx(cell.decide().rules["label-free"]["pseudo_auroc"])
+    assert pseudo_auroc(replace(epoch, held_out=None), cell.config) is None
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -629,12 +696,12 @@ def test_a_thousand_shares_take_seconds(
     place = np.sort(random.integers(0, frames, cubes))
     starts = np.concatenate([[0], np.cumsum(counts)])
     video = np.searchsorted(starts, place, side="right") - 1
-    s_f, s_p = (random.gamma(2.0, 1.0, cubes).astype(np.float32) for _ in range(2))
+    scores = {part: random.gamma(2.0, 1.0, cubes).astype(np.float32) for part in PARTS[:2]}
     names = [f"{i:03d}" for i in range(videos)]
     labels = {name: (np.arange(n - 4) % 50 > 30).astype(np.uint8) for name, n in zip(names, counts, strict=True)}
     monkeypatch.setattr(selection, "SHARES", SHARES[::every])
     started = process_time()
-    fuser = Fuser.of(video, place - starts[video], counts, ScoreConfig())
-    curve = fusion_curve(fuser, names, Epoch(1, s_f, s_p, statistics(s_f, s_p), None), labels)
+    fuser = Fuser.of(video, place - starts[video], counts, ScoreConfig(weights=(1.0, 0.01)))
+    curve = fusion_curve(fuser, names, Epoch(1, scores, statistics(scores), None), labels)
     assert process_time() - started < limit_s
     assert len(curve["auroc"]) == 1000 // every + 1
