@@ -15,7 +15,7 @@ from scipy import ndimage
 from amsrc.cubes import FrameCubes
 from amsrc.store import CubeStore, Split, digest, seal, write_shard
 from bench.data.stores import store_path
-from bench.experiment.config import Experiment, cube_key, derive, dump
+from bench.experiment.config import Experiment, cube_key, derive, dump, flatten
 from bench.experiment.recipes import build
 
 SIZE = 16
@@ -28,12 +28,14 @@ ABNORMAL = range(18, 32)
 
 def an_experiment(recipe: str = "amsrc", seed: int = 0, **parts: dict[str, Any]) -> Experiment:
     """A recipe on `toy-ped2`, shrunk to a second; `parts` as for `bench.experiment.config.derive`."""
+    base = build(recipe, "toy-ped2", seed)
     small: dict[str, dict[str, Any]] = {
         "cube": {"size": SIZE},
-        "model": {"width": 2},
         "train": {"epochs": 4, "batch": 16, "score_every": 1},
     }
-    return derive(derive(build(recipe, "toy-ped2", seed), **small), **parts)
+    if "model.width" in flatten(base):
+        small["model"] = {"width": 2}
+    return derive(derive(base, **small), **parts)
 
 
 def write_store(home: Path, experiment: Experiment, *, content: int = 0, train_cubes: int = 40) -> CubeStore:

@@ -35,6 +35,7 @@ def schema() -> str:
     from bench.evaluation.smoothing import Study
     from bench.experiment.config import Experiment
     from bench.figures import files
+    from bench.methods.catalogue import METHODS
     from bench.records import run_folder
     from bench.records.records import RunRecord, SearchRecord, frame_scores_path
 
@@ -42,6 +43,9 @@ def schema() -> str:
     parts: list[str] = [INTRO]
     parts += _record("Record of a run", f"results/records/{run}.json", RunRecord)
     parts += _record("`experiment` in a record", "", Experiment)
+    for method in METHODS.values():
+        if fields(method.config):
+            parts += _record(f"`settings` in an experiment of `{method.name}`", "", method.config)
     parts += _described("Frame scores", f"results/scores/{run}.npz", frame_scores_path)
     parts += _record("Record of a search", "results/searches/<study>/search.json", SearchRecord)
     parts += _record("Study of smoothing", f"results/smoothing/{run}.json", Study)

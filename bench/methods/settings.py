@@ -21,6 +21,7 @@ class VelocityGmmConfig:
     """Settings of `velocity-gmm`."""
 
     model: VelocityModel = field(default_factory=VelocityModel)
+    """What is measured of a cube, and the density of that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,3 +45,4 @@ class ConvAeConfig:
     """Settings of `conv-ae`."""
 
     model: ConvAeModel = field(default_factory=ConvAeModel)
+    """The network and what it sees."""

@@ -237,7 +237,7 @@ def read(path: Place) -> RunRecord:
     Raises:
         DataError: unreadable, not JSON, of an unknown schema, or with keys that do not fit it; names the file.
     """
-    record = validated(RunRecord, _known(loaded(path), path), path)
+    record = validated(RunRecord, _known(loaded(path), SCHEMA_VERSION, path), path)
     _check(record, path)
     return record
 
@@ -303,12 +303,7 @@ def read_searches(results: Place) -> list[SearchRecord]:
 
 
 def _read_search(path: Place) -> SearchRecord:
-    data = loaded(path)
-    version = data.get("schema_version")
-    if version != SEARCH_SCHEMA_VERSION:
-        known = f"known: {SEARCH_SCHEMA_VERSION}"
-        raise DataError(f"{path}: schema {version!r} of a search is not known; {known}. Update this program.")
-    search = validated(SearchRecord, data, path)
+    search = validated(SearchRecord, _known(loaded(path), SEARCH_SCHEMA_VERSION, path), path)
     _check_search(search, path)
     return search
 
@@ -327,11 +322,11 @@ def _check_search(search: SearchRecord, path: Place) -> None:
             raise DataError(f"{path}: trial {trial.get('number')} is {trial.get('state')!r}; done, failed or pruned.")
 
 
-def _known(data: dict[str, Any], path: Place) -> dict[str, Any]:
-    """The keys, if they are of a schema that this program reads."""
-    version = data.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise DataError(f"{path}: schema {version!r} is not known; known: {SCHEMA_VERSION}. Update this program.")
+def _known(data: dict[str, Any], version: int, path: Place) -> dict[str, Any]:
+    """The keys, if they are of the schema that this program reads."""
+    found = data.get("schema_version")
+    if found != version:
+        raise DataError(f"{path}: schema {found!r} is not known; known: {version}. Update this program.")
     return data
 
 
@@ -344,7 +339,8 @@ def _check(record: RunRecord, path: Place) -> None:
     for part, names in NEEDED.items():
         found = record.experiment.get(part)
         if not (isinstance(found, dict) and found.keys() >= set(names)):
-            raise DataError(f"{path}: its experiment has no {part} with {', '.join(names)}. Restore or remove it.")
+            wanted = f"{part} with {', '.join(names)}" if names else part
+            raise DataError(f"{path}: its experiment has no {wanted}. Restore or remove it.")
     ends = record.metrics.get("auroc_interval")
     if ends is not None and not (isinstance(ends, list) and len(ends) == 2):
         raise DataError(f"{path}: auroc_interval is {ends!r}, not two ends. Restore or remove it.")
@@ -364,7 +360,7 @@ def frame_scores_path(results: Place, record: RunRecord) -> Place:
         lengths     int64 (V,)      scored frames of each
         scores      float32 (N,)    score of each scored frame, after smoothing; higher = more abnormal
         labels      uint8 (N,)      1 = abnormal
-        crossfit    float32 (N,)    ranks that rule `crossfit` pooled, higher = more abnormal; absent before schema 3
+        crossfit    float32 (N,)    ranks that rule `crossfit` pooled, higher = more abnormal
 
     Entry i of a video is its frame i + `score.skip_frames`. `read_frame_scores` and `read_crossfit` give them by video;
     any metric can be computed from them without the model.

@@ -144,6 +144,8 @@ def check(search: Search) -> None:
         raise ConfigError("--asha judges a trial by one training: it goes neither with --joint nor with several seeds.")
     if search.prune and not base.train.held_out:
         raise ConfigError("--asha judges by held-out training videos: train.held_out is 0, set it above 0.")
+    if search.prune and not base.epochs:
+        raise ConfigError(f"--asha judges by scored epochs: {base.recipe} is trained without any.")
     if search.prune and not base.train.score_every:
         raise ConfigError("--asha judges by scored epochs: train.score_every is 0, set it above 0.")
 

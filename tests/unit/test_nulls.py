@@ -1,11 +1,12 @@
-"""Null rows: what each scores, by hand, in a store of a few cubes."""
+"""Trivial baselines: what each scores, by hand, in a store of a few cubes."""
 
 import numpy as np
 import pytest
 
 from amsrc.store import Cubes, CubeStore
 from bench.experiment.recipes import RECIPES, build
-from bench.methods.trivial import NULLS, OF_CUBES, OF_FRAMES, Frames, rows_of
+from bench.methods.catalogue import METHODS
+from bench.methods.trivial import Frames, rows_of
 from tests.cubes_made import FRAMES, TEST, an_experiment, write_store
 
 
@@ -20,16 +21,25 @@ def cubes(store: CubeStore) -> Cubes:
 
 
 def of(name: str, cubes: Cubes, seed: int = 0) -> list[np.ndarray]:
-    """A null's scores by video: a row a frame or a cube."""
-    rows = rows_of(name, cubes)
-    scores = NULLS[name](cubes, seed)
+    """A method's only part by video: a row a frame or a cube."""
+    method = METHODS[name]
+    assert method.score is not None and not method.learns
+    rows, found = rows_of(method, cubes), method.score(cubes, seed)
+    assert list(found) == [name] == list(method.parts(method.config()))
+    scores = found[name]
     assert scores.dtype == np.float32 and scores.shape == (len(rows),)
     return [scores[rows.video == video] for video in range(len(TEST))]
 
 
-def test_every_null_is_a_recipe_and_every_null_recipe_is_one() -> None:
-    methods = {build(name, "ped2").method for name in RECIPES if name.startswith("null-")}
-    assert methods == set(NULLS) == set(OF_FRAMES) | set(OF_CUBES)
+def test_every_trivial_method_is_a_recipe_and_every_trivial_recipe_is_one() -> None:
+    methods = {build(name, "ped2").method for name, recipe in RECIPES.items() if recipe.kind == "trivial"}
+    assert methods == {name for name, method in METHODS.items() if not method.learns}
+
+
+def test_what_looks_at_no_picture_scores_frames_and_knows_nothing_but_their_number() -> None:
+    blind = {build(name, "ped2").method for name, recipe in RECIPES.items() if recipe.content_free}
+    assert blind == {"constant", "noise", "frame-index", "clip-centre"}
+    assert {METHODS[name].unit for name in blind} == {"frame"}
 
 
 def test_frames_stand_in_order_and_have_no_place_in_the_picture(cubes: Cubes) -> None:

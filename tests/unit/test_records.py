@@ -13,6 +13,7 @@ import pytest
 from amsrc.errors import DataError, RunError
 from bench.experiment.config import fingerprint, load
 from bench.records.records import (
+    SCHEMA_VERSION,
     SearchRecord,
     frame_scores_path,
     path_of,
@@ -45,10 +46,12 @@ def test_a_record_comes_back_as_it_was(tmp_path):
 
 
 def test_nan_and_infinity_are_null_and_numpy_numbers_are_numbers(tmp_path):
-    metrics = {"auroc": np.float32(0.5), "auroc_f": float("nan"), "auroc_p": np.float64("inf")}
-    path = write(a_record(metrics=metrics, counts={"test_cubes": np.int64(7)}), tmp_path)
+    metrics = {"auroc": np.float32(0.5), "eer": float("nan"), "rbdc": np.float64("inf")}
+    parts = {"one": np.float32(0.25), "other": float("nan")}
+    path = write(a_record(metrics=metrics, parts=parts, counts={"test_cubes": np.int64(7)}), tmp_path)
     assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
-    assert read(path).metrics == {"auroc": 0.5, "auroc_f": None, "auroc_p": None}
+    assert read(path).metrics == {"auroc": 0.5, "eer": None, "rbdc": None}
+    assert read(path).parts == {"one": 0.25, "other": None}
     assert read(path).counts == {"test_cubes": 7}
 
 
@@ -82,22 +85,49 @@ def test_what_did_not_finish_gives_way_to_whatever_comes_later(tmp_path):
         assert read(write(record, tmp_path)) == record
 
 
+HALF = {"one": 0.5, "other": 0.5}
 RULES = {
-    "paper": {"auroc": 0.9, "epoch": 8, "share_f": None},
-    "crossfit": {"auroc": 0.85, "folds": [{"videos": ["01"], "selected_auroc": 0.95, "epoch": 3, "share_f": 0.5}]},
-    "label-free": {"auroc": None, "pseudo_auroc": 0.6, "pseudo_auroc_by_kind": {"skip": 0.7}},
+    "paper": {"auroc": 0.9, "epoch": 8, "weights": {"one": 1.0, "other": 0.0}},
+    "crossfit": {"auroc": 0.85, "folds": [{"videos": ["01"], "selected_auroc": 0.95, "epoch": 3, "weights": HALF}]},
+    "label-free": {"auroc": None, "weights": None, "pseudo_auroc": 0.6, "pseudo_auroc_by_kind": {"skip": 0.7}},
 }
-FUSION = {"share_f": [0.0, 0.5, 1.0], "auroc": [0.9, 0.95, 0.6], "best_share": 0.5, "best_auroc": 0.95}
+FUSION = {
+    "part": "one",
+    "share": [0.0, 0.5, 1.0],
+    "auroc": [0.9, 0.95, 0.6],
+    "best_share": 0.5,
+    "best_auroc": 0.95,
+    "own_share": 1.0,
+    "own_auroc": None,
+}
 
 
 def test_rules_and_the_fusion_curve_come_back_and_a_curve_is_one_line(tmp_path):
-    fusion = FUSION | {"share_f": np.array([0.0, 0.5, 1.0]), "auroc": [np.float64(0.9), 0.95, 0.6]}
+    fusion = FUSION | {"share": np.array([0.0, 0.5, 1.0]), "auroc": [np.float64(0.9), 0.95, 0.6]}
     path = write(a_record(rules=RULES, fusion=fusion), tmp_path)
     assert (read(path).rules, read(path).fusion) == (RULES, FUSION)
     lines = path.read_text().splitlines()
     assert '    "auroc": [0.9, 0.95, 0.6],' in lines
     assert '          "videos": [' in lines
-    assert json.loads(path.read_text())["experiment"]["model"]["flow_scale"] == [2.8444444444444446, 3.2]
+    settings = json.loads(path.read_text())["experiment"]["settings"]
+    assert settings["model"]["flow_scale"] == [2.8444444444444446, 3.2]
+
+
+def test_a_record_of_a_recipe_and_a_method_that_this_program_does_not_know_comes_back(tmp_path):
+    """Three parts, settings of its own groups: nothing here depends on the catalogue."""
+    known = a_record()
+    settings = {"mixture": {"components": 7}}
+    experiment = known.experiment | {"recipe": "their-method", "method": "theirs", "settings": settings}
+    thirds = {"first": 0.5, "second": 0.3, "third": 0.2}
+    record = replace(
+        known,
+        recipe="their-method",
+        experiment=experiment,
+        parts=dict.fromkeys(thirds, 0.6),
+        rules={"paper": {"auroc": 0.7, "epoch": 1, "weights": thirds}},
+        fusion={},
+    )
+    assert read(write(record, tmp_path)) == record == read_all(tmp_path)[0]
 
 
 def test_a_written_record_reads_as_plain_json_would(tmp_path):
@@ -156,8 +186,9 @@ def test_percents_and_contradictions_are_refused(tmp_path):
         ({"rules": {"oracle": {"auroc": 98.3}}}, "rules.oracle.auroc is 98.3"),
         ({"rules": {"crossfit": {"folds": [{"selected_auroc": 1.5}]}}}, "rules.crossfit.folds.selected_auroc is 1.5"),
         ({"rules": {"label-free": {"pseudo_auroc_by_kind": {"skip": -1}}}}, "pseudo_auroc_by_kind.skip is -1"),
-        ({"fusion": {"share_f": [0.5, 2], "auroc": [0.5, 50.0]}}, "fusion.auroc is 50.0"),
+        ({"fusion": {"share": [0.5, 2], "auroc": [0.5, 50.0]}}, "fusion.auroc is 50.0"),
         ({"fusion": {"best_auroc": 98.3}}, "fusion.best_auroc is 98.3"),
+        ({"parts": {"one": 0.5, "other": 64.25}}, "64.25"),
     ],
 )
 def test_percents_are_refused_wherever_an_auroc_stands(tmp_path, changes, named):
@@ -168,40 +199,41 @@ def test_percents_are_refused_wherever_an_auroc_stands(tmp_path, changes, named)
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("schema*.json")), ids=lambda path: path.stem)
 def test_records_of_every_schema_load_for_ever(example):
     record = read(example)
-    assert record.schema_version == 4
+    assert record.schema_version == SCHEMA_VERSION
     assert (record.recipe, record.dataset, record.status) == ("amsrc", "ped2", "done")
     assert record.metrics["auroc"] == 0.9125
     assert record.metrics["macro_videos"] == 8
-    assert record.rule == "paper"
-    assert example.stem in ("schema3", "schema4") or (record.rules, record.fusion) == ({}, {})
-    assert (record.metric("rbdc") is None, record.regions is None) == (example.stem != "schema4",) * 2
-
-
-def test_what_was_trained_before_there_was_a_hold_out_held_out_nothing():
-    parts = {path.stem: read(path).experiment["train"]["held_out"] for path in EXAMPLES.glob("schema*.json")}
-    assert parts == {"schema1": 0.0, "schema2": 0.0, "schema3": 0.1, "schema4": 0.1}
+    assert record.parts == {"consistency": 0.6425, "prediction": 0.92}
+    assert record.rule == "paper" and record.learns
 
 
 def test_a_record_of_today_holds_an_experiment_of_today():
-    record = read(EXAMPLES / "schema4.json")
-    assert fingerprint(load(record.experiment)) == record.fingerprint
+    record = read(EXAMPLES / f"schema{SCHEMA_VERSION}.json")
+    experiment = load(record.experiment)
+    assert fingerprint(experiment) == record.fingerprint
+    assert experiment.parts == tuple(record.parts)
     assert record.rules["oracle"]["auroc"] == 0.935
-    assert len(record.fusion["share_f"]) == len(record.fusion["auroc"])
+    assert record.rules["oracle"]["weights"] == {"consistency": 0.25, "prediction": 0.75}
+    assert len(record.fusion["share"]) == len(record.fusion["auroc"])
+    assert record.fusion["part"] == "consistency"
     assert record.metrics["auroc_interval"] == [0.84, 0.9675]
     assert (record.metric("eer"), record.metric("auroc_interval"), record.metric("f2")) == (0.155, None, None)
 
 
 def test_there_is_an_example_of_every_schema():
     versions = {json.loads(path.read_text())["schema_version"] for path in EXAMPLES.glob("schema*.json")}
-    assert versions == set(range(1, max(versions) + 1)) == {1, 2, 3, 4}
+    assert versions == set(range(1, SCHEMA_VERSION + 1))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 99}, "schema 99 is not known; known: 1 to 4"),
+        ({"schema_version": 99}, "schema 99 is not known; known: 1"),
         ({"schema_version": None}, "schema None is not known"),
-        ({"schema_version": 2, "experiment": {}}, "no experiment with a part `train`"),
+        ({"experiment": {}}, "no settings"),
+        ({"parts": {"one": 98.3}}, "98.3"),
+        ({"parts": [0.5, 0.5]}, "parts: Input should be a valid dictionary"),
+        ({"learns": "perhaps"}, "learns: Input should be a valid boolean"),
         ({"rules": {"oracle": {"auroc": float("nan")}}}, "NaN is not a finite number"),
         ({"rules": {"oracle": 0.9}}, "rules.oracle: Input should be a valid dictionary"),
         ({"status": "stopped"}, "status: Input should be 'done', 'failed' or 'pruned'"),
@@ -322,7 +354,13 @@ def test_damaged_or_hostile_frame_scores_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("part", "value", "said"),
     [
-        ("experiment", {"recipe": "amsrc", "dataset": "ped2", "seed": 0}, "its experiment has no model with width"),
+        ("experiment", {"recipe": "amsrc", "dataset": "ped2", "seed": 0}, "its experiment has no settings"),
+        ("experiment", {"settings": {}, "train": {"epochs": 3}}, "its experiment has no train with epochs, held_out"),
+        (
+            "experiment",
+            {"settings": {}, "train": {"epochs": 3, "held_out": 0.1}, "score": {"skip_frames": 4}},
+            "its experiment has no score with skip_frames, weights",
+        ),
         ("metrics", {"auroc": 0.5, "auroc_interval": []}, r"auroc_interval is \[\], not two ends"),
     ],
 )
@@ -358,7 +396,7 @@ def a_search(done=2, **changes):
         "proposals": "The sampler never saw a score.",
         "reference": ["e56985711f5a"],
         "trials": [a_trial(number) for number in range(done)],
-        "chosen": {"ped2": {"oracle": {"auroc": 0.9, "params": {"loss.gradient": 2.0}, "share_f": None}}},
+        "chosen": {"ped2": {"oracle": {"auroc": 0.9, "params": {"loss.gradient": 2.0}, "weights": None}}},
         "started": "2025-01-01T00:00:00+00:00",
         "finished": "2025-01-01T01:00:00+00:00",
         "git": {"sha": None, "dirty": None},
@@ -422,7 +460,7 @@ def test_a_search_that_would_print_nonsense_is_refused(tmp_path, changes, messag
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 9}, "schema 9 of a search is not known; known: 1"),
+        ({"schema_version": 9}, "schema 9 is not known; known: 1"),
         ({"study": "elsewhere"}, "holds the search 'elsewhere'"),
         ({"sampler": None}, "sampler: Input should be a valid string"),
         ({"space": {"loss.gradient": float("inf")}}, "Infinity is not a finite number"),

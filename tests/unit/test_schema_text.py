@@ -8,9 +8,11 @@ import pytest
 from bench.cli.schema_text import _within, meanings, schema, words
 from bench.evaluation.smoothing import Study
 from bench.experiment.config import Experiment
+from bench.methods.catalogue import METHODS
 from bench.records.records import RunRecord, SearchRecord
 
-RECORDS = [RunRecord, SearchRecord, Study, Experiment]
+SETTINGS = {name: method.config for name, method in METHODS.items() if meanings(method.config)}
+RECORDS = [RunRecord, SearchRecord, Study, Experiment, *SETTINGS.values()]
 
 
 @dataclass
@@ -69,5 +71,8 @@ def test_the_schema_has_every_key_and_keeps_drawn_folders_as_they_are() -> None:
     for record in RECORDS:
         assert all(f"| `{name}` |" in text for name in meanings(record))
     assert "### `cube.boxes`" in text
+    assert {"amsrc", "velocity-gmm", "conv-ae"} <= set(SETTINGS)
+    assert all(f"## `settings` in an experiment of `{name}`" in text for name in SETTINGS)
+    assert "| `weight_penalty` |" in text and "| `components` |" in text, "what is within them, too"
     assert "<home>/runs/<run key>/\n    run.json " in text
     assert "No torch" not in text

@@ -119,12 +119,15 @@ def test_fields_have_their_usual_ranges_unless_others_are_given() -> None:
         (["loss.gradient=1:inf"], "loss.gradient: Input should be a finite number"),
         (["train.decay=0.5:2"], "train.decay is 2.0; allowed: above 0, to 1"),
         (["loss.gradient", "loss.gradient=1:2"], "--over: loss.gradient is named twice."),
-        (["train.epochs=2:8"], "--over train.epochs: cannot be searched; the fields that can are loss.intensity, "),
+        (
+            ["train.epochs=2:8"],
+            "--over train.epochs: cannot be searched; the fields that can are train.learning_rate, ",
+        ),
         (["seed=1:3"], "--over seed: cannot be searched"),
         (["loss.form"], "--over loss.form: cannot be searched"),
         (["model.flow_scale=1:2"], "--over model.flow_scale: cannot be searched"),
         (["cube.boxes.overlap=0.5:0.9"], "--over cube.boxes.overlap: cannot be searched"),  # the cubes are cut once
-        (["score.weight_f=0.1:1"], "--over score.weight_f: cannot be searched"),  # the rules choose it anyway
+        (["score.weights=0.1:1"], "--over score.weights: cannot be searched"),  # the rules choose them anyway
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -138,7 +141,17 @@ def test_what_cannot_be_searched_is_refused(texts: list[str], message: str) -> N
     [
         (an_experiment(), {"rule": "best"}, "--rule: unknown rule 'best'; known: paper, oracle, crossfit, label-free"),
         (an_experiment("null-flow"), {}, "--recipes null-flow: it trains nothing"),
-        (an_experiment("baseline"), {}, "baseline has no motion stream, so nothing follows from it"),
+        (an_experiment("baseline"), {}, "--over loss.consistency: it has no effect in baseline."),
+        (
+            an_experiment("velocity-gmm"),
+            {"space": {"train.learning_rate": (1e-4, 1e-2)}},
+            "--over train.learning_rate: it has no effect in velocity-gmm.",
+        ),
+        (
+            an_experiment("velocity-gmm", train={"held_out": 0.1}),
+            {"space": {"train.held_out": (0.1, 0.2)}, "prune": True},
+            "--asha judges by scored epochs: velocity-gmm ",
+        ),
         (an_experiment(train={"held_out": 0.0}), {"rule": "label-free"}, "train.held_out is 0, set it above 0"),
         (an_experiment(train={"held_out": 0.0}), {"prune": True}, "--asha judges by held-out training videos"),
         (
@@ -235,7 +248,7 @@ def test_whatever_else_differs_gives_another_study() -> None:
         a_search(on("toy-avenue")),
         a_search(on("toy-ped2"), on("toy-avenue"), joint=True),
         a_search(derive(an_experiment(), train={"epochs": 5})),
-        a_search(derive(an_experiment(), score={"weight_f": 0.4})),
+        a_search(derive(an_experiment(), score={"weights": (0.4, 0.5)})),
         a_search(replace(an_experiment(), partial=True)),
     ]
     assert len({wanted.study for wanted in searches}) == len(searches)
@@ -437,10 +450,10 @@ def test_it_tells_done_failed_and_stopped_trials_apart(storage: optuna.storages.
     for name in "bcde":
         trial = driver.ask(name)
         driver.worth[trial.number] = [valued(cell.experiment) for cell in trial.cells]
-    driver.searcher.on_trial_complete("b", {"epoch": 2, "loss": 0.1, "worth": 0.6})
+    driver.searcher.on_trial_complete("b", {"epoch": 2, "loss": 0.1, "validation_score": 0.6})
     driver.searcher.on_trial_complete("c", {"ended": True}, error=True)
     driver.searcher.on_trial_complete("d", None, error=True)  # its worker died
-    driver.searcher.on_trial_complete("e", {"epoch": 4, "worth": 0.6}, error=True)  # on the way
+    driver.searcher.on_trial_complete("e", {"epoch": 4, "validation_score": 0.6}, error=True)  # on the way
     assert driver.states == ["COMPLETE", "FAIL", "PRUNED", "FAIL", "FAIL", "FAIL"]
     assert [row["values"] for row in as_rows(driver.study, a_search(prune=True))] == [[0.8], *[None] * 5]
 
@@ -457,12 +470,12 @@ def test_values_on_the_way_are_reported_by_epoch(storage: optuna.storages.BaseSt
     driver = Driver(storage, a_search(trials=2, prune=True))
     done, stopped = driver.ask("a"), driver.ask("b")
     for epoch, worth in ((1, 0.5), (2, None), (3, 0.7)):
-        found = {"epoch": epoch, "loss": 0.1} | ({} if worth is None else {"worth": worth})
+        found = {"epoch": epoch, "loss": 0.1} | ({} if worth is None else {"validation_score": worth})
         driver.searcher.on_trial_result("a", found)
-    driver.searcher.on_trial_result("a", {"epoch": 3, "worth": 0.9, "ended": True})
+    driver.searcher.on_trial_result("a", {"epoch": 3, "validation_score": 0.9, "ended": True})
     driver.tell("a", done)
-    driver.searcher.on_trial_result("b", {"epoch": 1, "worth": 0.4})
-    driver.searcher.on_trial_complete("b", {"epoch": 2, "worth": 0.3})
+    driver.searcher.on_trial_result("b", {"epoch": 1, "validation_score": 0.4})
+    driver.searcher.on_trial_complete("b", {"epoch": 2, "validation_score": 0.3})
     trials = driver.study.get_trials()
     assert [trial.intermediate_values for trial in trials] == [{1: 0.5, 3: 0.7}, {1: 0.4, 2: 0.3}]
     assert stopped.number == 1
@@ -493,7 +506,7 @@ def test_the_trials_are_told_as_they_came_to_their_end(storage: optuna.storages.
     again, failed, stopped = driver.ask("b"), driver.ask("c"), driver.ask("d")
     driver.tell("b", again, 0.6)
     driver.tell("c", failed, None)
-    driver.searcher.on_trial_complete("d", {"epoch": 2, "worth": 0.6})
+    driver.searcher.on_trial_complete("d", {"epoch": 2, "validation_score": 0.6})
     assert as_rows(driver.study, wanted) == [
         {"number": n, "state": s, "params": t.params, "values": v, "fingerprints": [fingerprint(t.cells[0].experiment)]}
         for n, s, t, v in [
@@ -511,7 +524,7 @@ def test_trials_are_stopped_early_only_where_asked() -> None:
     assert scheduler(a_search()) is None
     found = scheduler(a_search(prune=True))
     assert isinstance(found, ASHAScheduler)
-    assert found.metric == "worth"
+    assert found.metric == "validation_score"
 
 
 # The database
@@ -549,16 +562,16 @@ def test_a_databases_address_is_shown_without_its_password() -> None:
     assert shown("secret") == "(not an address of a database)"
 
 
-# The fusion share as a study
+# The ratio of two parts as a study
 
 
 def a_fused_record(undefined: bool = False) -> RunRecord:
-    """A curve with its top at a share of 0.333; the paper's share is that of Ped2."""
+    """A curve with its top at a share of 0.333; its own share is that of Ped2."""
     shares = [i / 1000 for i in range(1001)]
     aurocs = [None if undefined else 0.9 - abs(share - 0.333) / 2 for share in shares]
     best = None if undefined else 0.9
-    ends = {"best_share": 0.333, "best_auroc": best, "paper_share": 1 / 1.01, "paper_auroc": aurocs[990]}
-    return replace(valued(an_experiment()), fusion={"share_f": shares, "auroc": aurocs, **ends})
+    ends = {"best_share": 0.333, "best_auroc": best, "own_share": 1 / 1.01, "own_auroc": aurocs[990]}
+    return replace(valued(an_experiment()), fusion={"part": "first", "share": shares, "auroc": aurocs, **ends})
 
 
 def fusion_trials(storage: optuna.storages.BaseStorage) -> dict[float, float]:
@@ -566,7 +579,7 @@ def fusion_trials(storage: optuna.storages.BaseStorage) -> dict[float, float]:
     (name,) = optuna.get_all_study_names(storage)
     trials = optuna.load_study(study_name=name, storage=storage).get_trials()
     assert all(trial.state == TrialState.COMPLETE for trial in trials)
-    found = {trial.params["share_f"]: trial.value for trial in trials}
+    found = {trial.params["weight of first"]: trial.value for trial in trials}
     assert len(found) == len(trials)
     return found
 
@@ -575,11 +588,8 @@ def test_the_fusion_curve_is_a_study_of_the_records_values(storage: optuna.stora
     record = a_fused_record()
     fusion_study(storage, record)
     assert optuna.get_all_study_names(storage) == [f"fusion amsrc toy-ped2 seed 0 {record.fingerprint}"]
-    curve = dict(zip(record.fusion["share_f"], record.fusion["auroc"], strict=True))
-    assert fusion_trials(storage) == {
-        **curve,
-        record.fusion["paper_share"]: record.fusion["paper_auroc"],
-    }
+    curve = dict(zip(record.fusion["share"], record.fusion["auroc"], strict=True))
+    assert fusion_trials(storage) == {**curve, record.fusion["own_share"]: record.fusion["own_auroc"]}
 
 
 def test_a_fusion_study_is_made_once_even_if_its_driver_died_over_it(
