@@ -12,7 +12,7 @@ from amsrc.store import CubeStore
 from bench.cli import main
 from bench.data import toy
 from bench.experiment.config import Experiment, derive, fingerprint
-from bench.experiment.recipes import RECIPES, amsrc
+from bench.experiment.recipes import RECIPES, Recipe, amsrc
 from bench.records.records import read_all
 from bench.sweeps import plan
 
@@ -46,7 +46,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
         return described(planned, *rest)
 
     monkeypatch.setattr(plan, "described", noted)
-    monkeypatch.setitem(RECIPES, "seven-frames", seven_frames)
+    monkeypatch.setitem(RECIPES, "seven-frames", Recipe(build=seven_frames, title="Seven frames"))
     return found
 
 

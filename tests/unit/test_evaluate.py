@@ -288,7 +288,7 @@ def test_epochs_that_were_not_scored_have_no_auroc(tmp_path: Path) -> None:
 def test_a_second_evaluation_scores_nothing_again(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = cell.copied(tmp_path)
     before = (cell.folder / "cubes.parquet").stat().st_mtime_ns
-    monkeypatch.setattr(scoring, "score", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(scoring.Scorer, "__call__", lambda *_: pytest.fail("scored again"))
     again = cell.evaluate()
     assert (cell.folder / "cubes.parquet").stat().st_mtime_ns == before
     assert again.metrics == cell.record.metrics
