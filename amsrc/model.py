@@ -142,9 +142,7 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def inputs(
-    frames_BTCHW: Tensor, flows_BTCHW: Tensor, config: ModelConfig, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(frames_BTCHW: Tensor, flows_BTCHW: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Stored cubes as the network's inputs and its target.
 
     Args:
@@ -154,10 +152,10 @@ def inputs(
     Returns:
         appearance (B, (T-1) C, H, W) in [0, 1], motion (B, (T-1) 2, H, W) scaled, target (B, C, H, W) in [0, 1].
     """
-    frames = frames_BTCHW.to(dtype) / 255
+    frames = frames_BTCHW.float() / 255
     if frames.shape[2] == 1:
         frames = frames.expand(-1, -1, config.channels, -1, -1)
-    motion = flows_BTCHW.to(dtype, copy=True)
+    motion = flows_BTCHW.to(torch.float32, copy=True)
     for axis, factor in enumerate(config.flow_scale):
         motion[:, :, axis] *= factor
     return frames[:, :-1].flatten(1, 2), motion.flatten(1, 2), frames[:, -1]

@@ -27,6 +27,7 @@ from bench.storage.places import Place, beside
 
 VERSION = 2
 """Raise it with every change of the pixels: data sets of another version are rendered anew."""
+SEED = 0
 MARKER = "toy.json"
 FRAMES_PER_S = 12.0
 COMPRESSION = {
@@ -259,7 +260,7 @@ def embedded(home: Place) -> Path:
     return beside(home) / "toy"
 
 
-def render(root: Path, seed: int = 0) -> None:
+def render(root: Path) -> None:
     """Render all three data sets under a root folder, those that stand there complete left alone.
 
     Raises:
@@ -267,14 +268,14 @@ def render(root: Path, seed: int = 0) -> None:
         RunError: see `render_one`.
     """
     for name in LAYOUTS:
-        render_one(name, root, seed)
+        render_one(name, root)
 
 
-def render_one(name: str, root: Path, seed: int = 0) -> None:
-    """Render one data set as `root/name`, unless it stands there with this version and seed.
+def render_one(name: str, root: Path) -> None:
+    """Render one data set as `root/name`, unless it stands there with this version.
 
     Rendered under a temporary name beside it and renamed when whole, so whatever has a `toy.json` is complete:
-    {"version", "seed", "train": {video: frames}, "test": {video: frames}, "anomalous": frames}.
+    {"version", "train": {video: frames}, "test": {video: frames}, "anomalous": frames}.
 
     Raises:
         ConfigError: an unknown name.
@@ -284,30 +285,29 @@ def render_one(name: str, root: Path, seed: int = 0) -> None:
     if name not in LAYOUTS:
         raise ConfigError(unknown("toy data set", name, LAYOUTS))
     target = root / name
-    if _stands(target, seed):
+    if _stands(target):
         return
     if target.exists() and not (target / MARKER).exists():
         raise DataError(f"{target} has no {MARKER}, so it was not rendered here. Move it away, or pass another root.")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as scratch:
-            _fill(Path(scratch, "fresh"), name, seed)
+            _fill(Path(scratch, "fresh"), name)
             if target.exists():
                 target.rename(Path(scratch, "outdated"))
             Path(scratch, "fresh").rename(target)
     except OSError as error:
-        if not _stands(target, seed):  # else another process was faster
+        if not _stands(target):  # else another process was faster
             raise RunError(f"{target}: cannot be rendered ({error}). Free some space, or pass another root.") from error
 
 
-def _fill(folder: Path, name: str, seed: int) -> None:
+def _fill(folder: Path, name: str) -> None:
     """Render a data set into a new folder, its contents file last."""
-    train, test = ({clip.name: film(clip, seed) for clip in clips[name]} for clips in (TRAIN, TEST))
+    train, test = ({clip.name: film(clip, SEED) for clip in clips[name]} for clips in (TRAIN, TEST))
     folder.mkdir()
     LAYOUTS[name](folder, train, test)
     contents = {
         "version": VERSION,
-        "seed": seed,
         "train": {video: len(footage.frames) for video, footage in train.items()},
         "test": {video: len(footage.frames) for video, footage in test.items()},
         "anomalous": sum(int(footage.labels.sum()) for footage in test.values()),
@@ -316,10 +316,10 @@ def _fill(folder: Path, name: str, seed: int) -> None:
     (folder / MARKER).write_text(json.dumps(contents, indent=1) + "\n")
 
 
-def _stands(folder: Path, seed: int) -> bool:
-    """Whether a folder holds a complete data set of this version and seed."""
+def _stands(folder: Path) -> bool:
+    """Whether a folder holds a complete data set of this version."""
     try:
         contents = json.loads((folder / MARKER).read_text())
     except (OSError, ValueError):
         return False
-    return isinstance(contents, dict) and (contents.get("version"), contents.get("seed")) == (VERSION, seed)
+    return isinstance(contents, dict) and contents.get("version") == VERSION

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
+from bench import ROOT
 from bench.evaluation import framewise
 from bench.experiment.config import leaves
 from bench.experiment.rules import RULES
@@ -24,14 +25,14 @@ from bench.experiment.specs import DATASETS, SPECS, TOY
 from bench.experiment.specs import title_of as named
 from bench.figures import files, style
 from bench.page import videos
-from bench.records.names import changes, label, latest
+from bench.records.names import changes, label, latest, percent
 from bench.records.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.storage.places import Place, write_file
 from bench.tables import tables
 
 PAGE = Path(__file__).resolve().parent
 PROTOCOL = "PROTOCOL.md"  # in a folder of results
-OWN_PROTOCOL = Path(__file__).resolve().parents[2] / "results" / PROTOCOL
+OWN_PROTOCOL = ROOT / "results" / PROTOCOL
 LARGEST = 9_500_000  # bytes: what a mail takes
 CAPTIONS = {
     "videos": "Scores over test videos, in standard deviations of training cubes; shaded: abnormal by the ground truth",
@@ -174,7 +175,7 @@ def findings(records: Sequence[RunRecord]) -> Iterator[str]:
         learned = [record for record in own if record.learns]
         nulls = [record for record in own if not record.learns]
         best = [
-            f"the best {kind} (of {len(runs)}) is {label(run)}, seed {run.seed}: {_percent(run.metrics['auroc'])}"
+            f"the best {kind} (of {len(runs)}) is {label(run)}, seed {run.seed}: {percent(run.metric('auroc'))}"
             for kind, runs in (("run that learns", learned), ("that learns nothing", nulls))
             if (run := _best(runs))
         ]
@@ -223,11 +224,7 @@ def shown(value: Any) -> str:
         return " to ".join(map(shown, value)) if value else "-"
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
-    return _percent(value) if isinstance(value, float) else str(value)
-
-
-def _percent(value: Any) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
+    return percent(value) if isinstance(value, float) else str(value)
 
 
 # -- text --------------------------------------------------------------------------------------------------
@@ -277,7 +274,7 @@ def _reached(record: RunRecord) -> str:
     """What a run reached, for those who do not see its figure."""
     ends = record.metrics.get("auroc_interval")
     interval = f", 95 % interval {shown(ends)}" if ends else ""
-    return f"AUROC {_percent(record.metric('auroc'))}{interval}"
+    return f"AUROC {percent(record.metric('auroc'))}{interval}"
 
 
 def _looked_into(results: Place, records: Sequence[RunRecord]) -> RunRecord | None:
@@ -323,7 +320,7 @@ def _make_frames(records: Sequence[RunRecord], there: Sequence[str]) -> list[str
 def _search(search: SearchRecord) -> dict[str, Any]:
     drawn = {"importances": style.importances(search), "landscape": style.landscape(search)}
     chosen = [
-        [named(dataset), *(_percent(found.get(rule, {}).get("auroc")) for rule in RULES)]
+        [named(dataset), *(percent(found.get(rule, {}).get("auroc")) for rule in RULES)]
         for dataset, found in search.chosen.items()
     ]
     trials = [
@@ -331,7 +328,7 @@ def _search(search: SearchRecord) -> dict[str, Any]:
             str(trial["number"]),
             str(trial["state"]),
             *(f"{trial['params'].get(name, math.nan):.4g}" for name in search.space),
-            *(_percent(value) for value in trial.get("values") or [None]),
+            *(percent(value) for value in trial.get("values") or [None]),
         ]
         for trial in search.trials
     ]
@@ -362,7 +359,7 @@ def _provenance(record: RunRecord, run_id: str | None) -> dict[str, Any]:
             "MLflow run": run_id or "not known; give --home or --mlflow to look for it",
         },
         "rules": [
-            [rule, _percent(found.get("auroc")), _text(found.get("epoch")), _text(found.get("share_f"))]
+            [rule, percent(found.get("auroc")), _text(found.get("epoch")), _text(found.get("share_f"))]
             for rule, found in record.rules.items()
         ],
         "experiment": json.dumps(record.experiment, indent=1),

@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from bench import ROOT
+
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "ray", "mlflow", "optuna")
 
 

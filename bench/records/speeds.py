@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
+from bench import ROOT
 from bench.experiment.config import strict
 
 ABOUT = {"measured", "quick", "load_before", "hardware", "versions", "git"}
 """What a file of speeds says of its rows."""
-SPEED = Path(__file__).resolve().parents[2] / "results" / "speed"
+SPEED = ROOT / "results" / "speed"
 """Where the speeds measured so far lie."""
 
 

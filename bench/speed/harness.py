@@ -20,6 +20,7 @@ from amsrc.config import CubeConfig, ScoreConfig
 from amsrc.errors import RunError
 from amsrc.fuse import Fuser, Statistics
 from amsrc.store import CubeStore
+from bench import ROOT
 from bench.data.prepare import prepare_video
 from bench.data.readers import Video
 from bench.evaluation.roc import aurocs
@@ -88,7 +89,7 @@ def one_auroc(quick: bool) -> Iterator[Row]:
 
 def making_tables(quick: bool) -> Iterator[Row]:
     """Seconds for all tables of the records of this project."""
-    results = tables.PAPER_CSV.parent
+    results = ROOT / "results"
     records = len(list((results / "records").glob("*/*/*.json")))
     seconds = timed(lambda: tables.build(results), quick, CPU)
     yield row("tables", seconds, {"records": records}, CPU, threads=1)
@@ -100,7 +101,7 @@ def starting(quick: bool) -> Iterator[Row]:
         command = [sys.executable, "-m", "bench", *words]
 
         def call(command: Sequence[str] = command) -> None:
-            done = subprocess.run(command, cwd=tables.PAPER_CSV.parents[1], capture_output=True, text=True, check=False)
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
             if done.returncode not in (0, 1):  # 1: the tables are stale, which takes as long to find
                 raise RunError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")
 

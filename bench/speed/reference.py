@@ -85,12 +85,11 @@ def inputs(
     flows_TCHW: npt.NDArray[np.float16],
     scale: tuple[float, float] = (1.0, 1.0),
     channels: int = 3,
-    dtype: npt.DTypeLike = np.float32,
 ) -> Sample:
     """A stored cube as appearance and motion, channels image by image, and the target frame."""
-    factors = np.array(scale, dtype)[:, None, None]
-    pictures = [torch.from_numpy(frame.astype(dtype) / 255).expand(channels, -1, -1) for frame in frames_TCHW]
-    motions = [torch.from_numpy(flow) for flow in flows_TCHW.astype(dtype) * factors]
+    factors = np.array(scale, np.float32)[:, None, None]
+    pictures = [torch.from_numpy(frame.astype(np.float32) / 255).expand(channels, -1, -1) for frame in frames_TCHW]
+    motions = [torch.from_numpy(flow) for flow in flows_TCHW.astype(np.float32) * factors]
     return torch.cat(pictures[:-1]), torch.cat(motions), pictures[-1]
 
 
@@ -283,10 +282,10 @@ def smoothed(values: Sequence[float], width: int, padding: str) -> list[float]:
 class Trainer:
     """Network, losses and optimiser, as one builds them."""
 
-    def __init__(self, width: int, device: torch.device, learning_rate: float = 2e-4) -> None:
+    def __init__(self, width: int, device: torch.device) -> None:
         self.device = device
         self.network = Network(width).to(device)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=learning_rate)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=2e-4)
 
     def step(self, sample: Sequence[Tensor]) -> float:
         """One step on a batch; gives its loss."""

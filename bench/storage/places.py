@@ -68,9 +68,6 @@ class Remote:
     def stem(self) -> str:
         return PurePosixPath(self.key).stem
 
-    def relative_to(self, other: Remote) -> PurePosixPath:
-        return PurePosixPath(self.key).relative_to(other.key)
-
     def exists(self) -> bool:
         return self.is_file() or self.is_dir()
 

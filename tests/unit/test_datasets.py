@@ -14,6 +14,7 @@ from scipy.io import savemat
 from amsrc.errors import ConfigError, DataError
 from bench.data import datasets, readers
 from bench.experiment.specs import SPECS
+from tests.messages import error_naming, names
 
 GREY = np.random.default_rng(0).integers(0, 256, (24, 36), np.uint8)
 
@@ -180,7 +181,7 @@ def test_avenue_has_two_label_sets(avenue: Path) -> None:
     assert found.label_sets() == ["official", "intervals"]
     assert np.flatnonzero(found.labels()["08"]).tolist() == [5, 35]
     assert np.flatnonzero(found.labels("intervals")["08"]).tolist() == [2, 3, 35]
-    with pytest.raises(ConfigError, match=r"unknown label set 'interval'; did you mean: intervals\?"):
+    with error_naming(ConfigError, "'interval'", "intervals"):
         found.labels("interval")
 
 
@@ -199,7 +200,7 @@ def test_of_two_forms_of_a_split_the_fuller_one_counts(shanghaitech: Path) -> No
 
 
 def test_a_rendered_set_is_never_taken_for_the_real_one(ped2: Path) -> None:
-    with pytest.raises(DataError, match="ped2: no videos in"):
+    with error_naming(DataError, "ped2: no videos"):
         datasets.find("ped2", ped2)
     assert datasets.present(ped2.parent) == ["toy-ped2"]
 
@@ -208,7 +209,7 @@ def test_a_rendered_set_is_never_taken_for_the_real_one(ped2: Path) -> None:
 
 
 def test_a_partial_copy_is_refused_unless_asked_for(avenue: Path) -> None:
-    with pytest.raises(DataError, match=r"15 missing; testing videos: expected 21, found 1; missing: 01.*--partial"):
+    with error_naming(DataError, "15", "21", "found 1", "01", "--partial"):
         datasets.find("avenue", avenue)
     found = datasets.find("avenue", avenue, partial=True)
     assert found.partial
@@ -234,7 +235,7 @@ def test_the_numbers_of_each_set_add_up() -> None:
 
 def test_missing_root(tmp_path: Path) -> None:
     for act in (datasets.find, datasets.verify):
-        with pytest.raises(DataError, match=r"nowhere: no such folder\. Pass --root"):
+        with error_naming(DataError, "nowhere", "--root"):
             act("ped2", tmp_path / "nowhere")
     with pytest.raises(DataError, match="no such folder"):
         datasets.present(tmp_path / "nowhere")
@@ -243,36 +244,36 @@ def test_missing_root(tmp_path: Path) -> None:
 def test_labels_without_footage(shanghaitech: Path, tmp_path: Path) -> None:
     (tmp_path / "shanghaitech/testing").mkdir(parents=True)
     (shanghaitech / "testing/test_frame_mask").rename(tmp_path / "shanghaitech/testing/test_frame_mask")
-    with pytest.raises(DataError, match=r"shanghaitech: no videos in .*looked for training/videos.*campus_dataset"):
+    with error_naming(DataError, "shanghaitech", "training/videos", "campus_dataset"):
         datasets.verify("shanghaitech", tmp_path)
 
 
 def test_unknown_data_set(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown data set 'avenu'; did you mean: avenue"):
+    with error_naming(ConfigError, "'avenu'", "avenue"):
         datasets.find("avenu", tmp_path)
 
 
-@pytest.mark.parametrize(("left", "found"), [(0, r"0 \(empty or unreadable\)"), (4, "4")])
+@pytest.mark.parametrize(("left", "found"), [(0, "0"), (4, "4")])
 def test_empty_and_short_videos(ped2: Path, left: int, found: str) -> None:
     contents = json.loads((ped2 / "toy.json").read_text())
     contents["train"]["02"] = left
     (ped2 / "toy.json").write_text(json.dumps(contents))
     for path in sorted((ped2 / "training/frames/02").iterdir())[left:]:
         path.unlink()
-    with pytest.raises(DataError, match=rf"training video 02, frames: expected 5 or more, found {found}"):
+    with error_naming(DataError, "training video 02", "5", f"found {found}"):
         datasets.find("toy-ped2", ped2)
 
 
 def test_gaps_and_repeats_in_the_numbering(ped2: Path) -> None:
     folder = ped2 / "testing/frames/02"
     (folder / "003.jpg").rename(folder / "007.jpg")
-    with pytest.raises(DataError, match=r"video 02, numbering.*2 frames are missing, first 3, 6;"):
+    with error_naming(DataError, "video 02", "2 frames", "3, 6;"):
         datasets.find("toy-ped2", ped2)
     (folder / "007.jpg").rename(folder / "2.jpg")
     with pytest.raises(DataError, match=r"frame 2 is there twice, (002.jpg and 2.jpg|2.jpg and 002.jpg)"):
         datasets.find("toy-ped2", ped2)
     (folder / "2.jpg").rename(folder / "at_1732291200000000.jpg")  # a time, not a number
-    with pytest.raises(DataError, match=r"1,732,291,199,999,995 frames are missing, first 3, 6, 7, 8, 9;"):
+    with error_naming(DataError, "1,732,291,199,999,995", "3, 6, 7, 8, 9;"):
         datasets.find("toy-ped2", ped2)
     (folder / "at_1732291200000000.jpg").rename(folder / "third.jpg")
     assert "must end in its number" in failures("toy-ped2", ped2)["testing video 02, numbering"]
@@ -303,7 +304,7 @@ def test_a_damaged_image_is_named(tmp_path: Path, suffix: str, keep: float) -> N
     data = damaged.read_bytes()
     damaged.unlink()
     damaged.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(DataError, match=rf"005\.{suffix}: damaged or not an image"):
+    with error_naming(DataError, f"005.{suffix}"):
         list(datasets.Video("01", tmp_path / "01", 6).read())
 
 
@@ -312,7 +313,7 @@ def test_an_image_that_announces_an_absurd_size_is_named(tmp_path: Path) -> None
     data = bytearray((tmp_path / "000.bmp").read_bytes())
     data[18:26] = (100_000).to_bytes(4, "little") * 2  # width and height
     (tmp_path / "000.bmp").write_bytes(data)
-    with pytest.raises(DataError, match=r"000\.bmp: damaged or not an image"):
+    with error_naming(DataError, "000.bmp"):
         readers.read_image(tmp_path / "000.bmp", grey=True)
 
 
@@ -341,23 +342,23 @@ def test_a_truncated_video_file_is_named(shanghaitech: Path) -> None:
 
 def test_a_file_that_is_no_video(shanghaitech: Path) -> None:
     (shanghaitech / "training/videos/01_001.avi").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"training video 01_001, frames: expected 7, found 0 \(empty or unreadable\)"):
+    with error_naming(DataError, "training video 01_001", "expected 7", "found 0"):
         datasets.find("toy-shanghaitech", shanghaitech)
 
 
 def test_labels_of_another_length_are_refused(shanghaitech: Path, avenue: Path, ped2: Path) -> None:
     np.save(shanghaitech / "testing/test_frame_mask/01_0014.npy", np.zeros(7, np.uint8))
-    message = "toy-shanghaitech: testing video 01_0014 has 6 frames, its labels have 7. Extract the archive again"
-    with pytest.raises(DataError, match=message):
+    said = ("toy-shanghaitech", "testing video 01_0014", "6 frames", "7")
+    with error_naming(DataError, *said):
         datasets.find("toy-shanghaitech", shanghaitech).labels()
-    assert message in failures("toy-shanghaitech", shanghaitech)["official labels, video 01_0014"]
+    names(failures("toy-shanghaitech", shanghaitech)["official labels, video 01_0014"], *said)
 
     savemat(avenue / "ground_truth_demo/testing_label_mask/8_label.mat", {"volLabel": cells(*[np.ones((2, 2))] * 37)})
-    with pytest.raises(DataError, match="avenue: testing video 08 has 36 frames, its labels have 37"):
+    with error_naming(DataError, "avenue", "testing video 08", "36 frames", "37"):
         datasets.find("avenue", avenue, partial=True).labels()
 
     savemat(ped2 / "ped2.mat", {"gt": cells(spans((2, 7)), spans())})
-    with pytest.raises(DataError, match="testing video 01 has 6 frames, its labels run to 7"):
+    with error_naming(DataError, "testing video 01", "6 frames", "7"):
         datasets.find("toy-ped2", ped2).labels()
 
 
@@ -382,7 +383,7 @@ def test_spans_that_make_no_sense(ped2: Path, gt: object, message: str) -> None:
 @pytest.mark.parametrize("text", ["10:25:90", "61", "61:180; 1:2", "a:b"])
 def test_spans_of_another_form_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "UCSDped2.m").write_text(f"TestVideoFile{{end+1}}.gt_frame = [{text}];\n")
-    with pytest.raises(DataError, match=r"must be spans such as \[61:180\]"):
+    with error_naming(DataError, "[61:180]"):
         readers.read_spans(tmp_path / "UCSDped2.m")
 
 
@@ -396,7 +397,7 @@ def test_several_spans_of_one_video(tmp_path: Path) -> None:
 
 def test_missing_labels_say_what_was_looked_for(ped2: Path) -> None:
     (ped2 / "ped2.mat").unlink()
-    with pytest.raises(DataError, match=r"no official labels of testing video 01 .*UCSDped2\.m, ped2\.mat"):
+    with error_naming(DataError, "testing video 01", "UCSDped2.m", "ped2.mat"):
         datasets.find("toy-ped2", ped2).labels()
 
 
@@ -412,7 +413,7 @@ def test_a_pickle_is_never_loaded(shanghaitech: Path, ped2: Path, tmp_path: Path
     mark = tmp_path / "executed"
     labels = shanghaitech / "testing/test_frame_mask/01_0014.npy"
     np.save(labels, np.array([Evil(mark)] * 6, object), allow_pickle=True)
-    with pytest.raises(DataError, match=r"01_0014\.npy: damaged, or holds something else than plain numbers"):
+    with error_naming(DataError, "01_0014.npy"):
         datasets.find("toy-shanghaitech", shanghaitech).labels()
     for path, load in ((labels, readers.read_array), (ped2 / "ped2.mat", readers.read_spans)):
         path.write_bytes(pickle.dumps(Evil(mark)))
@@ -430,7 +431,7 @@ def test_arrays_of_anything_but_numbers_are_refused(shanghaitech: Path, labels: 
         path.write_bytes(labels)
     else:
         np.save(path, labels)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"01_0014\.npy: damaged, or holds something else than plain numbers"):
+    with error_naming(DataError, "01_0014.npy"):
         datasets.find("toy-shanghaitech", shanghaitech).labels()
 
 
@@ -471,7 +472,7 @@ def test_truncated_label_files(ped2: Path, shanghaitech: Path, keep: int) -> Non
 )
 def test_a_strange_toy_json(ped2: Path, text: str) -> None:
     (ped2 / "toy.json").write_text(text)
-    with pytest.raises(DataError, match=r"toy\.json: not what the renderer wrote"):
+    with error_naming(DataError, "toy.json"):
         datasets.find("toy-ped2", ped2)
 
 

@@ -19,6 +19,7 @@ import pytest
 from amsrc.errors import ConfigError, DataError, RunError
 from bench.data import datasets, download
 from bench.experiment.specs import SPECS, Archive
+from tests.messages import error_naming
 
 
 @dataclass
@@ -135,7 +136,7 @@ def test_an_interrupted_download_fetches_only_the_rest(server: Server, packed_pe
     ):
         download.fetch("ped2", tmp_path, [archive])
     assert not (tmp_path / "ped2").exists()
-    with pytest.raises(RunError, match="1,500 bytes are kept"):
+    with error_naming(RunError, "1,500 bytes"):
         download.fetch("ped2", tmp_path, [archive])
     download.fetch("ped2", tmp_path, [archive])
     assert server.asked == [None, "bytes=1000-", "bytes=1500-"]
@@ -178,7 +179,7 @@ def test_a_whole_file_left_unchecked_is_checked_not_downloaded(
 def test_a_wrong_hash_deletes_the_file_and_names_both(server: Server, tmp_path: Path) -> None:
     archive = server.archive("a.zip", b"something else")
     wanted = "0" * 64
-    with pytest.raises(DataError, match=rf"SHA-256 is {archive.sha256}, expected {wanted}\. The file was deleted"):
+    with error_naming(DataError, "SHA-256", archive.sha256, wanted):
         download.fetch("ped2", tmp_path, [Archive(archive.url, wanted)])
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -194,7 +195,7 @@ def test_a_wrong_hash_after_resuming_starts_afresh(server: Server, packed_ped2: 
 
 
 def test_a_missing_file_and_a_dead_server(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"gone\.zip: HTTP Error 404.*0 bytes are kept"):
+    with error_naming(RunError, "gone.zip", "404", "0 bytes"):
         download.fetch("avenue", tmp_path, [Archive(f"{server.url}/gone.zip", "")])
     with pytest.raises(RunError, match="refused"):
         download.fetch("avenue", tmp_path, [Archive("http://127.0.0.1:1/a.zip", "")])
@@ -221,7 +222,7 @@ def test_further_archives_go_into_the_data_sets_folder(
 
 def test_what_came_must_be_whole(server: Server, tmp_path: Path) -> None:
     archive = server.archive("a.zip", zipped(**{"ped2/training/frames/01/000.jpg": b""}))
-    with pytest.raises(DataError, match=r"training videos: expected 16, found 1"):
+    with error_naming(DataError, "training", "16", "found 1"):
         download.fetch("ped2", tmp_path, [archive])
     assert not (tmp_path / "ped2").exists()
 
@@ -229,14 +230,14 @@ def test_what_came_must_be_whole(server: Server, tmp_path: Path) -> None:
 def test_nothing_that_stands_is_overwritten(server: Server, tmp_path: Path) -> None:
     (tmp_path / "ped2").mkdir()
     (tmp_path / "ped2" / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"exists and holds no videos of ped2\. Move it away"):
+    with error_naming(DataError, "ped2"):
         download.fetch("ped2", tmp_path, [server.archive("a.zip", b"")])
     assert server.asked == []
 
 
 def test_an_unwritable_root(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"file/data: Not a directory"):
+    with error_naming(RunError, "file/data", "Not a directory"):
         download.fetch("ped2", tmp_path / "file" / "data")
 
 
@@ -249,7 +250,7 @@ def test_shanghaitech_is_fetched_by_hand(tmp_path: Path) -> None:
 
 
 def test_unknown_and_rendered_names(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown data set 'toy-ped2'; did you mean: ped2\?"):
+    with error_naming(ConfigError, "'toy-ped2'", ": ped2"):
         download.fetch("toy-ped2", tmp_path)
 
 
@@ -280,7 +281,7 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> 
         member = tarfile.TarInfo("link")
         member.type, member.linkname = kind, "/etc/passwd"
         tar.addfile(member)
-    with pytest.raises(DataError, match="'link' is a link or a device"):
+    with error_naming(DataError, "'link'"):
         download.extract(path, tmp_path / "folder")
     assert not os.path.lexists(tmp_path / "folder" / "link")
 
@@ -291,7 +292,7 @@ def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
         member = zipfile.ZipInfo("link")
         member.external_attr = 0o120777 << 16
         file.writestr(member, "/etc/passwd")
-    with pytest.raises(DataError, match="'link' is a link or a device"):
+    with error_naming(DataError, "'link'"):
         download.extract(path, tmp_path / "folder")
 
 
@@ -307,7 +308,7 @@ def test_archives_that_unpack_to_too_much_are_refused(
         with tarfile.open(path, "w:gz") as tar:
             _add(tar, "a", bytes(6000))
             _add(tar, "b", bytes(6000))
-    with pytest.raises(DataError, match="'b' makes it unpack to more than"):
+    with error_naming(DataError, "'b'"):
         download.extract(path, tmp_path / "folder")
     assert not (tmp_path / "folder" / "b").exists()
 

@@ -4,7 +4,7 @@ import pickle
 import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from bench.storage.places import (
     writable,
     write_file,
 )
+from tests.messages import error_naming
 from tests.object_store import Wire, options, remote, serving
 
 
@@ -62,7 +63,6 @@ def test_what_was_written_is_there_and_comes_back(empty: Place) -> None:
     assert (path.parent.exists(), path.parent.is_file(), path.parent.is_dir()) == (True, False, True)
     assert (path.name, path.stem, path.parent.name) == ("seed0.json", "seed0", "amsrc")
     assert path.parent.parent / "amsrc" == path.parent
-    assert path.relative_to(empty) == PurePosixPath("records/amsrc/seed0.json")
 
 
 def test_what_is_not_there_is_no_file_and_raises_as_a_path_does(empty: Place) -> None:
@@ -77,12 +77,12 @@ def test_files_are_found_by_the_parts_of_their_names(empty: Place) -> None:
     for name in ("a/01/x.json", "a/02/x.json", "b/01/x.json", "a/x.json", "a/01/y.npz"):
         write_file(empty / name, b"")
 
-    def names(pattern: str) -> list[str]:
-        return [str(path.relative_to(empty)) for path in files_below(empty, pattern)]
-
-    assert names("a/*/x.json") == ["a/01/x.json", "a/02/x.json"]
-    assert names("*/01/*") == ["a/01/x.json", "a/01/y.npz", "b/01/x.json"]
-    assert names("a/x.json") == ["a/x.json"]
+    for pattern, names in {
+        "a/*/x.json": ["a/01/x.json", "a/02/x.json"],
+        "*/01/*": ["a/01/x.json", "a/01/y.npz", "b/01/x.json"],
+        "a/x.json": ["a/x.json"],
+    }.items():
+        assert files_below(empty, pattern) == [empty / name for name in names]
     assert files_below(empty / "absent", "*") == []
 
 
@@ -168,13 +168,13 @@ def test_what_cannot_lie_in_a_store_has_a_folder_of_its_own(monkeypatch: pytest.
 
 
 def test_a_missing_bucket_is_said_at_once(server: int) -> None:
-    with pytest.raises(ConfigError, match=r"--home: cannot write to s3://nowhere/x.*: there is no such bucket\. Check"):
+    with error_naming(ConfigError, "--home", "s3://nowhere/x", "bucket"):
         writable(Remote("nowhere/x", options(server)))
 
 
 def test_a_store_that_does_not_answer_is_said_within_seconds() -> None:
     before = time.monotonic()
-    with pytest.raises(ConfigError, match=r"--results: cannot write to s3://bench/x.*: it does not answer"):
+    with error_naming(ConfigError, "--results", "s3://bench/x", "answer"):
         writable(remote(1, "x"), "--results")
     assert time.monotonic() - before < 15
 
@@ -191,7 +191,7 @@ def test_keys_that_do_not_fit_are_said_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_store_that_is_lost_on_the_way_ends_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "ATTEMPTS", 2)
-    with pytest.raises(RunError, match=r"s3://bench/x.*: cannot be written \(it does not answer\)\. Run the same"):
+    with error_naming(RunError, "s3://bench/x", "answer"):
         write_file(remote(1, "x"), b"")
 
 
