@@ -383,7 +383,7 @@ def test_a_damaged_file_of_published_figures_is_named(tmp_path, text):
 
 def test_tables_need_neither_torch_nor_ray(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from bench import tables; "
+        "import sys; from pathlib import Path; from bench.tables import tables; "
         f"tables.write(Path({str(tmp_path)!r})); "
         "print(sorted({'torch', 'ray', 'mlflow', 'sklearn', 'pandas', 'cv2'} & set(sys.modules)))"
     )
