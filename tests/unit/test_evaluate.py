@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import CubeStore
 from bench.evaluation import bootstrap, smoothing
-from bench.evaluation.evaluate import evaluate, per_video, scored_labels, study_smoothing, worth_of_epoch
+from bench.evaluation.evaluate import evaluate, per_video, scored_labels, study_smoothing, validation_score
 from bench.evaluation.metrics import equal_error, pooled
-from bench.evaluation.selection import pseudo_worth
+from bench.evaluation.selection import pseudo_auroc
 from bench.experiment.config import derive, fingerprint, run_key
 from bench.experiment.recipes import RECIPES
 from bench.experiment.rules import RULES
@@ -30,7 +30,7 @@ from bench.sweeps.grid import Cell as Planned
 from bench.sweeps.trials import finished
 from bench.training import scoring
 from bench.training.held_out import KINDS
-from bench.training.loop import fit
+from bench.training.launch import fit
 from tests.cells_made import Cell
 from tests.cubes_made import FRAMES, TEST, an_experiment, labels, write_labels, write_regions, write_store
 from tests.parity.test_rbdc import slow_areas
@@ -54,7 +54,8 @@ def test_every_null_goes_through_the_same_evaluation(tmp_path: Path, recipe: str
     cell = Cell(tmp_path, an_experiment(recipe))
     r = cell.record
     assert (r.status, r.rule, r.counts["scored_frames"]) == ("done", "paper", 3 * (FRAMES - SKIP))
-    assert r.metrics["auroc"] is not None and r.metrics["auroc_f"] is None
+    assert r.metrics["auroc"] is not None
+    assert r.parts == {cell.experiment.method: r.metrics["auroc"]}, "one part, which is the score"
     for rule in ("paper", "oracle", "crossfit"):
         assert r.rules[rule]["auroc"] == pytest.approx(r.metrics["auroc"], abs=1e-12), "nothing to choose"
     scored = cell.cubes["x0"].notna().all()
@@ -103,7 +104,7 @@ def test_regions_are_detected_by_the_boxes_and_fused_scores_of_cubes(tmp_path: P
     table = pd.read_parquet(tmp_path / "runs" / run_key(e) / "cubes.parquet")
     table = table[(table["split"] == "test") & (table["frame"] >= SKIP)]
     boxes = {
-        video: found[["frame", "x0", "y0", "x1", "y1", "s_p"]].astype(float).to_numpy().tolist()
+        video: found[["frame", "x0", "y0", "x1", "y1", "flow-magnitude"]].astype(float).to_numpy().tolist()
         for video, found in table.groupby("video")
     }
     kept = {video: [row for row in found.tolist() if row[0] >= SKIP] for video, found in regions.items()}
@@ -148,7 +149,7 @@ def test_everything_is_written(cell: Cell) -> None:
     assert frame_scores_path(cell.results, cell.record).is_file()
     assert read(path_of(cell.results, cell.record)) == cell.record
     table = cell.cubes
-    assert list(table.columns) == ["split", "video", "frame", "x0", "y0", "x1", "y1", "s_f", "s_p"]
+    assert list(table.columns) == ["split", "video", "frame", "x0", "y0", "x1", "y1", "consistency", "prediction"]
     assert table.groupby("split").size().to_dict() == {"train": 80, "test": len(cell.store.test)}
     test = table[table["split"] == "test"]
     np.testing.assert_array_equal(test["frame"], cell.store.test.frame)
@@ -191,23 +192,34 @@ def test_the_metrics_are_those_of_the_scores_that_are_kept(cell: Cell) -> None:
         assert cell.record.metrics[name] == pytest.approx(value, abs=1e-12), name
 
 
-Standard = tuple[float, float]
+Standards = dict[str, tuple[float, float]]
 
 
-def standards(table: pd.DataFrame) -> tuple[Standard, Standard]:
-    """Mean and deviation of S_f and S_p over the training cubes."""
+def parts_of(table: pd.DataFrame) -> list[str]:
+    """The columns of a table of cube scores that hold a part of the score."""
+    return table.columns[7:].tolist()
+
+
+def standards(table: pd.DataFrame) -> Standards:
+    """Mean and deviation of each part over the training cubes."""
     train = table[table["split"] == "train"]
-    return tuple(reference.mean_and_sd(train[name].astype(float).tolist()) for name in ("s_f", "s_p"))
+    return {part: reference.mean_and_sd(train[part].astype(float).tolist()) for part in parts_of(table)}
 
 
-def slow_auroc(table: pd.DataFrame, known: tuple[Standard, Standard], weight_f: float, weight_p: float) -> float:
-    """The pooled AUROC of the test cubes' scores, by the slow restatement of fusion and smoothing."""
+def slow_auroc(table: pd.DataFrame, known: Standards, *weights: float) -> float:
+    """The pooled AUROC of the test cubes' scores, by the slow restatement of fusion and smoothing.
+
+    The restatement knows two parts: a score of one is its second.
+    """
     test = table[table["split"] == "test"]
-    cubes = test.assign(video=test["video"].map(TEST.index))[["video", "frame", "s_f", "s_p"]]
+    first, second = parts_of(table)[0], parts_of(table)[-1]
+    weight_f, weight_p = weights if len(weights) == 2 else (0.0, *weights)
+    cubes = zip(test["video"].map(TEST.index), test["frame"], test[first], test[second], strict=True)
     scores = reference.frame_scores(
-        cubes.itertuples(index=False, name=None),
+        cubes,
         [FRAMES] * len(TEST),
-        *known,
+        known[first],
+        known[second],
         weight_f=weight_f,
         weight_p=weight_p,
         skip=SKIP,
@@ -219,43 +231,58 @@ def slow_auroc(table: pd.DataFrame, known: tuple[Standard, Standard], weight_f: 
     return float(roc_auc_score(flags, np.concatenate(scores).astype(np.float32)))
 
 
-ALONE_AND_TOGETHER = [("auroc", (0.5, 0.5)), ("auroc_f", (1, 0)), ("auroc_p", (0, 1))]
+def aurocs_of(measured: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The AUROC of the fused score and of each part alone, as a record and a line of its epochs have them."""
+    return {"fused": measured["auroc"], **parts}
 
 
-@pytest.mark.parametrize(("metric", "weights"), ALONE_AND_TOGETHER)
-def test_the_metrics_follow_from_the_scores_of_cubes(cell: Cell, metric: str, weights: tuple[float, float]) -> None:
-    table = cell.cubes
-    assert cell.record.metrics[metric] == pytest.approx(slow_auroc(table, standards(table), *weights), abs=1e-6)
+ALONE_AND_TOGETHER = [("fused", (0.5, 0.5)), ("consistency", (1, 0)), ("prediction", (0, 1))]
+
+
+@pytest.mark.parametrize(("name", "weights"), ALONE_AND_TOGETHER)
+def test_the_metrics_follow_from_the_scores_of_cubes(cell: Cell, name: str, weights: tuple[float, float]) -> None:
+    table, measured = cell.cubes, aurocs_of(cell.record.metrics, cell.record.parts)
+    assert measured[name] == pytest.approx(slow_auroc(table, standards(table), *weights), abs=1e-6)
+
+
+def read_epoch(path: Path) -> tuple[dict[str, np.ndarray], Standards]:
+    """The arrays that a scored epoch left, and the means and deviations among them."""
+    with np.load(path, allow_pickle=False) as kept:
+        arrays = dict(kept)
+    known = {name.partition(".")[2]: values for name, values in arrays.items() if name.startswith("statistics.")}
+    return arrays, {part: (float(values[0]), float(values[1])) for part, values in known.items()}
+
+
+def with_epoch(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, Standards]:
+    """The test cubes with the scores that an earlier epoch gave them, and what standardises these."""
+    arrays, known = read_epoch(path)
+    scores = {part: arrays[f"score.{part}"] for part in parts_of(table)}
+    return table[table["split"] == "test"].assign(**scores), known
 
 
 def test_every_scored_epoch_has_its_three_aurocs(cell: Cell) -> None:
     lines = cell.record.epochs
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     for line in lines:
-        assert {"loss", "intensity", "gradient", "consistency", "seconds", "auroc", "auroc_f", "auroc_p"} <= set(line)
-        assert all(0 <= line[name] <= 1 for name in ("auroc", "auroc_f", "auroc_p"))
-    last = {name: lines[-1][name] for name in ("auroc", "auroc_f", "auroc_p")}
-    assert last == {name: cell.record.metrics[name] for name in last}
-    assert len({line["auroc_p"] for line in lines}) > 1
+        assert {"loss", "intensity", "gradient", "consistency", "seconds", "auroc", "parts"} <= set(line)
+        assert list(line["parts"]) == ["consistency", "prediction"]
+        assert all(0 <= value <= 1 for value in aurocs_of(line, line["parts"]).values())
+    last = aurocs_of(lines[-1], lines[-1]["parts"])
+    assert last == aurocs_of(cell.record.metrics, cell.record.parts)
+    assert len({line["parts"]["prediction"] for line in lines}) > 1
 
 
-@pytest.mark.parametrize(("metric", "weights"), ALONE_AND_TOGETHER)
-def test_an_epochs_auroc_follows_from_its_scores(cell: Cell, metric: str, weights: tuple[float, float]) -> None:
-    table = cell.cubes
-    with np.load(cell.folder / "epochs" / "002.npz", allow_pickle=False) as kept:
-        test = table[table["split"] == "test"].assign(s_f=kept["s_f"], s_p=kept["s_p"])
-        mean_f, sd_f, mean_p, sd_p = kept["statistics"].tolist()
-    expected = slow_auroc(test, ((mean_f, sd_f), (mean_p, sd_p)), *weights)
-    assert cell.record.epochs[1][metric] == pytest.approx(expected, abs=1e-6)
+@pytest.mark.parametrize(("name", "weights"), ALONE_AND_TOGETHER)
+def test_an_epochs_auroc_follows_from_its_scores(cell: Cell, name: str, weights: tuple[float, float]) -> None:
+    test, known = with_epoch(cell.cubes, cell.folder / "epochs" / "002.npz")
+    line = cell.record.epochs[1]
+    assert aurocs_of(line, line["parts"])[name] == pytest.approx(slow_auroc(test, known, *weights), abs=1e-6)
 
 
 def test_epochs_that_were_not_scored_have_no_auroc(tmp_path: Path) -> None:
     record = Cell(tmp_path, an_experiment(train={"epochs": 3, "score_every": 2})).record
-    assert [sorted(set(line) & {"auroc", "auroc_f", "auroc_p"}) for line in record.epochs] == [
-        [],
-        ["auroc", "auroc_f", "auroc_p"],
-        ["auroc", "auroc_f", "auroc_p"],
-    ]
+    measured = [sorted(set(line) & {"auroc", "parts"}) for line in record.epochs]
+    assert measured == [[], ["auroc", "parts"], ["auroc", "parts"]]
 
 
 def test_a_second_evaluation_scores_nothing_again(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,29 +298,30 @@ def test_a_second_evaluation_scores_nothing_again(cell: Cell, tmp_path: Path, mo
 def test_another_fusion_ratio_needs_no_network(cell: Cell, tmp_path: Path) -> None:
     cell = cell.copied(tmp_path)
     (cell.folder / "model.safetensors").unlink()
-    other = derive(cell.experiment, score={"weight_f": 0.0, "weight_p": 1.0})
+    other = derive(cell.experiment, score={"weights": (0.0, 1.0)})
     record = evaluate(other, cell.store, cell.home, cell.results)
-    assert record.metrics["auroc"] == cell.record.metrics["auroc_p"]
+    assert record.metrics["auroc"] == cell.record.parts["prediction"]
+    assert record.parts == cell.record.parts
     assert record.fingerprint != cell.record.fingerprint
     assert record.run == cell.record.run
 
 
 def test_a_network_without_motion_has_no_consistency_auroc(tmp_path: Path) -> None:
     record = Cell(tmp_path, an_experiment("baseline", train={"epochs": 2})).record
-    assert record.metrics["auroc_f"] is None
-    assert record.metrics["auroc"] == record.metrics["auroc_p"]
-    assert [line["auroc_f"] for line in record.epochs] == [None, None]
+    assert record.parts == {"prediction": record.metrics["auroc"]}
+    assert [line["parts"] for line in record.epochs] == [{"prediction": line["auroc"]} for line in record.epochs]
+    assert record.fusion == {}, "nothing to weigh"
     text = json.loads(path_of(tmp_path / "results", record).read_text())
-    assert text["metrics"]["auroc_f"] is None
+    assert list(text["parts"]) == ["prediction"]
 
 
 def test_a_null_needs_no_training(null: Cell) -> None:
     r = null.record
-    assert r.metrics["auroc_f"] is None
-    assert r.metrics["auroc"] == r.metrics["auroc_p"]
+    assert r.parts == {"flow-magnitude": r.metrics["auroc"]}
+    assert r.learns is False
     assert r.metrics["auroc"] > 0.95, "the abnormal cubes move several times as fast"
     assert (r.epochs, r.peak_memory_gib, r.timings_s["train"], r.throughput["train"]) == ([], None, None, None)
-    assert r.metrics["auroc"] == pytest.approx(slow_auroc(null.cubes, standards(null.cubes), 0, 1), abs=1e-6)
+    assert r.metrics["auroc"] == pytest.approx(slow_auroc(null.cubes, standards(null.cubes), 1), abs=1e-6)
 
 
 def test_how_often_training_went_on_is_recorded(tmp_path: Path) -> None:
@@ -365,7 +393,8 @@ def test_videos_of_one_class_have_no_auroc(tmp_path: Path) -> None:
     store = write_store(tmp_path, e)
     relabel(store, lambda found: [label.fill(0) for label in found.values()])
     record = evaluate(e, store, tmp_path, tmp_path / "results")
-    assert [record.metrics[name] for name in ("auroc", "auroc_p", "macro_auroc", "macro_videos")] == [None] * 3 + [0]
+    assert [record.metrics[name] for name in ("auroc", "macro_auroc", "macro_videos")] == [None, None, 0]
+    assert record.parts == {"flow-magnitude": None}
 
 
 @pytest.mark.parametrize("recipe", ["amsrc", "null-flow"])
@@ -390,9 +419,9 @@ def test_a_score_that_is_not_finite_makes_no_record(null: Cell, tmp_path: Path) 
     cell = null.copied(tmp_path)
     path_of(cell.results, cell.record).unlink()
     table = cell.cubes
-    table.loc[len(table) - 1, "s_p"] = np.nan
+    table.loc[len(table) - 1, "flow-magnitude"] = np.nan
     table.to_parquet(cell.folder / "cubes.parquet")
-    with pytest.raises(RunError, match="S_p cannot be fused"):
+    with pytest.raises(RunError, match="'flow-magnitude' .* not finite"):
         cell.evaluate()
     assert not path_of(cell.results, cell.record).exists()
 
@@ -435,29 +464,25 @@ def test_a_part_of_a_data_set_is_recorded_as_such(tmp_path: Path) -> None:
 # The rules
 
 
-def held_out_arrays(cell: Cell, epoch: int) -> tuple[dict[str, np.ndarray], tuple[Standard, Standard]]:
+def held_out_arrays(cell: Cell, epoch: int) -> tuple[dict[str, np.ndarray], Standards]:
     """The held-out scores of an epoch, and what standardises them."""
     last = epoch == cell.experiment.train.epochs
-    path = cell.folder / ("held_out.npz" if last else f"epochs/{epoch:03d}.npz")
-    with np.load(path, allow_pickle=False) as kept:
-        found = dict(kept)
-    if last:
-        return found, standards(cell.cubes)
-    mean_f, sd_f, mean_p, sd_p = found["statistics"].tolist()
-    return found, ((mean_f, sd_f), (mean_p, sd_p))
+    arrays, known = read_epoch(cell.folder / ("held_out.npz" if last else f"epochs/{epoch:03d}.npz"))
+    return arrays, standards(cell.cubes) if last else known
 
 
 def slow_pseudo_aurocs(cell: Cell, epoch: int, share: float) -> dict[str, float]:
-    """By kind, how well an epoch and a share tell held-out cubes from pseudo-anomalies."""
-    found, ((mean_f, sd_f), (mean_p, sd_p)) = held_out_arrays(cell, epoch)
+    """By kind, how well an epoch and a share of the first part tell held-out cubes from pseudo-anomalies."""
+    found, known = held_out_arrays(cell, epoch)
+    weights = {"consistency": share, "prediction": 1 - share}
 
-    def fused(f: np.ndarray, p: np.ndarray) -> np.ndarray:
-        return share * (f.astype(float) - mean_f) / sd_f + (1 - share) * (p.astype(float) - mean_p) / sd_p
+    def fused(kept: str) -> np.ndarray:
+        return sum(w * (found[f"{kept}.{p}"].astype(float) - known[p][0]) / known[p][1] for p, w in weights.items())
 
-    normal = fused(found["normal_f"], found["normal_p"])
+    normal = fused("normal")
     aurocs = {}
     for kind in KINDS:
-        scores = np.concatenate([normal, fused(found[f"pseudo_f.{kind}"], found[f"pseudo_p.{kind}"])])
+        scores = np.concatenate([normal, fused(f"pseudo.{kind}")])
         aurocs[kind] = roc_auc_score([0] * len(normal) + [1] * (len(scores) - len(normal)), scores.astype(np.float32))
     return aurocs
 
@@ -465,21 +490,20 @@ def slow_pseudo_aurocs(cell: Cell, epoch: int, share: float) -> dict[str, float]
 def test_the_paper_rule_is_the_metric_in_the_last_epoch(cell: Cell) -> None:
     assert list(cell.record.rules) == list(RULES)
     measured = pytest.approx(cell.record.metrics["auroc"], abs=1e-12)
-    assert cell.record.rules["paper"] == {"auroc": measured, "epoch": 4, "share_f": 0.5}
+    own = {"consistency": 0.5, "prediction": 0.5}
+    assert cell.record.rules["paper"] == {"auroc": measured, "epoch": 4, "weights": own}
 
 
-def test_the_oracle_is_what_its_epoch_and_share_reach(cell: Cell) -> None:
-    found = cell.record.rules["oracle"]
-    test = cell.cubes[cell.cubes["split"] == "test"]
-    known = standards(cell.cubes)
+def test_the_oracle_is_what_its_epoch_and_weights_reach(cell: Cell) -> None:
+    found, test = cell.record.rules["oracle"], cell.cubes
+    known = standards(test)
     if found["epoch"] < 4:
-        with np.load(cell.folder / "epochs" / f"{found['epoch']:03d}.npz", allow_pickle=False) as kept:
-            test = test.assign(s_f=kept["s_f"], s_p=kept["s_p"])
-            mean_f, sd_f, mean_p, sd_p = kept["statistics"].tolist()
-        known = (mean_f, sd_f), (mean_p, sd_p)
-    expected = slow_auroc(test, known, found["share_f"], 1 - found["share_f"])
-    assert found["auroc"] == pytest.approx(expected, abs=1e-6)
-    assert found["auroc"] >= max(line[name] for line in cell.record.epochs for name in ("auroc", "auroc_f", "auroc_p"))
+        test, known = with_epoch(test, cell.folder / "epochs" / f"{found['epoch']:03d}.npz")
+    assert list(found["weights"]) == ["consistency", "prediction"]
+    assert sum(found["weights"].values()) == pytest.approx(1)
+    assert found["auroc"] == pytest.approx(slow_auroc(test, known, *found["weights"].values()), abs=1e-6)
+    reached = [value for line in cell.record.epochs for value in aurocs_of(line, line["parts"]).values()]
+    assert found["auroc"] >= max(reached)
 
 
 def test_crossfits_number_is_that_of_the_ranks_that_are_kept(cell: Cell) -> None:
@@ -489,21 +513,22 @@ def test_crossfits_number_is_that_of_the_ranks_that_are_kept(cell: Cell) -> None
     assert found["auroc"] == pytest.approx(roc_auc_score(flags, np.concatenate([ranks[v] for v in TEST])), abs=1e-12)
 
 
-def test_label_free_takes_the_epoch_and_share_that_tell_pseudo_anomalies_best(cell: Cell) -> None:
+def test_label_free_takes_the_epoch_and_weights_that_tell_pseudo_anomalies_best(cell: Cell) -> None:
     found = cell.record.rules["label-free"]
-    expected = slow_pseudo_aurocs(cell, found["epoch"], found["share_f"])
+    expected = slow_pseudo_aurocs(cell, found["epoch"], found["weights"]["consistency"])
     assert found["pseudo_auroc_by_kind"] == pytest.approx(expected, abs=1e-3)  # a near tie in float32 or two
     assert found["pseudo_auroc"] == pytest.approx(np.mean(list(found["pseudo_auroc_by_kind"].values())))
     others = [slow_pseudo_aurocs(cell, e, share) for e in (1, 2, 3, 4) for share in (0, 0.25, 0.5, 0.75, 1)]
     assert max(np.mean(list(by_kind.values())) for by_kind in others) <= found["pseudo_auroc"] + 1e-3
 
 
-def test_the_fusion_curve_runs_from_s_p_alone_to_s_f_alone(cell: Cell) -> None:
-    curve, metrics = cell.record.fusion, cell.record.metrics
-    assert (curve["share_f"][0], curve["share_f"][-1], len(curve["auroc"])) == (0, 1, 1001)
-    expected = [metrics["auroc_p"], metrics["auroc_f"], metrics["auroc"]]
-    assert [curve["auroc"][0], curve["auroc"][-1], curve["paper_auroc"]] == pytest.approx(expected, abs=1e-12)
-    assert (curve["paper_share"], curve["auroc"][500]) == (0.5, curve["paper_auroc"])
+def test_the_fusion_curve_runs_from_one_part_alone_to_the_other_alone(cell: Cell) -> None:
+    curve, metrics, parts = cell.record.fusion, cell.record.metrics, cell.record.parts
+    assert curve["part"] == "consistency", "the first"
+    assert (curve["share"][0], curve["share"][-1], len(curve["auroc"])) == (0, 1, 1001)
+    expected = [parts["prediction"], parts["consistency"], metrics["auroc"]]
+    assert [curve["auroc"][0], curve["auroc"][-1], curve["own_auroc"]] == pytest.approx(expected, abs=1e-12)
+    assert (curve["own_share"], curve["auroc"][500]) == (0.5, curve["own_auroc"])
     assert curve["best_auroc"] == max(curve["auroc"])
 
 
@@ -523,7 +548,11 @@ def test_without_held_out_videos_label_free_is_undefined_and_all_is_trained_on(t
 def test_a_null_has_nothing_to_choose(null: Cell) -> None:
     rules = null.record.rules
     measured = pytest.approx(null.record.metrics["auroc"], abs=1e-12)
-    assert rules["oracle"] == rules["paper"] == {"auroc": measured, "epoch": 0, "share_f": None}
+    assert rules["oracle"] == rules["paper"] == {
+        "auroc": measured,
+        "epoch": 0,
+        "weights": {"flow-magnitude": 1.0},
+    }
     assert rules["crossfit"]["auroc"] == rules["paper"]["auroc"]
     assert rules["label-free"]["auroc"] is None
     assert null.record.fusion == {}
@@ -537,7 +566,7 @@ def test_an_unfinished_cell_has_a_record_with_the_reason_and_its_epochs(cell: Ce
     when = "2025-01-01T00:00:00+00:00"
     record = unfinished(cell.experiment, cell.store, cell.folder, status, "RunError: the loss became NaN", when)
     assert (record.status, record.error, record.started) == (status, "RunError: the loss became NaN", when)
-    assert (record.metrics, record.rules, record.fusion) == ({}, {}, {})
+    assert (record.metrics, record.parts, record.rules, record.fusion) == ({}, {}, {}, {})
     assert [line["epoch"] for line in record.epochs] == [1, 2, 3, 4]
     assert not {"code", "hardware"} & set(record.epochs[0])
     assert (record.store, record.labels) == (cell.record.store, cell.record.labels)
@@ -555,15 +584,15 @@ def test_a_cell_without_a_store_has_a_record_all_the_same(tmp_path: Path) -> Non
 
 
 def test_a_training_is_worth_its_pseudo_auroc_and_no_label_stops_it(cell: Cell) -> None:
-    found = worth_of_epoch(cell.experiment, cell.folder, 3)
+    found = validation_score(cell.experiment, cell.folder, 3)
     tried = [slow_pseudo_aurocs(cell, 3, share) for share in (np.arange(101) / 100)]
     assert found == pytest.approx(max(np.mean(list(by_kind.values())) for by_kind in tried), abs=1e-3)
-    assert found == pseudo_worth(read_epochs(cell.folder)[-1], cell.experiment.score)
+    assert found == pseudo_auroc(read_epochs(cell.folder)[-1], cell.experiment.score)
 
 
 def test_an_epoch_that_was_not_scored_has_no_worth(cell: Cell, tmp_path: Path) -> None:
-    assert worth_of_epoch(cell.experiment, cell.folder, 4) is None, "the last one is the evaluation's to score"
-    assert worth_of_epoch(cell.experiment, tmp_path, 1) is None
+    assert validation_score(cell.experiment, cell.folder, 4) is None, "the last one is the evaluation's to score"
+    assert validation_score(cell.experiment, tmp_path, 1) is None
 
 
 def test_videos_one_by_one(cell: Cell) -> None:

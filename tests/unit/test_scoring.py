@@ -9,18 +9,43 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amsrc.config import TrainConfig
 from amsrc.model import AMSRC, Output
 from amsrc.store import CubeStore
-from bench.experiment.config import Experiment
-from bench.methods import trivial
+from bench.experiment.config import Experiment, derive
+from bench.methods import reader, trivial
+from bench.methods.amsrc import AmsrcLearner
+from bench.methods.reader import Made, Reader, chunks
 from bench.methods.trivial import flow_magnitude
-from bench.training import held_out, scoring
-from bench.training.scoring import Feed, arithmetic, chunks, device_of, folded, score, score_held_out
+from bench.training import held_out
+from bench.training.scoring import Scorer, arithmetic, build, device_of, folded
 from tests.cubes_made import SIZE, an_experiment, write_store
 
 CPU = torch.device("cpu")
-FP32 = TrainConfig(precision="fp32")
+
+
+def learner_of(e: Experiment, network: nn.Module) -> AmsrcLearner:
+    """The learner of an experiment with this network."""
+    learner = build(e, CPU)
+    assert isinstance(learner, AmsrcLearner)
+    learner.networks["network"] = network
+    return learner
+
+
+def scorer_of(e: Experiment, network: nn.Module, precision: str = "fp32") -> Scorer:
+    e = derive(e, train={"precision": precision})
+    return Scorer(e, learner_of(e, network), CPU)
+
+
+def score(
+    e: Experiment, network: nn.Module, store: CubeStore, rows: np.ndarray, precision: str = "fp32"
+) -> list[np.ndarray]:
+    """The parts of the score of test cubes, in the order of their names."""
+    return list(scorer_of(e, network, precision)(Reader(store.test, CPU).only(rows)).values())
+
+
+def inputs_of(e: Experiment, reader: Reader, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Appearance, motion and target as the network takes them."""
+    return learner_of(e, AMSRC(e.settings.model, e.cube))._inputs(reader.batch(rows))
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +54,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, CubeStor
     e = an_experiment()
     store = write_store(tmp_path_factory.mktemp("home"), e)
     torch.manual_seed(0)
-    network = AMSRC(e.model, e.cube)
-    appearance, motion, _ = Feed(store.train, e.model, CPU).batch(np.arange(32))
+    network = AMSRC(e.settings.model, e.cube)
+    appearance, motion, _ = inputs_of(e, Reader(store.train, CPU), np.arange(32))
     network(appearance, motion)
     return e, store, network
 
@@ -38,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, CubeStor
 def test_a_batch_is_the_stored_cubes_scaled(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
     e, store, _ = made
     rows = np.array([39, 0, 41, 40])  # out of order and over the border of two videos
-    appearance, motion, target = Feed(store.train, e.model, CPU).batch(rows)
+    appearance, motion, target = inputs_of(e, Reader(store.train, CPU), rows)
     frames, flows = store.train.frames(rows), store.train.flows(rows)
     assert (appearance.dtype, motion.dtype, target.dtype) == (torch.float32,) * 3
     assert appearance.shape == (4, 12, SIZE, SIZE)
@@ -58,10 +83,10 @@ def test_batches_do_not_show_in_the_scores(
     made: tuple[Experiment, CubeStore, AMSRC], monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     e, store, network = made
-    feed, rows = Feed(store.test, e.model, CPU), np.arange(len(store.test))
-    whole = score(network, feed, rows, FP32)
-    monkeypatch.setitem(scoring.SCORING_BATCH, "cpu", size)
-    for found, expected in zip(score(network, feed, rows, FP32), whole, strict=True):
+    rows = np.arange(len(store.test))
+    whole = score(e, network, store, rows)
+    monkeypatch.setitem(reader.SCORING_BATCH, "cpu", size)
+    for found, expected in zip(score(e, network, store, rows), whole, strict=True):
         assert found.dtype == np.float32
         assert found.shape == (len(store.test),)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
@@ -70,10 +95,9 @@ def test_batches_do_not_show_in_the_scores(
 
 def test_scores_come_in_the_order_that_was_asked_for(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
     e, store, network = made
-    feed = Feed(store.test, e.model, CPU)
     shuffled = np.random.default_rng(0).permutation(len(store.test))
-    in_order = score(network, feed, np.arange(len(store.test)), FP32)
-    for found, expected in zip(score(network, feed, shuffled, FP32), in_order, strict=True):
+    in_order = score(e, network, store, np.arange(len(store.test)))
+    for found, expected in zip(score(e, network, store, shuffled), in_order, strict=True):
         np.testing.assert_allclose(found, expected[shuffled], rtol=1e-4, atol=1e-6)
 
 
@@ -83,7 +107,7 @@ def test_the_network_is_scored_in_evaluation_mode_and_learns_nothing(
     e, store, network = made
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    score(network, Feed(store.test, e.model, CPU), np.arange(32), FP32)
+    score(e, network, store, np.arange(32))
     assert network.training
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
@@ -95,15 +119,14 @@ def test_folding_leaves_no_norm_and_the_same_scores(
     made: tuple[Experiment, CubeStore, AMSRC], fusion: Literal["gate", "concat", "none"]
 ) -> None:
     e, store, _ = made
-    network = AMSRC(replace(e.model, fusion=fusion), e.cube)
+    network = AMSRC(replace(e.settings.model, fusion=fusion), e.cube)
     for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.running_mean = torch.randn(norm.num_features)
         norm.running_var = torch.rand(norm.num_features) + 0.5
     rows = np.arange(20)
     found = folded(network)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in found.modules())
-    feed = Feed(store.test, e.model, CPU)
-    appearance, motion, _ = feed.batch(rows)
+    appearance, motion, _ = inputs_of(e, Reader(store.test, CPU), rows)
     with torch.inference_mode():
         for a, b in zip(network.eval()(appearance, motion), found(appearance, motion), strict=True):
             assert (a is None) == (b is None)
@@ -124,32 +147,31 @@ class Halves(nn.Module):
 def test_scores_against_a_hand_computation(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
     e, store, _ = made
     rows = np.arange(10)
-    s_f, s_p = score(Halves(), Feed(store.test, e.model, CPU), rows, FP32)
-    np.testing.assert_allclose(s_f, [0, 1] * 5, atol=1e-6)
+    consistency, prediction = score(e, Halves(), store, rows)
+    np.testing.assert_allclose(consistency, [0, 1] * 5, atol=1e-6)
     target = store.test.frames(rows)[:, -1].astype(np.float64) / 255
-    np.testing.assert_allclose(s_p, [((cube - 0.5) ** 2).sum() for cube in target], rtol=1e-5)
+    np.testing.assert_allclose(prediction, [((cube - 0.5) ** 2).sum() for cube in target], rtol=1e-5)
 
 
 def test_no_cubes_have_no_scores(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
     e, store, network = made
-    for found in score(network, Feed(store.test, e.model, CPU), np.arange(0), FP32):
+    for found in score(e, network, store, np.arange(0)):
         assert (found.shape, found.dtype) == ((0,), np.float32)
 
 
-def test_without_a_motion_stream_there_is_no_consistency_score(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
+def test_without_a_motion_stream_the_prediction_is_the_only_part(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
     _, store, _ = made
     e = an_experiment("baseline")
-    s_f, s_p = score(AMSRC(e.model, e.cube), Feed(store.test, e.model, CPU), np.arange(9), FP32)
-    assert np.isnan(s_f).all()
-    assert np.isfinite(s_p).all()
+    found = scorer_of(e, AMSRC(e.settings.model, e.cube))(Reader(store.test, CPU).only(np.arange(9)))
+    assert list(found) == ["prediction"]
+    assert np.isfinite(found["prediction"]).all()
 
 
 def test_lower_precision_stays_close_and_gives_full_precision_scores(
     made: tuple[Experiment, CubeStore, AMSRC],
 ) -> None:
     e, store, network = made
-    feed, rows = Feed(store.test, e.model, CPU), np.arange(64)
-    full, low = (score(network, feed, rows, TrainConfig(precision=p)) for p in ("fp32", "bf16"))
+    full, low = (score(e, network, store, np.arange(64), precision) for precision in ("fp32", "bf16"))
     for a, b in zip(full, low, strict=True):
         assert b.dtype == np.float32
         np.testing.assert_allclose(b, a, rtol=0.05, atol=0.01)
@@ -192,6 +214,26 @@ def test_chunks_are_consecutive() -> None:
     assert list(chunks(np.arange(0), 3)) == []
 
 
+def test_a_reader_of_a_part_gives_those_cubes_in_that_order(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
+    _, store, _ = made
+    rows = np.array([5, 3, 60, 4])
+    part = Reader(store.train, CPU).only(rows)
+    assert len(part) == 4
+    np.testing.assert_array_equal(part.batch(np.array([2, 0])).frames, store.train.frames(np.array([60, 5])))
+    np.testing.assert_array_equal(part.only(np.array([1])).batch(np.array([0])).flows, store.train.flows(np.array([3])))
+    frames = torch.cat([batch.frames for batch in part.batches(3)])
+    np.testing.assert_array_equal(frames, store.train.frames(rows))
+
+
+def test_cubes_in_memory_are_read_like_stored_ones(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
+    e, store, network = made
+    rows = np.arange(12)
+    memory = scorer_of(e, network).made(store.test.frames(rows), store.test.flows(rows))
+    for mine, theirs in zip(memory.values(), score(e, network, store, rows), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert Made(store.test.frames(rows), store.test.flows(rows)).nbytes == 12 * (5 * 3 + 4 * 2 * 2) * SIZE * SIZE
+
+
 # -- held-out cubes ------------------------------------------------------------------------------------------
 
 
@@ -200,25 +242,25 @@ def test_held_out_scores_are_those_of_each_cube_by_itself(
     made: tuple[Experiment, CubeStore, AMSRC], monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     e, store, network = made
-    monkeypatch.setitem(scoring.SCORING_BATCH, "cpu", size)
-    found = score_held_out(network, store.train, e.model, FP32, CPU)
+    monkeypatch.setitem(reader.SCORING_BATCH, "cpu", size)
+    found = scorer_of(e, network).held_out(store.train)
     assert found is not None
     rows = np.arange(44, 80)  # video 02 without the cubes whose history is not whole
     frames, flows = store.train.frames(rows), store.train.flows(rows)
     cubes = held_out.anomalies(frames, flows)
     expected = {kind: one_by_one(network, *cubes[kind]) for kind in cubes}
-    for mine, theirs in zip((found.normal_f, found.normal_p), one_by_one(network, frames, flows), strict=True):
+    for mine, theirs in zip(found.normal.values(), one_by_one(network, frames, flows), strict=True):
         assert (mine.dtype, mine.shape) == (np.float32, (36,))
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-6)
-    assert list(found.pseudo_f) == list(found.pseudo_p) == list(held_out.KINDS)
-    for kind, (s_f, s_p) in expected.items():
-        np.testing.assert_allclose(found.pseudo_f[kind], s_f, rtol=1e-3, atol=1e-6)
-        np.testing.assert_allclose(found.pseudo_p[kind], s_p, rtol=1e-3, atol=1e-6)
+    assert list(found.pseudo) == list(held_out.KINDS)
+    for kind, parts in expected.items():
+        for mine, theirs in zip(found.pseudo[kind].values(), parts, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-6)
 
 
 @torch.no_grad()
 def one_by_one(network: AMSRC, frames: np.ndarray, flows: np.ndarray) -> np.ndarray:
-    """S_f and S_p (2, n) by their definitions, each cube a batch of its own."""
+    """Consistency and prediction (2, n) by their definitions, each cube a batch of its own."""
     network.eval()
     scores = []
     for cube, flow in zip(frames, flows, strict=True):
@@ -233,32 +275,33 @@ def one_by_one(network: AMSRC, frames: np.ndarray, flows: np.ndarray) -> np.ndar
 
 def test_the_same_weights_have_the_same_held_out_scores(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
     e, store, network = made
-    one, other = (score_held_out(network, store.train, e.model, FP32, CPU) for _ in range(2))
+    one, other = (scorer_of(e, network).held_out(store.train) for _ in range(2))
     assert one is not None
     assert other is not None
     for kind in held_out.KINDS:
-        np.testing.assert_array_equal(one.pseudo_f[kind], other.pseudo_f[kind])
-        np.testing.assert_array_equal(one.pseudo_p[kind], other.pseudo_p[kind])
+        for part in e.parts:
+            np.testing.assert_array_equal(one.pseudo[kind][part], other.pseudo[kind][part])
 
 
 def test_what_a_kind_leaves_alone_keeps_its_score(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
-    """S_f knows no target, so that a patch in it does not move S_f; every other kind moves both."""
+    """The consistency knows no target, so that a patch in it does not move it; every other kind moves both parts."""
     e, store, network = made
-    found = score_held_out(network, store.train, e.model, FP32, CPU)
+    found = scorer_of(e, network).held_out(store.train)
     assert found is not None
-    np.testing.assert_array_equal(found.pseudo_f["patch"], found.normal_f)
-    assert (found.pseudo_p["patch"] != found.normal_p).mean() > 0.9
+    np.testing.assert_array_equal(found.pseudo["patch"]["consistency"], found.normal["consistency"])
+    assert (found.pseudo["patch"]["prediction"] != found.normal["prediction"]).mean() > 0.9
     for kind in ("flow-swap", "skip", "shuffle", "reverse"):
-        assert (found.pseudo_f[kind] != found.normal_f).mean() > 0.9
-        assert (found.pseudo_p[kind] != found.normal_p).mean() > 0.9
+        for part in e.parts:
+            assert (found.pseudo[kind][part] != found.normal[part]).mean() > 0.9
 
 
 def test_the_baseline_has_held_out_prediction_errors_alone(made: tuple[Experiment, CubeStore, AMSRC]) -> None:
     e = an_experiment("baseline")
-    found = score_held_out(AMSRC(e.model, e.cube), made[1].train, e.model, FP32, CPU)
+    found = scorer_of(e, AMSRC(e.settings.model, e.cube)).held_out(made[1].train)
     assert found is not None
-    assert np.isnan([found.normal_f, *found.pseudo_f.values()]).all()
-    assert np.isfinite([found.normal_p, *found.pseudo_p.values()]).all()
+    for parts in (found.normal, *found.pseudo.values()):
+        assert list(parts) == ["prediction"]
+        assert np.isfinite(parts["prediction"]).all()
 
 
 @pytest.mark.parametrize(("cubes", "part"), [(40, 0.0), (5, 0.1), (4, 0.1), (0, 0.1)])
@@ -266,7 +309,7 @@ def test_no_pair_of_held_out_cubes_no_scores(tmp_path: Path, cubes: int, part: f
     """The first four cubes of a video have no whole history, and one cube has no other."""
     e = an_experiment(train={"held_out": part})
     store = write_store(tmp_path, e, train_cubes=cubes)
-    assert score_held_out(AMSRC(e.model, e.cube), store.train, e.model, e.train, CPU) is None
+    assert scorer_of(e, AMSRC(e.settings.model, e.cube)).held_out(store.train) is None
 
 
 # -- null scores ---------------------------------------------------------------------------------------------
