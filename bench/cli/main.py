@@ -300,7 +300,7 @@ def watch(args: argparse.Namespace, changes: dict[str, str]) -> int:
     The run must be trained and evaluated under --home; no label is used. Frames are scored at the height of the run's
     data set, in grey where it is grey, and drawn at their own size. The threshold is a quantile of the scores of
     training frames, which the network has seen: unseen normal frames alarm somewhat more often. Fields of `score` and
-    `cube.boxes` may be set, such as --score.weight_p 1.
+    `cube.boxes` may be set, such as --score.weights 0,1.
     """
     from bench.records.find import find_run
     from bench.video import watch as stage

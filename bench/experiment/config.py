@@ -200,9 +200,15 @@ def leaves(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def flatten(experiment: Experiment) -> dict[str, Any]:
-    """Every field by its dotted name; those of the method's settings without `settings.`."""
-    data = dump(experiment)
-    return dict(leaves({**{name: value for name, value in data.items() if name != "settings"}, **data["settings"]}))
+    """Every field by its dotted name."""
+    return dotted(dump(experiment))
+
+
+def dotted(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """A dumped experiment by dotted names; those of the method's settings without `settings.`."""
+    return dict(
+        leaves({**{name: value for name, value in experiment.items() if name != "settings"}, **experiment["settings"]})
+    )
 
 
 def fingerprint(experiment: Experiment) -> str:

@@ -33,13 +33,10 @@ Picture: TypeAlias = npt.NDArray[np.uint8]
 RESAMPLES = 1000  # of those whose AUROCs make the interval
 GRID = np.linspace(0, 1, 201)
 ABNORMAL: Look = {"facecolor": "0.9", "edgecolor": "0.75", "hatch": "////", "linewidth": 0}
-PARTS: tuple[Look, ...] = (
-    {"color": "#0a6d8c", "linestyle": (0, (4, 1.5)), "linewidth": 0.8, "marker": "s"},
-    {"color": "#b3541e", "linestyle": (0, (1, 1.2)), "linewidth": 0.9, "marker": "v"},
-    {"color": "#6a3d9a", "linestyle": (0, (6, 1.5, 1, 1.5)), "linewidth": 0.9, "marker": "^"},
-    {"color": "#4d7019", "linestyle": (0, (2.5, 1)), "linewidth": 0.9, "marker": "P"},
-)
-"""Of the parts of a score by position, repeated where there are more; the same as on the page (`page.css`)."""
+HUES = ("#0a6d8c", "#b3541e", "#6a3d9a", "#4d7019", "#a3195b")
+DASHES = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2.5, 1)))
+MARKS = "sv^P"
+"""Of the parts of a score by position, as in `page.css`. Each is repeated by itself, so that 20 parts differ."""
 EXTREMES: dict[str, Look] = {"lowest": {"marker": "o"}, "highest": {"marker": "^"}}
 UNITS = {"z-score": "s.d."}
 """Of scores by `ScoreConfig.standardise`; under the others it is the range of the training cubes' scores."""
@@ -80,7 +77,12 @@ class Scored:
 
 def looks(record: RunRecord) -> dict[str, Look]:
     """How the parts of a record's score are drawn, by name; none where a single part is all of the score."""
-    return dict(zip(record.parts, cycle(PARTS), strict=False)) if len(record.parts) > 1 else {}
+    if len(record.parts) == 1:
+        return {}
+    positions = zip(record.parts, cycle(HUES), cycle(DASHES), cycle(MARKS), strict=False)
+    return {
+        part: {"color": hue, "linestyle": dash, "marker": mark, "linewidth": 0.9} for part, hue, dash, mark in positions
+    }
 
 
 @dataclass(frozen=True)

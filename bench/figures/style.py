@@ -123,7 +123,7 @@ def fusion(figure: Figure, record: RunRecord) -> bool:
         (f"{other} alone", shares[0], aurocs[0], {"marker": "o", "color": "0.4"}),
         (f"{part} alone", shares[-1], aurocs[-1], {"marker": "s", "color": "0.4"}),
     ]
-    figure.set_size_inches(5.6, 4.2)
+    figure.set_size_inches(5.6, 4.5)
     axes = figure.subplots()
     axes.plot(shares, aurocs, color="0.2", linewidth=1.2)
     for name, share, auroc, look in points:
@@ -133,7 +133,7 @@ def fusion(figure: Figure, record: RunRecord) -> bool:
     axes.set_xlabel(f"share of {part} in the weights")
     axes.set_ylabel("AUROC")
     axes.set_title(wrapped(f"{label_of(record)} on {record.dataset}, seed {record.seed}: last epoch", 66))
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center")
     return True
 
 

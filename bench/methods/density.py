@@ -96,6 +96,6 @@ def velocity(flows_BTCHW: Tensor, directions: int) -> Tensor:
     length = u.abs() + v.abs()
     turn = torch.atan2(v, u) / (2 * math.pi) % 1.0
     sector = (turn * directions).long().clamp(max=directions - 1)
-    sums = torch.zeros(len(u), directions, dtype=length.dtype, device=u.device).scatter_add_(1, sector, length)
+    sums = torch.zeros(u.shape[0], directions, dtype=length.dtype, device=u.device).scatter_add_(1, sector, length)
     pixels = torch.zeros_like(sums).scatter_add_(1, sector, torch.ones_like(length))
     return sums / pixels.clamp(min=1)

@@ -87,12 +87,16 @@ class Learner(Protocol):
         """
 
     def fit(self, train: Reader) -> None:
-        """Learn without gradients from the whole training split, after the phases; results go into buffers."""
+        """Learn without gradients from the training cubes; results go into buffers.
+
+        Called after the phases, and before each epoch's scoring: what it finds must depend on the networks alone.
+        """
 
     def scores(self, networks: Mapping[str, nn.Module], batch: Batch) -> dict[str, Tensor]:
         """Each part of the score of each cube, (B,), higher = more abnormal.
 
-        Made of torch operations alone, so that it can be exported. Called under `torch.inference_mode` and autocast.
+        Made of torch operations alone, so that it can be exported; sizes by `shape`: `len` of a tensor would be a
+        constant of the exported program. Called under `torch.inference_mode` and autocast.
 
         Args:
             networks: copies of `self.networks` in evaluation mode, BatchNorm folded into convolutions.
@@ -128,7 +132,7 @@ class Method:
     phases: tuple[str, ...] = ()
     """Trained one after the other, `train.epochs` epochs each. Empty: nothing is trained by epochs."""
     fits: bool = False
-    """Whether `Learner.fit` does something: a closed form, alone or after the phases."""
+    """Whether `Learner.fit` does something: a closed form, alone or after training by epochs."""
     deviations: tuple[str, ...] = ()
     """What differs from the publication, a sentence each."""
     build: Callable[[Task], Learner] | None = None

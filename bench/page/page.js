@@ -67,7 +67,7 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 const [HEIGHT, LEFT, RIGHT, BOTTOM, TOP] = [260, 44, 8, 26, 8]; // pixels; as wide as the page lets it be
 const LIGHTNESS = ["#00224e", "#35456c", "#666970", "#948e77", "#c8b866", "#fee838"]; // grows with the score
-const PARTS = 4; // looks of a score's parts in the style sheet, repeated where there are more
+const [HUES, DASHES] = [5, 4]; // of a score's parts, in the style sheet
 const part = (name) => document.getElementById(`b-${name}`);
 const now = { run: null, video: null, curves: [], frames: [] }; // curves: the score S, then its parts
 
@@ -109,7 +109,7 @@ function scales() {
 }
 
 function look(place) {
-  return place ? `curve part-${(place - 1) % PARTS}` : "curve";
+  return place ? `curve part hue-${(place - 1) % HUES} dash-${(place - 1) % DASHES}` : "curve";
 }
 
 function hatch(id) {

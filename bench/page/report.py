@@ -19,7 +19,7 @@ from typing import Any
 from amsrc.errors import DataError
 from bench import ROOT
 from bench.experiment.config import leaves
-from bench.experiment.recipes import RECIPES
+from bench.experiment.recipes import recipe_of
 from bench.experiment.rules import RULES
 from bench.experiment.specs import DATASETS, SPECS, TOY
 from bench.experiment.specs import title_of as named
@@ -215,7 +215,7 @@ def every_run(records: Sequence[RunRecord]) -> dict[str, Any]:
             }
         )
     heads = [key.replace("_", " ").replace("auroc", "AUROC") for key in keys]
-    return {"metrics": [*heads, "each part alone, AUROC"], "lines": lines}
+    return {"metrics": [*heads, "parts alone"], "lines": lines}
 
 
 def shown(value: Any) -> str:
@@ -283,8 +283,7 @@ def _looked_into(results: Place, records: Sequence[RunRecord]) -> RunRecord | No
     """The run whose figures the page shows: one with pictures of its cubes, else a method's own recipe, else any."""
 
     def rank(record: RunRecord) -> tuple[bool, bool, bool]:
-        recipe = RECIPES.get(record.recipe)
-        own = recipe is not None and recipe.kind == "method"
+        own = recipe_of(record.recipe).kind == "method"
         return record.learns and files.pictured(results, record), own, record.learns
 
     return max(records, key=rank, default=None)

@@ -6,16 +6,15 @@ Values in, values out; reads and writes nothing. For whatever shows runs: tables
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from itertools import chain, groupby
-from typing import Any
 
 from bench.experiment import recipes
-from bench.experiment.config import Experiment, dump
+from bench.experiment.config import Experiment, dotted, flatten
 from bench.experiment.specs import DATASETS
 from bench.records.records import RunRecord
 
-# Settings that a row's name leaves out: they stand in its footnote, or they cannot change its number.
+# Settings that a row's name leaves out: its footnote has them, or they cannot change its number.
 UNNAMED = {
     "cube.boxes.provider",
     "cube.flow.provider",
@@ -34,28 +33,21 @@ def title(run: Experiment | RunRecord) -> str:
 
 
 def label(record: RunRecord) -> str:
-    """What a run is called where no footnote stands beside it: its recipe, all that differs from it, missing data."""
+    """A run's name where no footnote explains it: its recipe, every setting that differs, missing data."""
     return ", ".join([record.recipe, *changes(record, IN_NO_LABEL), *["partial data"] * record.partial])
 
 
 def changes(record: RunRecord, unnamed: Container[str] = frozenset(UNNAMED)) -> list[str]:
-    """Settings in which a run differs from its recipe as it stands today: `train.epochs=2`."""
+    """Settings in which a run differs from today's recipe of its name: `train.epochs=2`."""
     if record.recipe not in recipes.RECIPES or record.dataset not in DATASETS:
         return []
-    recipe = dump(recipes.build(record.recipe, record.dataset, record.seed))
+    recipe = flatten(recipes.build(record.recipe, record.dataset, record.seed))
     idle = () if record.learns else UNTRAINED
-    differ = [(name.removeprefix("settings."), value) for name, value in _differences(record.experiment, recipe)]
-    named = [(name, value) for name, value in differ if name not in unnamed and not name.startswith(idle)]
+    differ = [
+        (name, value) for name, value in dotted(record.experiment).items() if name in recipe and recipe[name] != value
+    ]
+    named = [(name, value) for name, value in sorted(differ) if name not in unnamed and not name.startswith(idle)]
     return [f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in named]
-
-
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and our values of the settings that both have and that differ."""
-    for name in sorted(ours.keys() & theirs.keys()):
-        if isinstance(ours[name], dict):
-            yield from _differences(ours[name], theirs[name], f"{prefix}{name}.")
-        elif ours[name] != theirs[name]:
-            yield prefix + name, ours[name]
 
 
 def all_but_seed(record: RunRecord) -> str:

@@ -310,8 +310,8 @@ class Sweep:
 
 
 def evidence(cell: Cell, record: RunRecord, home: Place, results: Place) -> Evidence:
-    """What a cell leaves beside its record: curves; of a trained one also network, weights and scores."""
-    e, cube = cell.experiment, cell.experiment.cube
+    """What a cell leaves beside its record: curves; of a trained one also the learner, its weights and scores."""
+    e = cell.experiment
     folder = run_folder.folder_of(e, home)
     scored = gallery.scored(results, record)
     videos = scored and scores.videos(scored, gallery.chosen_videos(scored))
@@ -320,16 +320,10 @@ def evidence(cell: Cell, record: RunRecord, home: Place, results: Place) -> Evid
         return Evidence(figures=drawn)
     import torch
 
-    from bench.training.loop import load_model
+    from bench.training.checkpoint import load
 
-    history = cube.frames - 1
-    example = (
-        torch.rand(2, history * e.model.channels, cube.size, cube.size),
-        torch.rand(2, history * 2, cube.size, cube.size),
-    )
     return Evidence(
-        load_model(e, folder, torch.device("cpu")),
-        example,
+        load(e, folder, torch.device("cpu")),
         run_folder.weights(folder),
         per_video(*read_frame_scores(results, record)),
         drawn,
@@ -338,12 +332,13 @@ def evidence(cell: Cell, record: RunRecord, home: Place, results: Place) -> Evid
 
 
 def outcome(record: RunRecord) -> str:
-    """A run's result in a line: its AUROC under each rule and of each part alone, in percent."""
+    """A run's result in a line: its AUROC under each rule and of each of several parts alone, in percent."""
     if record.status != "done":
         return f"{record.status.upper()}: {record.error}"
     by_rule = [f"{rule} {percent(record.rules[rule]['auroc'])}" for rule in RULES if rule in record.rules]
-    alone = [f"{part} {percent(auroc)}" for part, auroc in record.parts.items()] if len(record.parts) > 1 else []
-    return f"{', '.join(by_rule)} ({', '.join(alone)}; {clock(sum(filter(None, record.timings_s.values())))})"
+    parts = ", ".join(f"{part} {percent(auroc)}" for part, auroc in record.parts.items() if len(record.parts) > 1)
+    took = clock(sum(filter(None, record.timings_s.values())))
+    return f"{', '.join(by_rule)} ({'; '.join(filter(None, (parts, took)))})"
 
 
 def _shown(params: Mapping[str, float]) -> str:

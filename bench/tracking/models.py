@@ -1,7 +1,7 @@
-"""The networks in MLflow: a logged model for each cell, and versions of it under the names of selection rules.
+"""Trained methods in MLflow: a logged model for each cell, and versions of it under the names of selection rules.
 
 `bench.tracking.runs` calls this and meets the failures of the store. Versions belong to the registered model of their
-data set, `amsrc-<dataset>`. MLflow and torch are imported when the first network is logged.
+data set, `amsrc-<dataset>`. MLflow and torch are imported when the first model is logged.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import json
 import logging
 import re
 import warnings
-from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from amsrc.errors import RunError
-from bench.experiment.config import load
+from bench.experiment.config import Experiment, load
+from bench.experiment.specs import spec_of
 from bench.records.names import title
 
 if TYPE_CHECKING:
@@ -25,36 +25,39 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
 
+    from bench.methods.interface import Learner
     from bench.records.records import RunRecord
+    from bench.training.scoring import Program
+
+    Example = tuple[torch.Tensor, torch.Tensor]
 
 log = logging.getLogger(__name__)
 
 
-def log_network(
-    client: MlflowClient, run: Run, title: str, network: torch.nn.Module, example: tuple[torch.Tensor, ...]
-) -> str | None:
-    """Log a network as a model of its own that belongs to the run; gives its id.
+def log_learner(client: MlflowClient, run: Run, record: RunRecord, learner: Learner) -> str | None:
+    """Log a learner as a model of its own that belongs to the run; gives its id.
 
-    MLflow serves programs of one tensor only, so this one has no `pyfunc` flavour:
-    `mlflow.pytorch.load_model("models:/<id>")(appearance, motion)` runs it. A network that cannot be exported
-    costs a warning and is left out; the run is logged without it.
+    The model is a program from stored cubes to the parts of their scores, for any number of cubes:
+    `mlflow.pytorch.load_model("models:/<id>")(frames, flows)` gives a tuple of the parts in the order of the run's
+    experiment (`bench.training.scoring.Program`). MLflow serves programs of one tensor only, so this one has no
+    `pyfunc` flavour. A learner that cannot be exported costs a warning and is left out; the run is logged without it.
 
     Args:
-        title: of the cell; also the model's name, with dashes for all but letters and digits.
-        example: one input each, at least 2 cubes.
+        learner: of the record's experiment, its networks on the CPU.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
 
     run_id = run.info.run_id
-    logged = client.create_logged_model(run.info.experiment_id, re.sub(r"[^\w-]+", "-", title), run_id)
+    name = re.sub(r"[^\w-]+", "-", title(record))
+    logged = client.create_logged_model(run.info.experiment_id, name, run_id)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         about = Model(logged.artifact_location, run_id, model_uuid=logged.model_id, model_id=logged.model_id)
         try:
-            _export(network, example, path, about)
+            _export(load(record.experiment), learner, path, about)
         except RunError as error:
-            log.warning("MLflow: %s is logged without its network: %s", title, str(error).partition("\n")[0])
+            log.warning("MLflow: %s is logged without its model: %s", title(record), str(error).partition("\n")[0])
             client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
             return None
         client.log_model_artifacts(logged.model_id, str(path))
@@ -63,8 +66,8 @@ def log_network(
     return str(logged.model_id)
 
 
-def _export(model: torch.nn.Module, example: tuple[torch.Tensor, ...], path: Path, about: Any) -> None:
-    """Write the network as an MLflow model folder, for any number of cubes.
+def _export(e: Experiment, learner: Learner, path: Path, about: Any) -> None:
+    """Write the learner as an MLflow model folder, for any number of cubes.
 
     Raises:
         RunError: it cannot be traced, or the disk is full (torch calls both `RuntimeError`).
@@ -72,27 +75,18 @@ def _export(model: torch.nn.Module, example: tuple[torch.Tensor, ...], path: Pat
     import mlflow.pytorch
     import torch
 
-    class Plain(torch.nn.Module):
-        """The network with a plain tuple as its output; a program cannot name our own."""
+    from bench.training.scoring import Program
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = deepcopy(model).cpu().eval()
-
-        def forward(self, appearance: torch.Tensor, motion: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return tuple(tensor for tensor in self.network(appearance, motion) if tensor is not None)
-
-    plain = Plain()
-    inputs = tuple(tensor.detach().cpu() for tensor in example)
+    program, example = Program(e, learner), _example(e)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)  # weights on the CPU are fine
             mlflow.pytorch.save_model(
-                plain,
+                program,
                 str(path),
                 mlflow_model=about,
-                signature=_signature(plain, inputs),
-                input_example=inputs,
+                signature=_signature(program, example),
+                input_example=example,
                 serialization_format="pt2",
                 pip_requirements=[f"torch=={torch.__version__}"],  # else MLflow loads the model again to find out
             )
@@ -100,20 +94,30 @@ def _export(model: torch.nn.Module, example: tuple[torch.Tensor, ...], path: Pat
         raise RunError(f"the model could not be exported: {error}") from error
 
 
-def _signature(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+def _example(e: Experiment) -> Example:
+    """Frames and flows of two cubes as the data set's are stored; a batch of 1 would be built into the program."""
+    import torch
+
+    frames, size, channels = e.cube.frames, e.cube.size, 1 if spec_of(e.dataset).grey else 3
+    return (
+        torch.zeros(2, frames, channels, size, size, dtype=torch.uint8),
+        torch.zeros(2, frames - 1, 2, size, size, dtype=torch.float16),
+    )
+
+
+def _signature(program: Program, example: Example) -> Any:
     import torch
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     with torch.no_grad():
-        outputs = model(*inputs)
+        scores = program(*example)
 
     def schema(names: tuple[str, ...], tensors: tuple[torch.Tensor, ...]) -> Schema:
         arrays = [tensor.numpy() for tensor in tensors]
-        return Schema([TensorSpec(a.dtype, (-1, *a.shape[1:]), name) for name, a in zip(names, arrays, strict=False)])
+        return Schema([TensorSpec(a.dtype, (-1, *a.shape[1:]), name) for name, a in zip(names, arrays, strict=True)])
 
-    named = ("prediction", "appearance_feature", "motion_feature")
-    return ModelSignature(schema(("appearance", "motion"), inputs), schema(named, outputs))
+    return ModelSignature(schema(("frames", "flows"), example), schema(program.parts, scores))
 
 
 def register(client: MlflowClient, run: Run, rule: str, record: RunRecord) -> str | None:
@@ -138,8 +142,8 @@ def register(client: MlflowClient, run: Run, rule: str, record: RunRecord) -> st
 
 
 def last_epoch(record: RunRecord) -> int:
-    """The epoch whose weights a run keeps."""
-    return load(record.experiment).train.epochs
+    """The epoch whose weights a run keeps; 0 where nothing is trained by epochs."""
+    return load(record.experiment).epochs
 
 
 def epochs_of(record: RunRecord, rule: str) -> list[int]:
@@ -177,40 +181,46 @@ def _version_of(client: MlflowClient, record: RunRecord, model: LoggedModel) -> 
 
 
 def _version_tags(record: RunRecord) -> dict[str, object]:
-    """What the weights are, and by rule what the cell reached and from which epoch and share that was read."""
+    """What the model is, and by rule what the cell reached and from which epoch and weights of parts that was read."""
     tags = {"recipe": record.recipe, "dataset": record.dataset, "seed": record.seed}
     tags |= {"fingerprint": record.fingerprint, "epoch": last_epoch(record)}
     for rule, read in record.rules.items():
-        for name in ("auroc", "epoch", "share_f"):
-            if read.get(name) is not None:
-                tags[f"{rule}/{name}"] = read[name]
+        tags |= {f"{rule}/{name}": read[name] for name in ("auroc", "epoch") if read.get(name) is not None}
+        if weights := read.get("weights"):
+            tags[f"{rule}/weights"] = ", ".join(f"{part} {weight:g}" for part, weight in weights.items())
     return tags
 
 
 def _about_version(record: RunRecord) -> str:
     last = last_epoch(record)
-    head = f"{title(record)}: the weights after the last epoch, {last}."
-    if not record.rules:
-        return head
+    head = f"{title(record)}: the weights after the last epoch, {last}." if last else f"{title(record)}: as fitted."
+    if not record.rules or not last:
+        return f"{head}\n\n{choices(record)}".rstrip()
     taken = {rule: ", ".join(map(str, epochs)) for rule in record.rules if (epochs := epochs_of(record, rule))}
     elsewhere = [f" {rule.capitalize()} took epoch {epochs}." for rule, epochs in taken.items() if epochs != str(last)]
     return (
-        f"{head}\n\nA rule reads its AUROC from the epoch and the share of S_f in its row. Only what it read from "
-        f"epoch {last} is a number of these weights, and only then is the rule an alias of them; weights of other "
-        f"epochs are not kept here.{''.join(elsewhere)}\n\n{choices(record)}"
+        f"{head}\n\nA rule reads its AUROC from the epoch and under the weights of the score's parts in its row. Only "
+        f"what it read from epoch {last} is a number of these weights, and only then is the rule an alias of them; "
+        f"weights of other epochs are not kept here.{''.join(elsewhere)}\n\n{choices(record)}"
     )
 
 
 def choices(record: RunRecord) -> str:
     """What each rule chose in a cell, as a table in Markdown; under `crossfit` one choice a fold."""
+    if not record.rules:
+        return ""
+    parts = load(record.experiment).parts
+    weighed = parts if len(parts) > 1 else ()
 
     def shown(value: float | None, digits: int) -> str:
         return "-" if value is None else f"{value:.{digits}f}"
 
-    lines = []
+    rows = [["rule", "AUROC", "epoch", *(f"weight of {part}" for part in weighed)]]
+    rows.append(["---"] * len(rows[0]))
     for rule, read in record.rules.items():
         chosen = read.get("folds", [read])
+        weights = [choice.get("weights") or {} for choice in chosen]
         epochs = ", ".join(shown(choice.get("epoch"), 0) for choice in chosen)
-        shares = ", ".join(shown(choice.get("share_f"), 3) for choice in chosen)
-        lines.append(f"| {rule} | {shown(read.get('auroc'), 4)} | {epochs} | {shares} |")
-    return "\n".join(["| rule | AUROC | epoch | share of S_f |", "|---|---|---|---|", *lines]) if lines else ""
+        by_part = (", ".join(shown(each.get(part), 3) for each in weights) for part in weighed)
+        rows.append([rule, shown(read.get("auroc"), 4), epochs, *by_part])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

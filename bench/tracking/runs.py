@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from bench.experiment.config import flatten, load
 from bench.records.names import changes, title
@@ -34,10 +34,10 @@ from bench.tracking import models
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
+    from bench.methods.interface import Learner
     from bench.records.records import RunRecord
 
 EXPERIMENT = "AMSRC Bench"
@@ -69,12 +69,10 @@ class Store:
 class Evidence:
     """The artifacts of a run next to its record."""
 
-    model: torch.nn.Module | None = None
-    """The trained network; logged as a `pt2` program from tensors to tensors."""
-    example: tuple[torch.Tensor, ...] | None = None
-    """One input of the network each, at least 2 cubes: a batch of 1 would be built into the program."""
+    learner: Learner | None = None
+    """The trained method, on the CPU; logged as a `pt2` program from stored cubes to the parts of their scores."""
     weights: Place | None = None
-    """The same network as `.safetensors`."""
+    """Its networks as `.safetensors`."""
     scores_table: pd.DataFrame | None = None
     """One row a test video, named in the first column; MLflow compares runs by the second."""
     figures: Mapping[str, bytes] = field(default_factory=dict)
@@ -308,12 +306,11 @@ def _log_cell(store: Store, parent: str | None, record: RunRecord, evidence_of: 
     if known and run.outputs and run.outputs.model_outputs:
         return run_id
     evidence = evidence_of()
-    if known and evidence.model is None:
+    if known and evidence.learner is None:
         return run_id
     client.update_run(run_id, status="RUNNING")
-    model_id = None
-    if evidence.model is not None and evidence.example is not None:
-        model_id = models.log_network(client, run, title(record), evidence.model, evidence.example)
+    learner = evidence.learner
+    model_id = None if learner is None else models.log_learner(client, run, record, learner)
     params = [Param(name, str(value)) for name, value in flatten(load(record.experiment)).items()]
     tags = [RunTag(name, value) for name, value in _tags(record).items()]
     client.log_batch(run_id, list(_metrics(record, run_id, model_id)), params, tags)
@@ -388,14 +385,17 @@ def _tags(record: RunRecord) -> dict[str, str]:
         "mlflow.source.git.commit": record.git.get("sha"),
         "mlflow.source.name": "amsrc-bench",
         "mlflow.source.type": "LOCAL",
+        "fusion/part": record.fusion.get("part"),
         "mlflow.note.content": record.error or models.choices(record),
     }
     return {name: str(value) for name, value in tags.items() if value is not None}
 
 
 def _metrics(record: RunRecord, run_id: str, model_id: str | None) -> Iterator[Metric]:
-    """Final metrics at step 0, those of the epochs as `epoch/...` with the epoch as step, AUROC by fusion weight of
-    S_f as `fusion/auroc` with thousandths as step; gaps are left out.
+    """Final metrics at step 0, those of the epochs as `epoch/...` with the epoch as step; gaps are left out.
+
+    `part/...` is the AUROC of a part of the score alone. `fusion/auroc` is that of two parts, with the share of the
+    first (tag `fusion/part`) in their weights as step, in thousandths.
 
     All carry the record's own time: logged twice, they are still one point each.
     """
@@ -405,20 +405,27 @@ def _metrics(record: RunRecord, run_id: str, model_id: str | None) -> Iterator[M
     measured = dict(record.metrics)
     if isinstance(ends := measured.get("auroc_interval"), list):  # MLflow keeps single numbers
         measured |= zip(("auroc_low", "auroc_high"), ends, strict=True)
+    measured |= _of_parts(record.parts)
     final: dict[str, object] = {**measured, "peak_memory_gib": record.peak_memory_gib}
     for group, values in (("timings_s", record.timings_s), ("throughput", record.throughput)):
         final |= {f"{group}/{name}": value for name, value in values.items()}
     final |= {f"rule/{rule}": read.get("auroc") for rule, read in record.rules.items()}
     points = [(name, value, 0) for name, value in final.items()]
-    curve = zip(record.fusion.get("share_f", []), record.fusion.get("auroc", []), strict=True)
+    curve = zip(record.fusion.get("share", []), record.fusion.get("auroc", []), strict=True)
     points += [("fusion/auroc", auroc, round(1000 * share)) for share, auroc in islice(curve, 0, None, SHARES_A_POINT)]
     for epoch in record.epochs:
         step = int(epoch["epoch"] or 0)
-        points += [(f"epoch/{name}", value, step) for name, value in epoch.items() if name != "epoch"]
+        line = {**epoch, **_of_parts(epoch.get("parts") or {})}
+        points += [(f"epoch/{name}", value, step) for name, value in line.items() if name != "epoch"]
     for name, value, step in points:
         if isinstance(value, int | float) and math.isfinite(value):
             of_model = model_id if name in measured else None
             yield Metric(name, float(value), time, step, model_id=of_model, run_id=run_id)
+
+
+def _of_parts(aurocs: Mapping[str, float | None]) -> dict[str, Any]:
+    """Not `auroc/...`: a store of files cannot have that next to `auroc`."""
+    return {f"part/{name}": value for name, value in aurocs.items()}
 
 
 def _log_table(client: MlflowClient, run_id: str, table: pd.DataFrame | None) -> None:

@@ -33,9 +33,9 @@ def fit(
         report: called with each epoch's line of the log.
 
     Raises:
-        RunError: a loss became non-finite, a worker died too often, or the folder cannot be written. ConfigError: the
-        method learns nothing, the folder belongs to cubes of other content, or workers and batch do not
-            fit the cubes.
+        RunError: a loss became non-finite, a worker died too often, or the folder cannot be written.
+        ConfigError: the method learns nothing, the folder belongs to cubes of other content, or workers and batch do
+            not fit the cubes.
     """
     if isinstance(workers, int):
         workers = Workers(workers, workers)

@@ -21,7 +21,7 @@ from amsrc.errors import RunError
 from amsrc.fuse import statistics
 from amsrc.store import CubeStore
 from bench.experiment.config import Experiment
-from bench.methods.interface import Scores
+from bench.methods.interface import Learner, Scores
 from bench.methods.reader import Index, Reader, chunks
 from bench.records import provenance
 from bench.records.names import title
@@ -105,6 +105,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
         line = {"epoch": epoch, "phase": phase, "learning_rate": first.param_groups[0]["lr"], **means}
         seconds = time.perf_counter() - started
         if e.train.score_every and epoch % e.train.score_every == 0 and epoch < e.epochs:
+            _fit(e, learner, train.only(kept))
             _score_epoch(job.folder, epoch, Scorer(e, learner, device), store, (train, test), rank, world)
         line |= {
             "seconds": seconds,
@@ -123,10 +124,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
             save(job.folder, learner.networks, phase, turns, log)
         report(line)
     if rank == 0:
-        if method.fits:
-            learner.networks.eval()
-            with torch.no_grad():
-                learner.fit(train.only(kept))
+        _fit(e, learner, train.only(kept))
         finish(job.folder, learner.networks)
 
 
@@ -148,6 +146,14 @@ def batches(
 
 def _seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _fit(e: Experiment, learner: Learner, train: Reader) -> None:
+    """Find what is learned without gradients, under the networks as they are now."""
+    if e.learned_method.fits:
+        learner.networks.eval()
+        with torch.no_grad():
+            learner.fit(train)
 
 
 def _score_epoch(

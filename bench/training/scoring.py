@@ -1,5 +1,7 @@
 """A method and cubes -> the parts of each cube's score; used after every epoch, by the evaluation and for videos.
 
+Also as one module (`Program`), which is exported.
+
 Knows how a learner is built and which arithmetic the hardware gets; knows neither labels nor Ray.
 """
 
@@ -19,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from amsrc.store import Cubes
 from bench.experiment.config import Experiment
 from bench.methods.interface import Learner, Scores, Task
-from bench.methods.reader import Made, Reader
+from bench.methods.reader import Batch, Made, Reader
 from bench.records.run_folder import HeldOut
 from bench.training import held_out
 
@@ -102,6 +104,29 @@ class Scorer:
         normal = cubes.frames(rows), cubes.flows(rows)
         kinds = {kind: self.made(*made) for kind, made in held_out.anomalies(*normal).items()}
         return HeldOut(self.made(*normal), kinds)
+
+
+class Program(nn.Module):
+    """A learner as one module, to be exported: from stored cubes to the parts of their scores.
+
+    Evaluates copies of the networks, as a `Scorer` does; computes in the networks' own precision.
+    """
+
+    def __init__(self, e: Experiment, learner: Learner) -> None:
+        super().__init__()
+        self.parts = e.parts
+        self._learner = learner
+        self.networks = nn.ModuleDict({name: folded(network) for name, network in learner.networks.items()})
+        self.eval()
+
+    def forward(self, frames: Tensor, flows: Tensor) -> tuple[Tensor, ...]:
+        """Each of `parts`, (n,) float32, higher = more abnormal.
+
+        Args:
+            frames, flows: of n cubes, as for `Scorer.made`.
+        """
+        scores = self._learner.scores(dict(self.networks.items()), Batch(frames, flows))
+        return tuple(scores[part].float() for part in self.parts)
 
 
 def folded(network: nn.Module) -> nn.Module:

@@ -43,12 +43,13 @@ from bench.data.prepare import Progress
 from bench.data.stores import Sources
 from bench.experiment.config import Experiment, override, provider_fields
 from bench.experiment.specs import SPECS, is_toy, original
+from bench.methods.interface import Scores
 from bench.records.find import Run, training_scores
 from bench.storage.places import writable
 from bench.video.overlay import Overlay, Scale, check_encoder, mp4, spans
 
 if TYPE_CHECKING:
-    from torch import nn
+    from bench.training.scoring import Scorer
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
@@ -118,8 +119,7 @@ class Found:
     frames: int
     frame: Ints  # (n,)
     boxes: Boxes  # (n, 4), in the video's own pixels
-    s_f: Floats  # (n,)
-    s_p: Floats  # (n,)
+    scores: Scores  # (n,) by part
 
     def of(self, index: int) -> slice:
         """Which cubes are a frame's."""
@@ -166,20 +166,20 @@ def watch(
     known, usual = training_scores(run, experiment.score)
     scale = scale_of(usual, request)
     clip = open_clip(request, experiment)
-    network = _network(run)
+    scorer = _scorer(run)
     for target in (request.out, request.csv):
         writable(target.parent, "--out")
     show = progress or (lambda verb: lambda done, whole, name: None)
 
     started = time.perf_counter()
-    found = find(clip, network, experiment, boxes_of, flow_of, show("scored"))
+    found = find(clip, scorer, experiment, boxes_of, flow_of, show("scored"))
     skip = experiment.score.skip_frames
     if found.frames <= skip:
         raise DataError(f"{clip.path}: {found.frames} frames; the first {skip} get no score, so more are needed.")
     where = np.zeros(len(found.frame), np.int64)
-    (scored,) = frame_scores(found.s_f, found.s_p, where, found.frame, [found.frames], known, experiment.score)
+    (scored,) = frame_scores(found.scores, where, found.frame, [found.frames], known, experiment.score)
     frames = np.concatenate([np.full(skip, np.nan), scored]).astype(np.float32)
-    cubes = cube_scores(found.s_f, found.s_p, known, experiment.score.weight_f, experiment.score.weight_p)
+    cubes = cube_scores(found.scores, known, experiment.score.weights, experiment.score.standardise)
 
     scored_at = time.perf_counter()
     watched = Watched(clip, found, frames, cubes, scale, scored_at - started, 0.0)
@@ -207,11 +207,12 @@ def _configured(run: Run, request: Request, changes: Mapping[str, str]) -> tuple
     return experiment, boxes_of, flow.provider(experiment.cube.flow, source=None, split="test")
 
 
-def _network(run: Run) -> nn.Module:
-    from bench.training.loop import load_model
-    from bench.training.scoring import device_of
+def _scorer(run: Run) -> Scorer:
+    from bench.training.checkpoint import load
+    from bench.training.scoring import Scorer, device_of
 
-    return load_model(run.experiment, run.folder, device_of())
+    device = device_of()
+    return Scorer(run.experiment, load(run.experiment, run.folder, device), device)
 
 
 def scale_of(scores: Floats, request: Request) -> Scale:
@@ -263,7 +264,7 @@ def open_clip(request: Request, experiment: Experiment) -> Clip:
             f"--scale: {width}x{height} frames would be scored at {width * factor:.0f}x{height * factor:.0f}."
         )
     rate = request.rate or readers.frame_rate(path) or USUAL_RATE
-    grey = experiment.model.channels == 1 or (spec is not None and spec.grey)
+    grey = spec is not None and spec.grey
     return Clip(path, width, height, rate, readers.count_frames(path, None), factor, grey)
 
 
@@ -278,12 +279,10 @@ def native_height(dataset: str) -> int | None:
 
 
 def find(
-    clip: Clip, network: nn.Module, experiment: Experiment, boxes_of: BoxesOf, flow_of: FlowOf, show: Progress
+    clip: Clip, scorer: Scorer, experiment: Experiment, boxes_of: BoxesOf, flow_of: FlowOf, show: Progress
 ) -> Found:
     """The cubes of a video and their scores, many frames' at a time."""
-    from bench.training.scoring import folded, score_arrays
-
-    count, network = 0, folded(network)
+    count = 0
 
     def counted() -> Iterator[Frame]:
         nonlocal count
@@ -293,19 +292,19 @@ def find(
                 show(count, max(count, clip.announced), f"{count / clip.rate:.1f} s")
             yield frame
 
-    parts: list[tuple[Ints, Boxes, Floats, Floats]] = [
-        (np.zeros(0, np.int64), boxes.NO_BOXES, np.zeros(0), np.zeros(0))
-    ]
+    index, places = [np.zeros(0, np.int64)], [boxes.NO_BOXES]
+    scores = {part: [np.zeros(0, np.float32)] for part in experiment.parts}
     for some in _batches(cut(clip.path.name, counted(), boxes_of, flow_of, experiment.cube)):
         frames = np.concatenate([c.frames_MTCHW for c in some])
         flows = np.concatenate([c.flows_MTCHW for c in some])
-        s_f, s_p = score_arrays(network, frames, flows, experiment.model, experiment.train)
-        index = np.repeat([c.index for c in some], [len(c.boxes) for c in some])
-        parts.append((index, np.concatenate([c.boxes for c in some]), s_f, s_p))
+        for part, values in scorer.made(frames, flows).items():
+            scores[part].append(values)
+        index.append(np.repeat([c.index for c in some], [len(c.boxes) for c in some]))
+        places += [c.boxes for c in some]
     width, height = clip.scored_size
     own_pixels = np.array([clip.width / width, clip.height / height] * 2, np.float32)
-    frame, places, s_f, s_p = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Found(count, frame, places * own_pixels, s_f, s_p)
+    joined = {part: np.concatenate(values) for part, values in scores.items()}
+    return Found(count, np.concatenate(index), np.concatenate(places) * own_pixels, joined)
 
 
 def _batches(cubes: Iterable[FrameCubes]) -> Iterator[list[FrameCubes]]:
@@ -327,11 +326,13 @@ def describe(run: Run, experiment: Experiment, watched: Watched) -> list[str]:
     """How the video was scored, one fact a line, for the video's comment and the CSV."""
     clip, cube, score = watched.clip, experiment.cube, experiment.score
     size, scored = f"{clip.width}x{clip.height}", "x".join(map(str, clip.scored_size))
+    scale = "z" if score.standardise == "z-score" else score.standardise
+    summed = " + ".join(f"{w:g} {scale}({part})" for part, w in zip(experiment.parts, score.weights, strict=True))
     return [
-        f"scored by {run.title}, epoch {experiment.train.epochs}",
+        f"scored by {run.title}{f', epoch {experiment.epochs}' if experiment.epochs else ''}",
         f"{clip.path.name}: {watched.found.frames} frames, {size}, {clip.rate:g} frames/s, scored at {scored}"
         f"{' in grey' if clip.grey else ''}; boxes {cube.boxes.provider}, flow {cube.flow.provider}",
-        f"score = {score.weight_f:g} z(S_f) + {score.weight_p:g} z(S_p), largest of a frame, median of "
+        f"score = {summed}, largest of a frame, median of "
         f"{score.median_frames} frames; the first {score.skip_frames} have none",
         f"alarm: score above {watched.scale.threshold:.6f} ({watched.scale.meaning}; their median is "
         f"{watched.scale.usual:.6f})",
@@ -356,28 +357,29 @@ def draw(watched: Watched, out: Path, about: str, show: Progress) -> None:
             show(index + 1, found.frames, f"{index / clip.rate:.1f} s")
 
 
-COLUMNS = ("frame", "time_s", "score", "alarm", "boxes", "box_score", "x0", "y0", "x1", "y1")
-
-
 def table(watched: Watched, about: Sequence[str]) -> bytes:
     """The CSV: a line a frame, after lines that begin with #. Empty where there is no score or no box.
 
-    `box_score` and corners are those of the frame's most abnormal box, in the video's pixels; its score is not
-    smoothed over frames.
+    `box_score`, parts and corners are those of the frame's most abnormal box, the corners in the video's pixels; its
+    score is not smoothed over frames, and its parts are as the method gives them.
     """
+    found, cubes = watched.found, watched.cubes
     text = io.StringIO()
     text.writelines(f"# {line}\n" for line in about)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    of_box = ("box_score", *found.scores, "x0", "y0", "x1", "y1")
+    writer.writerow(["frame", "time_s", "score", "alarm", "boxes", *of_box])
     for index, score in enumerate(watched.frames.tolist()):
-        mine = watched.found.of(index)
-        scores = watched.cubes[mine]
-        worst = (
-            [f"{scores.max():.6f}", *watched.found.boxes[mine][scores.argmax()].round(1)] if len(scores) else [""] * 5
-        )
+        mine = found.of(index)
+        boxes_here = mine.stop - mine.start
+        worst = [""] * len(of_box)
+        if boxes_here:
+            row = mine.start + int(cubes[mine].argmax())
+            parts = (f"{values[row]:.6g}" for values in found.scores.values())
+            worst = [f"{cubes[row]:.6f}", *parts, *found.boxes[row].round(1)]
         shown = "" if np.isnan(score) else f"{score:.6f}"
         alarm = int(score > watched.scale.threshold)
-        writer.writerow([index, f"{index / watched.clip.rate:.3f}", shown, alarm, len(scores), *worst])
+        writer.writerow([index, f"{index / watched.clip.rate:.3f}", shown, alarm, boxes_here, *worst])
     return text.getvalue().encode()
 
 

@@ -2,20 +2,23 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
 
-from amsrc.config import TrainConfig
 from amsrc.store import CubeStore
 from bench.evaluation.evaluate import evaluate
 from bench.experiment.config import Experiment, derive
+from bench.methods import reader
+from bench.methods.reader import Reader
 from bench.records.run_folder import history
-from bench.training import loop, scoring
-from bench.training.loop import fit, load_model
-from bench.training.scoring import Feed, arithmetic, score
+from bench.training import launch
+from bench.training.checkpoint import load
+from bench.training.launch import fit
+from bench.training.scoring import Scorer, build
 from tests.cubes_made import an_experiment, write_store
 
 pytestmark = [
@@ -40,7 +43,7 @@ def trained(made: tuple[Experiment, CubeStore], tmp_path_factory: pytest.TempPat
 @pytest.fixture
 def gathered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No room on the device: every batch comes from the memory map."""
-    monkeypatch.setattr(scoring, "RESIDENT_PART", 0.0)
+    monkeypatch.setattr(reader, "RESIDENT_PART", 0.0)
     yield
 
 
@@ -57,41 +60,41 @@ def test_training_takes_bf16_where_the_gpu_has_it_and_stays_finite(trained: Path
 
 def test_bf16_is_in_the_network_and_not_in_weights_losses_or_scores(made: tuple[Experiment, CubeStore]) -> None:
     e, store = made
-    network = loop.AMSRC(e.model, e.cube).to(CUDA, memory_format=torch.channels_last)
-    appearance, motion, target = Feed(store.train, e.model, CUDA).batch(np.arange(16))
-    with arithmetic("bf16", CUDA)[1]:
-        output = network(appearance, motion)
-    assert output.appearance.dtype == torch.bfloat16
-    found = loop.losses.terms(output, target, network, e.loss)
+    e = derive(e, train={"precision": "bf16"})
+    learner = build(e, CUDA)
+    dtypes: list[torch.dtype] = []
+    for module in learner.networks.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda _module, _inputs, output: dtypes.append(output.dtype))
+    found = learner.losses(dict(learner.networks.items()), Reader(store.train, CUDA).batch(np.arange(16)), "network")
+    assert set(dtypes) == {torch.bfloat16}
     assert {value.dtype for value in found.values()} == {torch.float32}
-    loop.losses.total(found, e.loss).backward()
-    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
-    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
-    scores = score(network, Feed(store.test, e.model, CUDA), np.arange(32), TrainConfig(precision="bf16"))
-    assert {part.dtype for part in scores} == {np.dtype(np.float32)}
+    found["loss"].backward()
+    assert {parameter.dtype for parameter in learner.networks.parameters()} == {torch.float32}
+    assert all(torch.isfinite(parameter.grad).all() for parameter in learner.networks.parameters())
+    scores = Scorer(e, learner, CUDA)(Reader(store.test, CUDA).only(np.arange(32)))
+    assert {part.dtype for part in scores.values()} == {np.dtype(np.float32)}
 
 
 def test_cubes_on_the_device_are_the_cubes_of_the_store(made: tuple[Experiment, CubeStore]) -> None:
-    e, store = made
+    _, store = made
     rows = np.random.default_rng(0).permutation(len(store.train))[:33]
-    feed = Feed(store.train, e.model, CUDA)
-    before = torch.cuda.memory_allocated(CUDA)
-    assert before >= store.train.nbytes
-    resident = feed.batch(rows)
-    for on_gpu, expected in zip(resident, Feed(store.train, e.model, CPU).batch(rows), strict=True):
+    on_device = Reader(store.train, CUDA)
+    assert torch.cuda.memory_allocated(CUDA) >= store.train.nbytes
+    for on_gpu, expected in zip(on_device.batch(rows), Reader(store.train, CPU).batch(rows), strict=True):
         assert on_gpu.device.type == "cuda"
-        torch.testing.assert_close(on_gpu.cpu(), expected)
+        torch.testing.assert_close(on_gpu.cpu(), expected, rtol=0, atol=0)
 
 
 def test_gathered_batches_equal_resident_ones(
     made: tuple[Experiment, CubeStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    e, store = made
+    _, store = made
     rows = np.random.default_rng(1).permutation(len(store.test))[:50]
-    resident = Feed(store.test, e.model, CUDA).batch(rows)
-    monkeypatch.setattr(scoring, "RESIDENT_PART", 0.0)
+    resident = Reader(store.test, CUDA).batch(rows)
+    monkeypatch.setattr(reader, "RESIDENT_PART", 0.0)
     held = torch.cuda.memory_allocated(CUDA)
-    gathered = Feed(store.test, e.model, CUDA)
+    gathered = Reader(store.test, CUDA)
     assert torch.cuda.memory_allocated(CUDA) == held, "nothing is put on the device before it is needed"
     for one, other in zip(resident, gathered.batch(rows), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
@@ -109,14 +112,15 @@ def test_training_from_the_memory_map_learns_the_same(
 
 def test_precision_hardly_changes_the_ranking(made: tuple[Experiment, CubeStore], trained: Path) -> None:
     e, store = made
-    network, rows = load_model(e, trained, CUDA), np.arange(len(store.test))
-    feed = Feed(store.test, e.model, CUDA)
-    full, low = (score(network, feed, rows, TrainConfig(precision=p)) for p in ("fp32", "bf16"))
-    for a, b in zip(full, low, strict=True):
-        assert spearmanr(a, b).statistic > 0.98
-    on_cpu = score(load_model(e, trained, CPU), Feed(store.test, e.model, CPU), rows, TrainConfig(precision="fp32"))
-    for a, b in zip(full, on_cpu, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0.02, atol=1e-3)  # TF32 may be on
+
+    def scores(precision: str, device: torch.device) -> dict[str, Any]:
+        exact = derive(e, train={"precision": precision})
+        return dict(Scorer(exact, load(e, trained, device), device)(Reader(store.test, device)))
+
+    full, low, on_cpu = scores("fp32", CUDA), scores("bf16", CUDA), scores("fp32", CPU)
+    for part in e.parts:
+        assert spearmanr(full[part], low[part]).statistic > 0.98
+        np.testing.assert_allclose(full[part], on_cpu[part], rtol=0.02, atol=1e-3)  # TF32 may be on
 
 
 def test_full_precision_on_the_gpu_learns_what_the_cpu_learns(
@@ -125,7 +129,7 @@ def test_full_precision_on_the_gpu_learns_what_the_cpu_learns(
     e, store = made
     e = derive(e, train={"precision": "fp32", "epochs": 3})
     on_gpu = history(fit(e, store, tmp_path / "gpu"))
-    monkeypatch.setattr(loop, "device_of", lambda *_: CPU)
+    monkeypatch.setattr(launch, "device_of", lambda: CPU)
     on_cpu = history(fit(e, store, tmp_path / "cpu"))
     for a, b in zip(on_gpu, on_cpu, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=0.02)
@@ -149,7 +153,7 @@ def test_a_killed_training_goes_on_on_the_gpu(
         assert line["loss"] == pytest.approx(expected["loss"], rel=0.05)
 
 
-def test_a_cell_is_evaluated_on_the_gpu(made: tuple[Experiment, CubeStore], tmp_path: Path) -> None:
+def test_a_run_is_evaluated_on_the_gpu(made: tuple[Experiment, CubeStore], tmp_path: Path) -> None:
     e, store = made
     fit(e, store, tmp_path)
     record = evaluate(e, store, tmp_path, tmp_path / "results")

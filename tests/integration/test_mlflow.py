@@ -15,17 +15,16 @@ import pandas as pd
 import pytest
 import torch
 
-from amsrc.config import ModelConfig
-from amsrc.model import AMSRC
+from bench.experiment.config import derive
 from bench.experiment.recipes import build
+from bench.methods.interface import Learner
 from bench.records.records import RunRecord
 from bench.tracking.runs import Evidence, Tracker, open_tracker
+from bench.training import scoring
+from bench.training.scoring import Program
 from tests.results_made import record_of
 
 START_UP_S = 120
-EXAMPLE = (torch.rand(2, 12, 32, 32), torch.rand(2, 8, 32, 32))
-
-
 Server = tuple[str, "subprocess.Popen[bytes]", Path]
 
 
@@ -74,34 +73,52 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 RULES = {
-    "paper": {"auroc": 0.95, "epoch": 6, "share_f": 0.5},
-    "oracle": {"auroc": 0.97, "epoch": 6, "share_f": 0.25},
-    "crossfit": {"auroc": 0.96, "folds": [{"videos": ["01"], "selected_auroc": 0.9, "epoch": 2, "share_f": 0.25}]},
-    "label-free": {"auroc": 0.94, "epoch": 4, "share_f": 0.5, "pseudo_auroc": 0.8, "pseudo_auroc_by_kind": {}},
+    "paper": {"auroc": 0.95, "epoch": 6, "weights": {"consistency": 0.5, "prediction": 0.5}},
+    "oracle": {"auroc": 0.97, "epoch": 6, "weights": {"consistency": 0.25, "prediction": 0.75}},
+    "crossfit": {
+        "auroc": 0.96,
+        "folds": [
+            {"videos": ["01"], "selected_auroc": 0.9, "epoch": 2, "weights": {"consistency": 0.25, "prediction": 0.75}}
+        ],
+    },
+    "label-free": {
+        "auroc": 0.94,
+        "epoch": 4,
+        "weights": {"consistency": 0.5, "prediction": 0.5},
+        "pseudo_auroc": 0.8,
+        "pseudo_auroc_by_kind": {},
+    },
 }
 FUSION = {
-    "share_f": [step / 1000 for step in range(1001)],
+    "part": "consistency",
+    "share": [step / 1000 for step in range(1001)],
     "auroc": [0.9 + step / 20_000 for step in range(1001)],
     "best_share": 1.0,
     "best_auroc": 0.95,
-    "paper_share": 0.5,
-    "paper_auroc": 0.925,
+    "own_share": 0.5,
+    "own_auroc": 0.925,
 }
 
 
 def a_record(seed: int) -> RunRecord:
     epochs = [{"epoch": number, "loss": 1 / number} for number in range(1, 61)]
     e = build("amsrc", "toy-ped2", seed)
-    return record_of(e, rules=RULES, fusion=FUSION, metrics={"auroc": 0.95}, epochs=epochs)
+    parts = {"consistency": 0.95, "prediction": 0.9}
+    return record_of(e, rules=RULES, fusion=FUSION, metrics={"auroc": 0.95}, parts=parts, epochs=epochs)
 
 
-def a_whole_sweep(tracker: Tracker, records: list[RunRecord], networks: list[AMSRC]) -> tuple[object, ...]:
+def a_learner(seed: int) -> Learner:
+    """An untrained one, of two channels."""
+    return scoring.build(derive(build("amsrc", "toy-ped2", seed), model={"width": 2}), torch.device("cpu"))
+
+
+def a_whole_sweep(tracker: Tracker, records: list[RunRecord], learners: list[Learner]) -> tuple[object, ...]:
     """Everything a sweep logs; gives the ids it got."""
     parent = tracker.start_sweep("whole", {"seeds": len(records)})
     tracker.log_files(parent, {"plan.txt": "2 cells", "figures/landscape.png": b"\x89PNG", "search.json": "{}"})
     cells = [
-        tracker.log_cell(parent, record, lambda network=network: Evidence(network, EXAMPLE))  # type: ignore[misc]
-        for record, network in zip(records, networks, strict=True)
+        tracker.log_cell(parent, record, lambda learner=learner: Evidence(learner))  # type: ignore[misc]
+        for record, learner in zip(records, learners, strict=True)
     ]
     versions = [tracker.register(rule, records[rule == "oracle"]) for rule in RULES]
     tracker.finish_sweep(parent, "FINISHED", {"table1.md": "| a |"})
@@ -116,11 +133,11 @@ def test_a_whole_sweep_is_logged_once_however_often_it_is_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")})
     uri = server[0]
-    records, networks = [a_record(seed) for seed in range(2)], [AMSRC(ModelConfig(width=2)) for _ in range(2)]
+    records, learners = [a_record(seed) for seed in range(2)], [a_learner(seed) for seed in range(2)]
     tracker = open_tracker(tmp_path / "home", uri)
-    first = a_whole_sweep(tracker, records, networks)
+    first = a_whole_sweep(tracker, records, learners)
     again = open_tracker(tmp_path / "home", uri)
-    assert a_whole_sweep(again, records, networks) == first
+    assert a_whole_sweep(again, records, learners) == first
     assert tracker.missed == again.missed == []
 
     parent, cells, versions = first
@@ -151,7 +168,10 @@ def test_a_whole_sweep_is_logged_once_however_often_it_is_run(
         program = mlflow.pytorch.load_model(f"models:/{model.name}@oracle")
     finally:
         mlflow.set_tracking_uri(None)
-    torch.testing.assert_close(list(program(*EXAMPLE)), list(networks[1].eval()(*EXAMPLE)))
+    frames = torch.randint(0, 256, (3, 5, 1, 32, 32), dtype=torch.uint8)
+    flows = torch.rand(3, 4, 2, 32, 32).half()
+    expected = Program(build("amsrc", "toy-ped2"), learners[1])(frames, flows)
+    torch.testing.assert_close(list(program(frames, flows)), list(expected))
 
 
 def test_a_sweep_is_logged_to_a_server_and_survives_its_death(
@@ -173,9 +193,7 @@ def test_a_sweep_is_logged_to_a_server_and_survives_its_death(
     cell = tracker.log_cell(
         parent,
         a_record(2),
-        lambda: Evidence(
-            AMSRC(ModelConfig(width=2)), EXAMPLE, weights, pd.DataFrame({"video": ["01"], "auroc": [0.95]})
-        ),
+        lambda: Evidence(a_learner(2), weights, pd.DataFrame({"video": ["01"], "auroc": [0.95]})),
     )
     assert parent is not None and cell is not None, tracker.missed
 
@@ -196,4 +214,4 @@ def test_a_sweep_is_logged_to_a_server_and_survives_its_death(
     assert tracker.register("paper", a_record(2)) is None
     tracker.finish_sweep(parent, "FINISHED", {"table1.md": "x"})
     assert time.monotonic() - before < 30
-    assert tracker.missed == ["amsrc toy-ped2 seed 3", "amsrc toy-ped2 seed 2 as paper", "the sweep's tables"]
+    assert tracker.missed == ["amsrc on toy-ped2, seed 3", "amsrc on toy-ped2, seed 2 as paper", "the sweep's tables"]

@@ -28,13 +28,13 @@ from bench.experiment.recipes import build
 from bench.records.find import find_run
 from bench.records.records import RunRecord, read_frame_scores, write
 from bench.storage.places import write_file
-from bench.training.loop import fit
+from bench.training.launch import fit
 from bench.video.overlay import Overlay
 from bench.video.watch import Request, open_clip
 from tests.object_store import remote, serving
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-SMALL = {"model.width": "2", "train.epochs": "1", "train.batch": "16", "score.weight_p": "2"}
+SMALL = {"model.width": "2", "train.epochs": "1", "train.batch": "16", "score.weights": "0.5,2"}
 LENGTHS = {"train": 30, "test": 50}
 
 
@@ -56,6 +56,10 @@ class Trained:
     def measured(self) -> np.ndarray:
         """The benchmark's scores of the video's frames, all but the first four."""
         return read_frame_scores(self.results, self.record)[0]["02"]
+
+    @property
+    def cubes(self) -> pd.DataFrame:
+        return pd.read_parquet(self.home / "runs" / str(self.record.run) / "cubes.parquet")
 
     def watch(self, out: Path, *words: str | Path) -> int:
         given = ["watch", "--video", self.video, "--run", self.record.fingerprint, "--out", out, "--home", self.home]
@@ -111,6 +115,10 @@ def test_its_scores_are_those_of_the_benchmark(
     assert np.isnan(found[:4]).all()
     assert np.ptp(cell.measured) > 0.1
     np.testing.assert_allclose(found[4:], cell.measured, rtol=1e-4, atol=1e-4)
+    cubes = cell.cubes.query("split == 'test' and video == '02'").set_index("frame")[["consistency", "prediction"]]
+    for row in (row for row in rows(tmp_path / "seen.csv") if row["boxes"] != "0"):
+        of_box = [float(row[part]) for part in cubes.columns]
+        assert np.isclose(cubes.loc[[int(row["frame"])]], of_box, rtol=1e-3, atol=1e-5).all(axis=1).any()
     printed = capsys.readouterr().out
     assert "50 frames" in printed and "scored" in printed and str(tmp_path / "seen.mp4") in printed
 
@@ -145,11 +153,10 @@ def test_alarms_are_the_scores_above_the_threshold_in_table_and_picture(colour: 
 
 def test_the_threshold_is_the_training_frames_quantile(colour: Trained, tmp_path: Path) -> None:
     """Restated from the run's table: largest of a frame's cubes, median of 17, all videos together."""
-    table = pd.read_parquet(colour.home / "runs" / str(colour.record.run) / "cubes.parquet")
-    train, score = table[table["split"] == "train"], colour.record.experiment["score"]
+    train = colour.cubes.query("split == 'train'")
     fused, zero = pd.Series(0.0, train.index), 0.0
-    for name in ("s_f", "s_p"):
-        values, weight = train[name].astype(float), score[f"weight_{name[2:]}"]
+    for part, weight in (("consistency", 0.5), ("prediction", 2.0)):
+        values = train[part].astype(float)
         fused += weight * (values - values.mean()) / values.std(ddof=0)
         zero -= weight * values.mean() / values.std(ddof=0)
     every = []
@@ -198,11 +205,29 @@ def test_a_run_of_a_grey_data_set_sees_a_colour_video_in_grey(colour: Trained, g
 def test_weights_of_the_scores_may_differ_but_not_the_network(
     colour: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert colour.watch(tmp_path / "seen.mp4", "--score.weight_f", "0", "--score.median_frames=1") == 0
-    assert "score = 0 z(S_f) + 2 z(S_p), largest of a frame, median of 1" in (tmp_path / "seen.csv").read_text()
+    assert colour.watch(tmp_path / "seen.mp4", "--score.weights", "0,2", "--score.median_frames=1") == 0
+    assert (
+        "score = 0 z(consistency) + 2 z(prediction), largest of a frame, median of 1"
+        in (tmp_path / "seen.csv").read_text()
+    )
     assert not np.allclose(scores(tmp_path / "seen.csv")[4:], colour.measured, atol=1e-3)
     assert colour.watch(tmp_path / "other.mp4", "--model.width", "4") == 2
     assert "--model.width: " in capsys.readouterr().err
+
+
+def test_a_method_of_one_part_without_epochs_scores_a_video_too(colour: Trained, tmp_path: Path) -> None:
+    store, experiment = find_store(colour.home, build("velocity-gmm", "toy-avenue"), set())
+    fit(experiment, store, colour.home)
+    record = evaluate(experiment, store, colour.home, tmp_path / "results")
+    words = ["--run", record.fingerprint, "--results", tmp_path / "results", "--score.standardise", "min-max"]
+    assert colour.watch(tmp_path / "other.mp4", *words) == 0
+    assert colour.watch(tmp_path / "seen.mp4", *words[:4]) == 0
+    expected = read_frame_scores(tmp_path / "results", record)[0]["02"]
+    np.testing.assert_allclose(scores(tmp_path / "seen.csv")[4:], expected, rtol=1e-4, atol=1e-4)
+    assert "# score = 1 min-max(velocity), largest of a frame" in (tmp_path / "other.csv").read_text()
+    text = (tmp_path / "seen.csv").read_text()
+    assert "# score = 1 z(velocity), largest of a frame" in text and "epoch" not in text
+    assert ",box_score,velocity,x0," in text
 
 
 # -- which run ---------------------------------------------------------------------------------------------------
@@ -220,10 +245,10 @@ def test_a_run_is_found_by_a_unique_start_of_its_fingerprint_or_key(colour: Trai
 def test_the_fingerprint_of_other_fusion_weights_brings_them(colour: Trained, tmp_path: Path) -> None:
     """Records of one run differ in how its scores are fused; the run's key means the first of them."""
     experiment = find_run(colour.record.fingerprint, colour.home, [colour.results]).experiment
-    other = derive(experiment, score={"weight_f": 0.125})
+    other = derive(experiment, score={"weights": (0.125, 2.0)})
     write(replace(colour.record, fingerprint=fingerprint(other), experiment=dump(other)), tmp_path)
     found = find_run(fingerprint(other), colour.home, [colour.results, tmp_path])
-    assert found.experiment.score.weight_f == 0.125
+    assert found.experiment.score.weights == (0.125, 2.0)
     assert found.folder.name == colour.record.run
 
 
@@ -292,7 +317,8 @@ def test_what_is_no_video_is_refused(colour: Trained, tmp_path: Path, capsys: py
         (["--quantile", "2"], "not a number from 0 to 1"),
         (["--quantile", "0.5", "--threshold", "1"], "not allowed with"),
         (["--run", "nonsense"], "is no run under"),
-        (["--score.weight_f", "0", "--score.weight_p", "0"], "at least one must count"),
+        (["--score.weights", "0,0"], "at least one part must count"),
+        (["--score.weights", "1"], "consistency, prediction"),
     ],
 )
 def test_wrong_options_are_refused(
@@ -316,11 +342,14 @@ def test_a_run_without_weights_or_scores_is_refused(
     assert "is not trained" in refused(colour.watch(tmp_path / "seen.mp4", *words), tmp_path, capsys)
 
 
-def test_a_null_has_no_network(colour: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store, experiment = find_store(colour.home, build("null-flow", "toy-avenue"), set())
+@pytest.mark.parametrize("recipe", ["null-flow", "null-constant"])
+def test_a_trivial_baseline_of_cubes_or_frames_is_refused(
+    colour: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], recipe: str
+) -> None:
+    store, experiment = find_store(colour.home, build(recipe, "toy-avenue"), set())
     record = evaluate(experiment, store, colour.home, tmp_path / "results")
     words = ["--run", record.fingerprint, "--results", tmp_path / "results"]
-    assert "a score without a network" in refused(colour.watch(tmp_path / "seen.mp4", *words), tmp_path, capsys)
+    assert "is a trivial baseline" in refused(colour.watch(tmp_path / "seen.mp4", *words), tmp_path, capsys)
 
 
 def test_what_stands_is_replaced_only_when_asked(

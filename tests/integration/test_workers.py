@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from scipy.stats import spearmanr
@@ -19,12 +20,14 @@ from amsrc.errors import ConfigError, RunError
 from amsrc.store import CubeStore
 from bench.evaluation.evaluate import evaluate
 from bench.experiment.config import Experiment
-from bench.records.run_folder import history, is_trained, read_epochs
+from bench.methods.reader import Reader
+from bench.records.run_folder import HeldOut, history, is_trained, read_epochs
 from bench.speed import harness, timing
 from bench.speed.synthetic import SCENES
 from bench.training import held_out
-from bench.training.loop import fit, load_model
-from bench.training.scoring import Feed, score
+from bench.training.checkpoint import load
+from bench.training.launch import fit
+from bench.training.scoring import Scorer
 from tests.cubes_made import an_experiment, write_store
 from tests.integration.conftest import started, wait_until
 
@@ -32,6 +35,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
 EPOCHS = 6
 CPU = torch.device("cpu")
+PARTS = ("consistency", "prediction")
 TERMS = ("loss", "intensity", "gradient", "consistency")
 
 
@@ -75,11 +79,10 @@ def test_two_workers_score_as_one_does(trained: Trained) -> None:
     """After every epoch, and whichever of the workers scored a cube: they take turns."""
     epochs = list(zip(read_epochs(trained.one), read_epochs(trained.two), strict=True))
     assert len(epochs) == EPOCHS - 1
-    pairs = [pair for a, b in epochs for pair in ((a.s_f, b.s_f), (a.s_p, b.s_p))]
-    e, rows = trained.experiment, np.arange(len(trained.store.test))
-    networks = [load_model(e, folder, CPU) for folder in (trained.one, trained.two)]
-    last = [score(network, Feed(trained.store.test, e.model, CPU), rows, e.train) for network in networks]
-    for alone, together in [*pairs, *zip(*last, strict=True)]:
+    pairs = [(a.scores[part], b.scores[part]) for a, b in epochs for part in PARTS]
+    e, test = trained.experiment, Reader(trained.store.test, CPU)
+    one, two = (Scorer(e, load(e, folder, CPU), CPU)(test) for folder in (trained.one, trained.two))
+    for alone, together in [*pairs, *((one[part], two[part]) for part in PARTS)]:
         assert spearmanr(alone, together).statistic > 0.999
         for worker in (0, 1):
             assert np.median(np.abs(together / alone - 1)[worker::2]) < 5e-3
@@ -89,9 +92,16 @@ def test_held_out_cubes_are_scored_as_by_one_worker(trained: Trained) -> None:
     for alone, together in zip(read_epochs(trained.one), read_epochs(trained.two), strict=True):
         assert alone.held_out is not None
         assert together.held_out is not None
-        np.testing.assert_allclose(together.held_out.normal_p, alone.held_out.normal_p, rtol=1e-2)
-        for kind in held_out.KINDS:
-            np.testing.assert_allclose(together.held_out.pseudo_p[kind], alone.held_out.pseudo_p[kind], rtol=1e-2)
+        both = alone.held_out, together.held_out
+        one, two = ({"normal": found.normal["prediction"]} | by_kind(found) for found in both)
+        assert list(one) == list(two) == ["normal", *held_out.KINDS]
+        for kind in one:
+            np.testing.assert_allclose(two[kind], one[kind], rtol=1e-2)
+
+
+def by_kind(found: HeldOut) -> dict[str, npt.NDArray[np.float32]]:
+    """The prediction's part of the scores of pseudo-anomalies."""
+    return {kind: scores["prediction"] for kind, scores in found.pseudo.items()}
 
 
 def test_a_record_tells_the_workers_and_little_else_differs(trained: Trained, tmp_path: Path) -> None:
@@ -101,8 +111,11 @@ def test_a_record_tells_the_workers_and_little_else_differs(trained: Trained, tm
     )
     assert (one.status, one.workers, one.restarts) == ("done", 1, 0)
     assert (two.status, two.workers, two.restarts, len(two.epochs)) == ("done", 2, 0, EPOCHS)
-    for name in ("auroc", "auroc_f", "auroc_p"):
-        assert two.metrics[name] == pytest.approx(one.metrics[name], abs=0.02), name
+    for name, found, expected in (
+        ("fused", two.metrics["auroc"], one.metrics["auroc"]),
+        *((part, two.parts[part], one.parts[part]) for part in PARTS),
+    ):
+        assert found == pytest.approx(expected, abs=0.02), name
 
 
 def train_workers() -> list[int]:

@@ -33,7 +33,7 @@ from bench.sweeps import trials  # noqa: E402
 from bench.sweeps.grid import Cell, Trial  # noqa: E402
 from bench.sweeps.trials import Job, run_trials  # noqa: E402
 from bench.training import ray_train  # noqa: E402
-from bench.training.loop import fit  # noqa: E402
+from bench.training.launch import fit  # noqa: E402
 from tests.cubes_made import an_experiment, write_store  # noqa: E402
 
 EPOCHS = 70  # two restarts' time at half a second each
@@ -107,7 +107,7 @@ def other_code(folder: Path) -> Path:
     """A checkout with one line more, and another torch beside it."""
     for name in ("amsrc", "bench"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    with (folder / "bench" / "rows.py").open("a") as file:
+    with (folder / "bench" / "__init__.py").open("a") as file:
         file.write("# later\n")
     about = folder / "torch-1.0.dist-info" / "METADATA"
     about.parent.mkdir()

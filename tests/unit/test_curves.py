@@ -154,6 +154,7 @@ def test_several_parts_are_drawn_under_their_names_and_a_single_one_is_the_score
     run = Scored(record, scores, labels, {"02": dict.fromkeys(parts, scores["02"])})
     looks = curves.looks(record)
     assert list(looks) == (parts if len(parts) > 1 else [])
+    assert len({str(look) for look in looks.values()}) == len(looks), "each looks its own way"
     if len(parts) == 2:
         assert looks["a"]["linestyle"] != looks["b"]["linestyle"], "told apart without colour"
     for figure, name in ((curves.videos(run, ["02"]), "{}"), (curves.epochs(record), "{} alone")):

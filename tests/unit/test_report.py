@@ -10,7 +10,6 @@ import pytest
 
 from amsrc.errors import DataError
 from bench.cli import main
-from bench.evaluation import framewise
 from bench.experiment.config import derive, dump
 from bench.experiment.recipes import build
 from bench.figures import files
@@ -165,17 +164,6 @@ def test_a_new_metric_gets_a_column_by_itself() -> None:
 
 def test_what_a_rule_chose_is_told_by_part(html: str) -> None:
     assert "<td>paper</td><td>84.00</td><td>3</td><td>consistency 0.9901, prediction 0.0099" in html
-
-
-def test_what_table_3_completes_is_complete_among_all_runs(tmp_path: Path) -> None:
-    """A record from before there were an equal error rate and an interval."""
-    put(tmp_path, a_record())
-    row = next(tag for tag in report.build(tmp_path).split("<tr>") if "<td>amsrc</td>" in tag)
-    cells = re.findall(r'<td class="number">(.*?)</td>', row)
-    whole = framewise.completed(tmp_path, a_record()).metrics
-    assert report.shown(whole["eer"]) in cells
-    assert report.shown(whole["auroc_interval"]) in cells
-    assert report.shown(whole["eer"]) in tables.build(tmp_path)["table3.md"]
 
 
 def test_it_names_the_data_sets_without_numbers() -> None:

@@ -10,47 +10,65 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor, nn
 
-from amsrc.config import ModelConfig
-from amsrc.model import AMSRC
-from bench.experiment.recipes import build
+from bench.experiment.config import derive
+from bench.experiment.recipes import RECIPES, build
+from bench.methods.interface import Learner
+from bench.methods.reader import Batch, Made, Reader
 from bench.records.records import RunRecord
 from bench.tracking.runs import Evidence, Tracker, open_tracker
+from bench.training import scoring
+from bench.training.scoring import Program, Scorer
 from tests.results_made import record_of
 
-EXAMPLE = (torch.rand(2, 12, 32, 32), torch.rand(2, 8, 32, 32))
+CPU = torch.device("cpu")
+LEARNING = [name for name, recipe in RECIPES.items() if recipe.build("toy-ped2", 0).learns and not recipe.small]
 PER_VIDEO = pd.DataFrame({"video": ["01", "02"], "auroc": [None, 0.75]})
 RULES = {
-    "paper": {"auroc": 0.9, "epoch": 6, "share_f": 0.99},
-    "oracle": {"auroc": 0.95, "epoch": 2, "share_f": 0.25},
+    "paper": {"auroc": 0.9, "epoch": 6, "weights": {"consistency": 0.99, "prediction": 0.01}},
+    "oracle": {"auroc": 0.95, "epoch": 2, "weights": {"consistency": 0.25, "prediction": 0.75}},
     "crossfit": {
         "auroc": 0.93,
         "folds": [
-            {"videos": ["01"], "selected_auroc": 0.96, "epoch": 2, "share_f": 0.5},
-            {"videos": ["02"], "selected_auroc": 0.94, "epoch": 6, "share_f": None},
+            {"videos": ["01"], "selected_auroc": 0.96, "epoch": 2, "weights": {"consistency": 0.5, "prediction": 0.5}},
+            {"videos": ["02"], "selected_auroc": 0.94, "epoch": 6, "weights": None},
         ],
     },
-    "label-free": {"auroc": None, "epoch": 6, "share_f": 0.5, "pseudo_auroc": None, "pseudo_auroc_by_kind": {}},
+    "label-free": {
+        "auroc": None,
+        "epoch": 6,
+        "weights": {"consistency": 0.5, "prediction": 0.5},
+        "pseudo_auroc": None,
+        "pseudo_auroc_by_kind": {},
+    },
 }
 SHARES = [step / 1000 for step in range(1001)]
 FUSION = {
-    "share_f": SHARES,
+    "part": "consistency",
+    "share": SHARES,
     "auroc": [0.5 + share / 4 for share in SHARES],
     "best_share": 1.0,
     "best_auroc": 0.75,
-    "paper_share": 0.5,
-    "paper_auroc": 0.625,
+    "own_share": 0.5,
+    "own_auroc": 0.625,
 }
-
-
 MEASURED = {
-    "metrics": {"auroc": 0.9, "auroc_f": None},
+    "metrics": {"auroc": 0.9, "macro_auroc": None},
+    "parts": {"consistency": 0.7, "prediction": None},
     "epochs": [
         {"epoch": 1, "loss": 0.5, "precision": "fp32", "auroc": None},
-        {"epoch": 2, "loss": 0.25, "precision": "fp32", "auroc": 0.8},
+        {
+            "epoch": 2,
+            "loss": 0.25,
+            "precision": "fp32",
+            "auroc": 0.8,
+            "parts": {"consistency": 0.6, "prediction": None},
+        },
     ],
     "timings_s": {"train": 12.5, "prepare": None},
     "git": {"sha": "07fe496", "dirty": False},
@@ -59,6 +77,18 @@ MEASURED = {
 
 def a_record(recipe: str = "amsrc", dataset: str = "ped2", seed: int = 0, **changes: object) -> RunRecord:
     return record_of(build(recipe, dataset, seed), **MEASURED | changes)
+
+
+def a_learner(seed: int = 0) -> Learner:
+    """An untrained one of recipe `amsrc`, of two channels."""
+    return scoring.build(derive(build("amsrc", "ped2", seed), model={"width": 2}), CPU)
+
+
+def cubes(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames and flows of grey cubes."""
+    random = np.random.default_rng(0)
+    frames = random.integers(0, 256, (number, 5, 1, 32, 32), np.uint8)
+    return frames, random.normal(0, 2, (number, 4, 2, 32, 32)).astype(np.float16)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +129,8 @@ def test_a_cell_is_a_child_of_its_sweep_with_parameters_metrics_and_tags(tracker
     expected |= {"fingerprint": record.fingerprint, "git_sha": "07fe496", "git_dirty": "False"}
     assert run.data.tags.items() >= expected.items()
     assert run.data.params.items() >= {"train.batch": "128", "model.fusion": "gate"}.items()
-    assert run.data.metrics == {"auroc": 0.9, "timings_s/train": 12.5, "epoch/loss": 0.25, "epoch/auroc": 0.8}
+    of_epochs = {"epoch/loss": 0.25, "epoch/auroc": 0.8, "epoch/part/consistency": 0.6}
+    assert run.data.metrics == {"auroc": 0.9, "part/consistency": 0.7, "timings_s/train": 12.5, **of_epochs}
     history = tracker._store.client.get_metric_history(run.info.run_id, "epoch/loss")
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.25)]
 
@@ -132,42 +163,50 @@ def test_all_files_land_under_the_home_and_none_in_the_current_directory(
     assert list(Path.cwd().iterdir()) == []
 
 
-@pytest.mark.parametrize(("fusion", "outputs"), [("gate", 3), ("none", 2)])
-def test_the_logged_model_gives_what_the_network_gives_for_any_number_of_cubes(
-    tracker: Tracker, fusion: str, outputs: int
+@pytest.mark.parametrize("recipe", LEARNING)
+def test_the_logged_model_gives_the_parts_of_the_score_of_any_number_of_cubes(
+    tracker: Tracker, home: Path, recipe: str
 ) -> None:
     import mlflow
 
-    model = AMSRC(ModelConfig(width=2, fusion=fusion)).train()  # type: ignore[arg-type]
-    recipe = {"gate": "no-gate-add", "none": "baseline"}[fusion]
-    run = run_of(tracker, tracker.log_cell(None, a_record(recipe), lambda: Evidence(model, EXAMPLE)))
+    e = derive(build(recipe, "toy-ped2"), train={"precision": "fp32"})
+    learner = scoring.build(e, CPU)
+    learner.fit(Reader(Made(*cubes(40)), CPU))
+    learner.networks.train()
+    run = run_of(tracker, tracker.log_cell(None, record_of(e, **MEASURED), lambda: Evidence(learner)))
 
-    assert model.training  # the caller's network is left as it was
+    assert learner.networks.training  # the caller's networks are left as they were
     assert mlflow.active_run() is None
     (output,) = run.outputs.model_outputs
     logged = tracker._store.client.get_logged_model(output.model_id)
     assert (str(logged.status), logged.source_run_id) == ("READY", run.info.run_id)
-    assert [(metric.key, metric.value) for metric in logged.metrics] == [("auroc", 0.9)]
+    assert {metric.key: metric.value for metric in logged.metrics} == {"auroc": 0.9, "part/consistency": 0.7}
+    folder = home / "mlartifacts" / "models" / logged.model_id / "artifacts"
+    signature = mlflow.models.Model.load(str(folder)).signature
+    taken = [(each.name, each.type, each.shape) for each in signature.inputs]
+    assert taken == [("frames", np.uint8, (-1, 5, 1, 32, 32)), ("flows", np.float16, (-1, 4, 2, 32, 32))]
+    given = [(each.name, each.type, each.shape) for each in signature.outputs]
+    assert given == [(part, np.float32, (-1,)) for part in e.parts]
     program = mlflow.pytorch.load_model(logged.artifact_location)
-    cubes = torch.rand(5, 12, 32, 32), torch.rand(5, 8, 32, 32)
-    expected = [tensor for tensor in model.eval()(*cubes) if tensor is not None]
-    assert len(expected) == outputs
-    torch.testing.assert_close(list(program(*cubes)), expected)
+    for number in (1, 5):
+        scores = program(*map(torch.from_numpy, cubes(number)))
+        expected = Scorer(e, learner, CPU).made(*cubes(number))
+        torch.testing.assert_close(list(scores), [torch.from_numpy(expected[part]) for part in e.parts])
 
 
 def test_a_sweep_and_its_cells_are_opened_again_and_never_logged_twice(home: Path) -> None:
     record = a_record("no-gate-concat")
-    evidence = Evidence(AMSRC(ModelConfig(width=2)), EXAMPLE, scores_table=PER_VIDEO)
+    evidence = Evidence(a_learner(), scores_table=PER_VIDEO)
     seen, asked = set(), []
     for seeds in ("0", "0 1"):
         tracker = open_tracker(home)
         parent = tracker.start_sweep("again", {"seeds": seeds})
-        cell = tracker.log_cell(parent, record, lambda: asked.append("the network") or evidence)
+        cell = tracker.log_cell(parent, record, lambda: asked.append("the learner") or evidence)
         assert run_of(tracker, parent).info.status == "RUNNING"
         tracker.finish_sweep(parent, "FINISHED", {})
         seen.add((parent, cell))
     assert len(seen) == 1
-    assert asked == ["the network"], "it is not loaded for a cell that is there"
+    assert asked == ["the learner"], "it is not loaded for a cell that is there"
     assert run_of(tracker, parent).data.tags["seeds"] == "0 1"
     run = run_of(tracker, cell)
     assert len(run.outputs.model_outputs) == 1
@@ -177,8 +216,7 @@ def test_a_sweep_and_its_cells_are_opened_again_and_never_logged_twice(home: Pat
 def test_a_network_that_was_not_there_before_is_added_to_its_cell(tracker: Tracker) -> None:
     record = a_record("no-gate-appearance")
     first = run_of(tracker, tracker.log_cell(None, record))
-    network = Evidence(AMSRC(ModelConfig(width=2)), EXAMPLE)
-    again = run_of(tracker, tracker.log_cell(None, record, lambda: network))
+    again = run_of(tracker, tracker.log_cell(None, record, lambda: Evidence(a_learner())))
     assert (len(first.outputs.model_outputs), len(again.outputs.model_outputs)) == (0, 1)
     assert again.info.run_id == first.info.run_id
 
@@ -190,14 +228,30 @@ def test_a_cell_shows_what_the_rules_reach_and_the_curve_over_the_fusion_share(t
     curve = tracker._store.client.get_metric_history(run.info.run_id, "fusion/auroc")
     assert {(point.step, point.value) for point in curve} == {(k * 10, 0.5 + k / 100 / 4) for k in range(101)}
     assert (home / "mlartifacts" / run.info.run_id / "artifacts" / "figures" / "fusion.png").stat().st_size > 1000
+    assert run.data.tags["fusion/part"] == "consistency"
     assert run.data.tags["mlflow.note.content"].splitlines() == [
-        "| rule | AUROC | epoch | share of S_f |",
-        "|---|---|---|---|",
-        "| paper | 0.9000 | 6 | 0.990 |",
-        "| oracle | 0.9500 | 2 | 0.250 |",
-        "| crossfit | 0.9300 | 2, 6 | 0.500, - |",
-        "| label-free | - | 6 | 0.500 |",
+        "| rule | AUROC | epoch | weight of consistency | weight of prediction |",
+        "| --- | --- | --- | --- | --- |",
+        "| paper | 0.9000 | 6 | 0.990 | 0.010 |",
+        "| oracle | 0.9500 | 2 | 0.250 | 0.750 |",
+        "| crossfit | 0.9300 | 2, 6 | 0.500, - | 0.500, - |",
+        "| label-free | - | 6 | 0.500 | 0.500 |",
     ]
+
+
+def test_a_cell_of_one_part_shows_no_weights_and_one_without_epochs_is_fitted(tracker: Tracker) -> None:
+    rules = {rule: {"auroc": 0.9, "epoch": 0, "weights": {"velocity": 1.0}} for rule in ("paper", "oracle")}
+    keys = {"parts": {"velocity": 0.9}, "epochs": [], "rules": rules}
+    record = a_record("velocity-gmm", "avenue", **keys)
+    learner = scoring.build(build("velocity-gmm", "avenue"), CPU)
+    run = run_of(tracker, tracker.log_cell(None, record, lambda: Evidence(learner)))
+    table = ["| rule | AUROC | epoch |", "| --- | --- | --- |", "| paper | 0.9000 | 0 |", "| oracle | 0.9000 | 0 |"]
+    assert run.data.tags["mlflow.note.content"].splitlines() == table
+    version = tracker.register("oracle", record)
+    about = tracker._store.client.get_model_version("amsrc-avenue", version)
+    assert about.aliases == ["oracle"]
+    assert about.tags["oracle/weights"] == "velocity 1"
+    assert about.description.splitlines() == ["velocity-gmm on avenue, seed 0: as fitted.", "", *table]
 
 
 def test_a_cell_has_the_figures_of_its_record_and_those_that_came_with_it(tracker: Tracker, home: Path) -> None:
@@ -259,12 +313,12 @@ def test_what_the_rules_pick_are_versions_of_the_data_sets_model_each_made_once(
     import mlflow
 
     records = [a_record(dataset="toy-avenue", seed=seed, rules=RULES) for seed in range(2)]
-    networks = [AMSRC(ModelConfig(width=2)) for _ in records]
+    learners = [a_learner(seed) for seed in range(2)]
     picks = [("paper", 0), ("oracle", 1), ("crossfit", 1), ("label-free", 0)]
     for _ in range(2):
         tracker = open_tracker(home)
-        for record, network in zip(records, networks, strict=True):
-            tracker.log_cell(None, record, lambda network=network: Evidence(network, EXAMPLE))  # type: ignore[misc]
+        for record, learner in zip(records, learners, strict=True):
+            tracker.log_cell(None, record, lambda learner=learner: Evidence(learner))  # type: ignore[misc]
         versions = {rule: tracker.register(rule, records[seed]) for rule, seed in picks}
     assert versions == {"paper": "1", "oracle": "2", "crossfit": "2", "label-free": "1"}
 
@@ -281,16 +335,16 @@ def test_what_the_rules_pick_are_versions_of_the_data_sets_model_each_made_once(
         "epoch": "6",
         "paper/auroc": "0.9",
         "paper/epoch": "6",
-        "paper/share_f": "0.99",
+        "paper/weights": "consistency 0.99, prediction 0.01",
         "oracle/auroc": "0.95",
         "oracle/epoch": "2",
-        "oracle/share_f": "0.25",
+        "oracle/weights": "consistency 0.25, prediction 0.75",
         "crossfit/auroc": "0.93",
         "label-free/epoch": "6",
-        "label-free/share_f": "0.5",
+        "label-free/weights": "consistency 0.5, prediction 0.5",
     }
     assert oracle.description.startswith("amsrc on toy-avenue, seed 1: the weights after the last epoch, 6.\n")
-    assert "| oracle | 0.9500 | 2 | 0.250 |" in oracle.description
+    assert "| oracle | 0.9500 | 2 | 0.250 | 0.750 |" in oracle.description
     assert "Oracle took epoch 2. Crossfit took epoch 2, 6.\n" in oracle.description
 
     mlflow.set_tracking_uri(tracker.uri)
@@ -298,14 +352,17 @@ def test_what_the_rules_pick_are_versions_of_the_data_sets_model_each_made_once(
         program = mlflow.pytorch.load_model("models:/amsrc-toy-avenue@paper")
     finally:
         mlflow.set_tracking_uri(None)
-    torch.testing.assert_close(list(program(*EXAMPLE)), list(networks[0].eval()(*EXAMPLE)))
+    frames, flows = map(torch.from_numpy, cubes(3))
+    frames = frames.expand(-1, -1, 3, -1, -1).contiguous()  # toy-avenue is in colour
+    expected = Program(build("amsrc", "toy-avenue"), learners[0])(frames, flows)
+    torch.testing.assert_close(list(program(frames, flows)), list(expected))
 
 
 def test_an_alias_moves_to_the_network_of_a_new_measurement(tracker: Tracker) -> None:
     record = a_record(dataset="toy-shanghaitech", rules=RULES)
     for version, finished in enumerate(("2025-01-01T01:00:00+00:00", "2025-02-01T01:00:00+00:00"), 1):
         again = replace(record, finished=finished)
-        tracker.log_cell(None, again, lambda: Evidence(AMSRC(ModelConfig(width=2)), EXAMPLE))
+        tracker.log_cell(None, again, lambda: Evidence(a_learner()))
         assert tracker.register("paper", again) == str(version)
         named = tracker._store.client.get_model_version_by_alias("amsrc-toy-shanghaitech", "paper")
         assert str(named.version) == str(version)
@@ -313,13 +370,13 @@ def test_an_alias_moves_to_the_network_of_a_new_measurement(tracker: Tracker) ->
 
 def test_a_rule_is_an_alias_of_weights_that_gave_its_number_and_of_no_others(tracker: Tracker) -> None:
     """First oracle and crossfit take the last epoch, then, measured again, earlier ones."""
-    last = {"auroc": 0.95, "epoch": 6, "share_f": 0.25}
-    folds = [{"videos": ["01"], **last}, {"videos": ["02"], **last, "share_f": 0.5}]
+    last = {"auroc": 0.95, "epoch": 6, "weights": {"consistency": 0.25, "prediction": 0.75}}
+    folds = [{"videos": ["01"], **last}, {"videos": ["02"], **last, "weights": {"consistency": 0.5, "prediction": 0.5}}]
     late = {**RULES, "oracle": last, "crossfit": {"auroc": 0.93, "folds": folds}}
     found = []
     for rules, finished in ((late, "2025-01-01T01:00:00+00:00"), (RULES, "2025-02-01T01:00:00+00:00")):
         record = a_record(dataset="toy-ped2", seed=7, rules=rules, finished=finished)
-        tracker.log_cell(None, record, lambda: Evidence(AMSRC(ModelConfig(width=2)), EXAMPLE))
+        tracker.log_cell(None, record, lambda: Evidence(a_learner()))
         version = {tracker.register(rule, record) for rule in rules}.pop()
         about = tracker._store.client.get_model_version("amsrc-toy-ped2", version)
         found.append((sorted(about.aliases), " took epoch " in about.description))
@@ -328,9 +385,9 @@ def test_a_rule_is_an_alias_of_weights_that_gave_its_number_and_of_no_others(tra
 
 
 def test_a_rule_without_a_number_is_no_alias(tracker: Tracker) -> None:
-    rules = {**RULES, "label-free": {"auroc": None, "epoch": None, "share_f": None}}
+    rules = {**RULES, "label-free": {"auroc": None, "epoch": None, "weights": None}}
     record = a_record(dataset="toy-ped2", seed=8, rules=rules)
-    tracker.log_cell(None, record, lambda: Evidence(AMSRC(ModelConfig(width=2)), EXAMPLE))
+    tracker.log_cell(None, record, lambda: Evidence(a_learner()))
     version = tracker.register("label-free", record)
     about = tracker._store.client.get_model_version("amsrc-toy-ped2", version)
     assert about.aliases == [] and "Label-free took" not in about.description
@@ -426,7 +483,7 @@ def test_a_store_that_fails_costs_one_warning_and_nothing_else(
     before = time.monotonic()
     with caplog.at_level(logging.WARNING, "bench"):
         parent = tracker.start_sweep("lost", {})
-        cell = tracker.log_cell(parent, a_record(), lambda: Evidence(AMSRC(ModelConfig(width=2)), EXAMPLE))
+        cell = tracker.log_cell(parent, a_record(), lambda: Evidence(a_learner()))
         tracker.log_files(parent, {"plan.txt": "1 cell"})
         version = tracker.register("paper", a_record())
         tracker.finish_sweep(parent, "FINISHED", {"table1.md": "x"})
@@ -472,12 +529,16 @@ def full_disk(*_: object) -> None:
 def test_a_model_that_cannot_be_exported_is_named_and_the_rest_is_logged(
     tracker: Tracker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Untraceable(torch.nn.Module):
-        def forward(self, appearance: torch.Tensor, motion: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return (appearance[: int(appearance.sum() * 0 + 2)], motion.new_tensor(motion.sum().item()))
+    class Untraceable:
+        networks = nn.ModuleDict({"network": nn.Identity()})
 
-    run = run_of(tracker, tracker.log_cell(None, a_record(seed=5), lambda: Evidence(Untraceable(), EXAMPLE)))
-    assert "amsrc on ped2, seed 5 is logged without its network" in caplog.text
+        def scores(self, networks: dict[str, nn.Module], batch: Batch) -> dict[str, Tensor]:
+            score = batch.flows.float().flatten(1).sum(1)
+            return dict.fromkeys(("consistency", "prediction"), score if score.sum() > 0 else -score)
+
+    evidence = Evidence(Untraceable())  # type: ignore[arg-type]
+    run = run_of(tracker, tracker.log_cell(None, a_record(seed=5), lambda: evidence))
+    assert "amsrc on ped2, seed 5 is logged without its model" in caplog.text
     assert "the model could not be exported" in caplog.text
     assert (run.info.status, run.data.metrics["auroc"]) == ("FINISHED", 0.9)
     assert not run.outputs.model_outputs

@@ -5,7 +5,7 @@ import json
 import os
 import pickle
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,18 @@ from safetensors.torch import load_file
 
 from amsrc.errors import BenchError, ConfigError, DataError, RunError
 from amsrc.files import write_file
-from amsrc.fuse import Statistics
-from amsrc.model import AMSRC
+from amsrc.fuse import Statistics, statistics
 from amsrc.store import CubeStore
 from bench.experiment.config import Experiment, derive, load
+from bench.methods.interface import Learner
+from bench.methods.reader import Reader
 from bench.records.run_folder import Epoch, HeldOut, forget_scores, history, is_trained, read_epochs, write_epoch
-from bench.training import loop
-from bench.training.loop import fit, held_out_scores, load_model
-from bench.training.scoring import Feed, arithmetic, device_of, score, score_held_out
+from bench.training import checkpoint, launch, loop
+from bench.training.launch import fit, held_out_scores
+from bench.training.scoring import Scorer, arithmetic, build, device_of
 from tests.cubes_made import an_experiment, write_store
 
+CPU = torch.device("cpu")
 OF_THE_CLOCK = ("seconds", "score_seconds", "cubes_per_s", "peak_memory_gib", "hardware", "restarts")
 
 
@@ -43,16 +45,15 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def networks(monkeypatch: pytest.MonkeyPatch) -> list[loop.AMSRC]:
-    """Every network that a training makes, so that a test can look into the one in memory."""
-    made: list[loop.AMSRC] = []
+def learners(monkeypatch: pytest.MonkeyPatch) -> list[Learner]:
+    """Every learner that a training makes, so that a test can look into the one in memory."""
+    made: list[Learner] = []
 
-    def make(*args: Any) -> loop.AMSRC:
-        made.append(AMSRC(*args))
+    def make(e: Experiment, device: torch.device) -> Learner:
+        made.append(build(e, device))
         return made[-1]
 
-    AMSRC = loop.AMSRC
-    monkeypatch.setattr(loop, "AMSRC", make)
+    monkeypatch.setattr(loop, "build", make)
     return made
 
 
@@ -137,10 +138,10 @@ def test_an_epoch_without_its_checkpoint_is_trained_again(tmp_path: Path, monkey
     straight = fit(e, store, tmp_path / "straight")
     save = loop.save
 
-    def save_first(folder: Path, network: Any, optimiser: Any, lines: list[Any]) -> None:
+    def save_first(folder: Path, networks: Any, phase: str, turns: Any, lines: list[Any]) -> None:
         if len(lines) == 2:
             raise Killed
-        save(folder, network, optimiser, lines)
+        save(folder, networks, phase, turns, lines)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(loop, "save", save_first)
@@ -162,7 +163,7 @@ def test_a_kill_between_checkpoint_and_log_loses_no_line(
         write_file(path, content)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop, "write_file", write_until)
+        patch.setattr(checkpoint, "write_file", write_until)
         fit(e, store, tmp_path)
     folder = fit(e, store, tmp_path)
     assert [line["epoch"] for line in history(folder)] == [1, 2, 3, 4]
@@ -173,7 +174,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, monkeypatch: pytest
     store = write_store(tmp_path, e)
     folder = fit(e, store, tmp_path)
     before = stamped(folder)
-    monkeypatch.setattr(loop, "worker_loop", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(launch, "worker_loop", lambda *_: pytest.fail("trained again"))
     assert fit(e, store, tmp_path, report=lambda _: pytest.fail("reported again")) == folder
     assert fit(e, store, tmp_path, workers=2) == folder  # nor does it start Ray
     assert stamped(folder) == before
@@ -191,7 +192,7 @@ def test_a_worker_that_starts_after_the_end_leaves_all_as_it_is(tmp_path: Path) 
     store = write_store(tmp_path, e)
     folder = fit(e, store, tmp_path)
     before = stamped(folder)
-    loop.worker_loop(loop.Job(e, store.path, folder, "code"), loop.device_of(), lambda line: pytest.fail("trained"))
+    loop.worker_loop(loop.Job(e, store.path, folder, "code"), device_of(), lambda line: pytest.fail("trained"))
     assert stamped(folder) == before
 
 
@@ -199,7 +200,7 @@ def test_what_does_not_touch_training_shares_a_run(tmp_path: Path) -> None:
     e = an_experiment(train={"epochs": 1})
     store = write_store(tmp_path, e)
     folder = fit(e, store, tmp_path)
-    other = derive(replace(e, recipe="another-name"), score={"weight_f": 0.25})
+    other = derive(replace(e, recipe="another-name"), score={"weights": (0.25, 0.75)})
     assert fit(other, store, tmp_path, report=lambda _: pytest.fail("trained again")) == folder
 
 
@@ -229,21 +230,17 @@ def poison(store: CubeStore, value: float, video: str = "*") -> None:
     ("fusion", "terms"), [("appearance", "consistency"), ("gate", "intensity, gradient, consistency")]
 )
 def test_a_loss_that_is_not_finite_ends_training_before_the_weights_change(
-    tmp_path: Path, networks: list[loop.AMSRC], value: float, fusion: str, terms: str
+    tmp_path: Path, learners: list[Learner], value: float, fusion: str, terms: str
 ) -> None:
     e = an_experiment(model={"fusion": fusion})
     store = write_store(tmp_path, e)
     folder = killed(e, store, tmp_path, after=2)
     checkpoint, lines = (folder / "checkpoint.pt").read_bytes(), history(folder)
     poison(store, value)
-    message = (
-        rf"amsrc on toy-ped2, seed 0: {terms} became non-finite in epoch 3, which is given up\. "
-        r"Lower train\.learning_rate \(now 0\.001\) .* The last checkpoint is kept\."
-    )
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(RunError, match=rf"amsrc on toy-ped2, seed 0: {terms} .*epoch 3.*train\.learning_rate.*0\.001"):
         fit(e, CubeStore(store.path), tmp_path)
-    kept = torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
-    for name, parameter in networks[-1].named_parameters():
+    kept = torch.load(folder / "checkpoint.pt", weights_only=True)["networks"]
+    for name, parameter in learners[-1].networks.named_parameters():
         torch.testing.assert_close(parameter.detach(), kept[name], rtol=0, atol=0)
     assert (folder / "checkpoint.pt").read_bytes() == checkpoint
     assert history(folder) == lines
@@ -254,7 +251,7 @@ def test_a_loss_that_is_not_finite_ends_training_before_the_weights_change(
 
 def test_a_weight_that_overflows_the_sum_is_named(tmp_path: Path) -> None:
     e = an_experiment(loss={"intensity": 1e300})
-    with pytest.raises(RunError, match="the weighted sum became non-finite in epoch 1"):
+    with pytest.raises(RunError, match=r"weighted sum .*epoch 1"):
         fit(e, write_store(tmp_path, e), tmp_path)
 
 
@@ -265,7 +262,7 @@ def test_a_run_is_bound_to_its_cubes(tmp_path: Path) -> None:
     e = an_experiment(train={"epochs": 2})
     one, other = write_store(tmp_path / "one", e), write_store(tmp_path / "other", e, content=1)
     killed(e, one, tmp_path, after=1)
-    message = rf"belongs to the cubes {one.sha256[:12]}, .* holds {other.sha256[:12]}\. Delete that folder"
+    message = rf"{one.sha256[:12]}.*{other.sha256[:12]}.*--home"
     with pytest.raises(ConfigError, match=message):
         fit(e, other, tmp_path, report=lambda _: pytest.fail("trained"))
     fit(e, one, tmp_path)
@@ -284,15 +281,14 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     e = an_experiment()
     store = write_store(tmp_path, e)
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ConfigError, match=r"--home: cannot write to .*file/.*Choose a folder you may write to"):
+    with pytest.raises(ConfigError, match=r"--home: .*file/"):
         fit(e, store, tmp_path / "file")
 
 
 def test_held_out_videos_that_leave_too_few_cubes_are_named(tmp_path: Path) -> None:
     e = an_experiment(train={"epochs": 1})
     store = write_store(tmp_path, e, train_cubes=1)
-    message = r"has 1 training cubes outside the held-out videos, 2 in all; 2 are the least .* is 0\.1; 0 trains on all"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=r" 1 training cubes .* 2 in all.* 2 .*train\.held_out is 0\.1"):
         fit(e, store, tmp_path)
     assert not (tmp_path / "runs").exists()
     assert is_trained(fit(derive(e, train={"held_out": 0.0}), store, tmp_path))
@@ -316,13 +312,13 @@ def test_too_few_cubes_to_train_on_are_refused(tmp_path: Path, cubes: int) -> No
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The rows of every batch; without scoring they are those that are trained on."""
     batches: list[list[int]] = []
-    batch = Feed.batch
+    batch = Reader.batch
 
-    def noted(self: Feed, rows: Any) -> Any:
+    def noted(self: Reader, rows: Any) -> Any:
         batches.append(rows.tolist())
         return batch(self, rows)
 
-    monkeypatch.setattr(Feed, "batch", noted)
+    monkeypatch.setattr(Reader, "batch", noted)
     return batches
 
 
@@ -352,29 +348,28 @@ def test_what_held_out_cubes_show_never_reaches_the_weights(tmp_path: Path) -> N
 def assert_same(one: HeldOut | None, other: HeldOut | None) -> None:
     assert one is not None
     assert other is not None
-    np.testing.assert_array_equal(one.normal_f, other.normal_f)
-    np.testing.assert_array_equal(one.normal_p, other.normal_p)
-    for mine, theirs in ((one.pseudo_f, other.pseudo_f), (one.pseudo_p, other.pseudo_p)):
-        assert list(mine) == list(theirs) == ["flow-swap", "skip", "shuffle", "reverse", "patch"]
-        for kind in mine:
-            np.testing.assert_array_equal(mine[kind], theirs[kind])
+    assert list(one.pseudo) == list(other.pseudo) == ["flow-swap", "skip", "shuffle", "reverse", "patch"]
+    for mine, theirs in [(one.normal, other.normal), *((one.pseudo[kind], other.pseudo[kind]) for kind in one.pseudo)]:
+        assert list(mine) == list(theirs) == ["consistency", "prediction"]
+        for part in mine:
+            np.testing.assert_array_equal(mine[part], theirs[part])
 
 
-def test_the_held_out_scores_of_an_epoch_are_those_of_its_network(tmp_path: Path, networks: list[loop.AMSRC]) -> None:
+def test_the_held_out_scores_of_an_epoch_are_those_of_its_network(tmp_path: Path, learners: list[Learner]) -> None:
     e = an_experiment(train={"epochs": 4})
     store = write_store(tmp_path, e)
     found: list[HeldOut | None] = []
 
     def look(line: Any) -> None:
-        found.append(score_held_out(networks[-1], store.train, e.model, e.train, torch.device("cpu")))
+        found.append(Scorer(e, learners[-1], CPU).held_out(store.train))
 
     folder = fit(e, store, tmp_path, report=look)
     epochs = read_epochs(folder)
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
     for epoch, expected in zip(epochs, found[:3], strict=True):
         assert_same(epoch.held_out, expected)
-        assert len(epoch.s_f) == len(epoch.s_p) == len(store.test)
-        assert isinstance(epoch.statistics, Statistics)
+        assert list(epoch.scores) == list(epoch.statistics) == ["consistency", "prediction"]
+        assert {len(scores) for scores in epoch.scores.values()} == {len(store.test)}
     assert_same(held_out_scores(e, store, folder), found[3])
 
 
@@ -385,7 +380,7 @@ def test_the_held_out_scores_of_the_last_epoch_are_made_once(tmp_path: Path, mon
     made = held_out_scores(e, store, folder)
     assert (folder / "held_out.npz").is_file()
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "load_model", lambda *_: pytest.fail("scored again"))
+        patch.setattr(launch, "load", lambda *_: pytest.fail("scored again"))
         assert_same(held_out_scores(e, store, folder), made)
     forget_scores(folder)
     assert not (folder / "held_out.npz").exists()
@@ -405,31 +400,38 @@ def test_what_is_not_trained_has_no_held_out_scores(tmp_path: Path) -> None:
     e = an_experiment()
     store = write_store(tmp_path, e)
     assert held_out_scores(an_experiment("null-flow"), store, tmp_path) is None
-    with pytest.raises(RunError, match=r"amsrc on toy-ped2, seed 0 is not trained .* Run `amsrc-bench train`"):
+    with pytest.raises(RunError, match=r"amsrc on toy-ped2, seed 0 is not trained .*`amsrc-bench train`"):
         held_out_scores(e, store, tmp_path)
 
 
-def an_epoch(number: int) -> Epoch:
-    scores = np.arange(3, dtype=np.float32)
-    held_out = HeldOut(scores, scores + 1, {"skip": scores + 2}, {"skip": scores + 3})
-    return Epoch(number, scores + 4, scores + 5, Statistics(0.1, 0.2, 0.3, 0.4), held_out)
+def an_epoch(number: int, *parts: str) -> Epoch:
+    """Every array of it another one, of any number of parts."""
+    count = iter(range(100))
+    scores = lambda: {part: np.arange(3, dtype=np.float32) + next(count) for part in parts}  # noqa: E731
+    held_out = HeldOut(scores(), {"skip": scores(), "flow-swap": scores()})
+    return Epoch(number, scores(), {part: Statistics(*range(i, i + 5)) for i, part in enumerate(parts)}, held_out)
 
 
-def test_epochs_are_read_as_they_were_written_and_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parts", [("one",), ("one", "two"), ("one", "two", "a.third")])
+def test_epochs_are_read_as_they_were_written_and_in_order(tmp_path: Path, parts: tuple[str, ...]) -> None:
     for number in (1000, 20, 3):
-        write_epoch(tmp_path, an_epoch(number))
+        write_epoch(tmp_path, an_epoch(number, *parts))
     found = read_epochs(tmp_path)
     assert [epoch.number for epoch in found] == [3, 20, 1000]
-    expected = an_epoch(20)
-    np.testing.assert_array_equal(found[1].s_f, expected.s_f)
-    np.testing.assert_array_equal(found[1].s_p, expected.s_p)
+    expected, kept = an_epoch(20, *parts), found[1].held_out
     assert found[1].statistics == expected.statistics
-    kept = found[1].held_out
     assert kept is not None
-    assert kept.normal_f.tolist() == [0, 1, 2]
-    assert kept.normal_p.tolist() == [1, 2, 3]
-    assert {kind: scores.tolist() for kind, scores in kept.pseudo_f.items()} == {"skip": [2, 3, 4]}
-    assert {kind: scores.tolist() for kind, scores in kept.pseudo_p.items()} == {"skip": [3, 4, 5]}
+    assert expected.held_out is not None
+    assert list(kept.pseudo) == ["skip", "flow-swap"]
+    for mine, theirs in (
+        (found[1].scores, expected.scores),
+        (kept.normal, expected.held_out.normal),
+        *((kept.pseudo[kind], expected.held_out.pseudo[kind]) for kind in kept.pseudo),
+    ):
+        assert {part: values.tolist() for part, values in mine.items()} == {
+            part: values.tolist() for part, values in theirs.items()
+        }
+        assert list(mine) == list(parts)
     assert read_epochs(tmp_path / "nothing") == []
 
 
@@ -445,13 +447,13 @@ def test_a_damaged_file_of_scores_is_named(tmp_path: Path) -> None:
         whole = path.read_bytes()
         with np.load(path, allow_pickle=False) as archive:
             spoilt = bytearray(whole)
-            spoilt[whole.index(archive["pseudo_p.skip"].tobytes())] ^= 255
+            spoilt[whole.index(archive["pseudo.skip.prediction"].tobytes())] ^= 255
         for content in (b"", b"no archive", whole[: len(whole) // 2], bytes(spoilt)):
             path.write_bytes(content)
             with pytest.raises(RunError, match=rf"{path.name} is damaged \(.*\)\. Delete it and evaluate again"):
                 read()
-    np.savez(folder / "epochs" / "001.npz", s_f=np.zeros(3), s_p=np.zeros(3), allow_pickle=False)
-    with pytest.raises(RunError, match=r"001\.npz is damaged \(it lacks 'statistics'\)"):
+    np.savez(folder / "epochs" / "001.npz", allow_pickle=False, **{"score.prediction": np.zeros(3)})
+    with pytest.raises(RunError, match=r"001\.npz is damaged .*'statistics\.prediction'"):
         read_epochs(folder)
 
 
@@ -463,17 +465,16 @@ def test_a_damaged_log_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_a_checkpoint_of_something_else_is_named_without_advice_to_load_it(tmp_path: Path) -> None:
-    e = an_experiment(train={"epochs": 2})
-    network = AMSRC(e.model, e.cube)
-    optimiser = loop.optimiser_of(network, e.train)
+    networks = build(an_experiment(), CPU).networks
     path = tmp_path / "checkpoint.pt"
-    for content in ({"something": torch.zeros(1)}, {"model": {}, "optimiser": {}, "log": []}, [1]):
+    state = {"networks": networks.state_dict(), "phase": "train", "optimisers": {}}
+    for content in ({"something": torch.zeros(1)}, {**state, "networks": {}, "log": []}, [1], {**state, "log": [{}]}):
         torch.save(content, path)
-        with pytest.raises(RunError, match=r"checkpoint\.pt is damaged .*\. Delete it to train from the first epoch"):
-            loop.resume(tmp_path, network, optimiser, torch.device("cpu"))
+        with pytest.raises(RunError, match=r"checkpoint\.pt is damaged .*first epoch"):
+            checkpoint.resume(tmp_path, networks, CPU)
     path.write_bytes(b"x")
-    with pytest.raises(RunError, match="cut short, or of another kind") as caught:
-        loop.resume(tmp_path, network, optimiser, torch.device("cpu"))
+    with pytest.raises(RunError, match=r"checkpoint\.pt is damaged") as caught:
+        checkpoint.resume(tmp_path, networks, CPU)
     assert "weights_only" not in str(caught.value)
 
 
@@ -529,24 +530,21 @@ def test_epochs_are_scored_when_asked_and_training_does_not_notice(
     assert (scored / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
 
 
-def test_the_scores_of_an_epoch_are_those_of_its_network(tmp_path: Path, networks: list[loop.AMSRC]) -> None:
+def test_the_scores_of_an_epoch_are_those_of_its_network(tmp_path: Path, learners: list[Learner]) -> None:
     e = an_experiment(train={"epochs": 3})
     store = write_store(tmp_path, e)
     found: dict[str, Any] = {}
 
     def look(line: Any) -> None:
         if line["epoch"] == 2:
-            for split in ("train", "test"):
-                cubes = getattr(store, split)
-                feed = Feed(cubes, e.model, torch.device("cpu"))
-                found[split] = score(networks[-1], feed, np.arange(len(cubes)), e.train)
+            scorer = Scorer(e, learners[-1], CPU)
+            found.update({split: scorer(Reader(getattr(store, split), CPU)) for split in ("train", "test")})
 
     folder = fit(e, store, tmp_path, report=look)
-    with np.load(folder / "epochs" / "002.npz", allow_pickle=False) as kept:
-        np.testing.assert_allclose(kept["s_f"], found["test"][0], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(kept["s_p"], found["test"][1], rtol=1e-5, atol=1e-6)
-        f, p = (scores.astype(np.float64) for scores in found["train"])
-        np.testing.assert_allclose(kept["statistics"], [f.mean(), f.std(), p.mean(), p.std()], rtol=1e-4)
+    kept = read_epochs(folder)[1]
+    for part, expected in statistics(found["train"]).items():
+        np.testing.assert_allclose(kept.scores[part], found["test"][part], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(astuple(kept.statistics[part]), astuple(expected), rtol=1e-4)
 
 
 def test_training_reads_no_label(tmp_path: Path) -> None:
@@ -566,7 +564,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
     straight = fit(e, store, tmp_path / "straight")
     with monkeypatch.context() as patch:
         fill = lambda line: patch.setattr(os, "fsync", full_disk) if line["epoch"] == 2 else None  # noqa: E731
-        with pytest.raises(RunError, match=r"cannot be written \(No space left on device\).*Free some space"):
+        with pytest.raises(RunError, match=r"cannot be written .*No space left on device"):
             fit(e, store, tmp_path / "full", report=fill)
     (folder,) = (tmp_path / "full" / "runs").iterdir()
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -582,7 +580,7 @@ def test_a_full_disk_at_the_end_does_not_look_finished(tmp_path: Path, monkeypat
     store = write_store(tmp_path, e)
     with monkeypatch.context() as patch:
         fill = lambda line: patch.setattr(os, "fsync", full_disk) if line["epoch"] == 4 else None  # noqa: E731
-        with pytest.raises(RunError, match=r"model\.safetensors: cannot be written \(No space left on device\)"):
+        with pytest.raises(RunError, match=r"model\.safetensors: .*No space left on device"):
             fit(e, store, tmp_path, report=fill)
     (folder,) = (tmp_path / "runs").iterdir()
     assert not is_trained(folder)
@@ -595,7 +593,7 @@ def test_a_checkpoint_holds_no_foreign_objects(tmp_path: Path) -> None:
     store = write_store(tmp_path, e)
     folder = killed(e, store, tmp_path, after=1)
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    assert set(state) == {"model", "optimiser", "log"}
+    assert set(state) == {"networks", "phase", "optimisers", "log"}
     trap = tmp_path / "run"
     torch.save({**state, "log": Trap(trap)}, folder / "checkpoint.pt")
     with pytest.raises((pickle.UnpicklingError, BenchError)):
@@ -613,23 +611,22 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("recipe", ["amsrc", "no-gate-concat", "baseline"])
-def test_the_weights_kept_score_as_the_network_in_memory(
-    tmp_path: Path, networks: list[loop.AMSRC], recipe: str
-) -> None:
+@pytest.mark.parametrize("recipe", ["amsrc", "no-gate-concat", "baseline", "velocity-gmm", "conv-ae"])
+def test_the_weights_kept_score_as_the_networks_in_memory(tmp_path: Path, learners: list[Learner], recipe: str) -> None:
     e = an_experiment(recipe, train={"epochs": 2})
     store = write_store(tmp_path, e)
     folder = fit(e, store, tmp_path)
-    cpu = torch.device("cpu")
-    feed, rows = Feed(store.test, e.model, cpu), np.arange(len(store.test))
-    trained = networks[0]
-    loaded = load_model(e, folder, cpu)
-    assert not loaded.training
-    for kept, held in zip(score(loaded, feed, rows, e.train), score(trained, feed, rows, e.train), strict=True):
-        np.testing.assert_array_equal(kept, held)
+    test = Reader(store.test, CPU)
+    loaded = checkpoint.load(e, folder, CPU)
+    assert not loaded.networks.training
+    kept, held = Scorer(e, loaded, CPU)(test), Scorer(e, learners[0], CPU)(test)
+    assert list(kept) == list(held) == list(e.parts)
+    for part in kept:
+        np.testing.assert_array_equal(kept[part], held[part])
     names = set(load_file(folder / "model.safetensors"))
-    assert names == set(trained.state_dict())
-    assert any(name.endswith("running_var") for name in names)  # what BatchNorm learned belongs to it
+    assert names == set(learners[0].networks.state_dict())
+    if e.epochs:
+        assert any(name.endswith("running_var") for name in names)  # what BatchNorm learned belongs to it
 
 
 def test_the_folder_says_what_was_trained(tmp_path: Path) -> None:
