@@ -36,5 +36,7 @@ def _tenths(line: str, done: int, whole: int) -> None:
 
 def epoch_line(line: Mapping[str, Any]) -> None:
     """Print one epoch of the training log."""
-    terms = "  ".join(f"{n} {line[n]:.5f}" for n in ("loss", "intensity", "gradient", "consistency") if n in line)
-    print(f"epoch {line['epoch']:3d}  {terms}  {line['seconds']:.1f} s  {line['cubes_per_s']:.0f} cubes/s", flush=True)
+    names = list(line)  # a method's own are between these two
+    terms = sorted(names[names.index("learning_rate") + 1 : names.index("seconds")], key=lambda name: name != "loss")
+    shown = "  ".join(f"{name} {line[name]:.5f}" for name in terms)
+    print(f"epoch {line['epoch']:3d}  {shown}  {line['seconds']:.1f} s  {line['cubes_per_s']:.0f} cubes/s", flush=True)

@@ -131,7 +131,7 @@ def override(experiment: Experiment, changes: Mapping[str, str]) -> Experiment:
     known = flatten(experiment)
     for name, text in changes.items():
         if name not in known:
-            raise ConfigError(unknown("field", name, known))
+            raise ConfigError(f"{experiment.recipe}: {unknown('field', name, known)}")
         *path, last = name.split(".")
         node = data["settings"] if path and path[0] in data["settings"] else data
         for part in path:

@@ -269,7 +269,7 @@ def _ablation(run: Run) -> Experiment | None:
     e, found = run.experiment, []
     for name in (name for name, recipe in RECIPES.items() if recipe.of == e.recipe):
         base, other = (build(recipe, e.dataset, e.seed) for recipe in (e.recipe, name))
-        if other.method == base.method:
+        if type(other.settings) is type(base.settings):  # the same fields
             ablated = load(_changed(dump(e), dump(base), dump(other)))
             trained = run_folder.is_trained(run_folder.folder_of(ablated, run.home))
             if trained and ablated.cube == e.cube and run_key(ablated) != run_key(e):

@@ -210,8 +210,9 @@ def _speed(
     if stage == "null":  # plain NumPy: one thread, no network
         return row.median, f"{stage}: {row.median:,.0f} {row.unit} {where}"
     scale, said = 1.0, []
-    for name, value in (("width", int(width or row.settings["width"])), ("size", e.cube.size)):
-        if row.settings[name] != value:
+    measured_at = row.settings.get("width")  # not every method has a width
+    for name, value in (("width", width if measured_at else None), ("size", e.cube.size)):
+        if value is not None and row.settings[name] != value:
             scale *= (float(row.settings[name]) / value) ** 2
             said.append(f"scaled to {name} {value} by its square")
     share = (packing.workers if packing.gpus >= 1 else packing.gpus) if on_gpu else packing.cpus / (row.threads or 1)
@@ -219,11 +220,11 @@ def _speed(
         said.append(
             f"times {share:.3g} for {count(packing.gpus, 'GPU')}" if on_gpu else f"{count(packing.cpus, 'CPU')} a cell"
         )
-    if packing.workers > 1 and (kept := efficiency(stage, rows, packing.workers, machine.name, on_gpu=on_gpu)):
+    if packing.workers > 1 and (kept := efficiency(stage, own, packing.workers, machine.name, on_gpu=on_gpu)):
         share *= kept
         said.append(f"times {kept:.2f}, the measured part that {packing.workers} workers keep")
-    text = f"{stage}: {row.median:,.0f} {row.unit} at width {row.settings['width']} {where}"
-    return row.median * scale * share, "; ".join([text, *said])
+    at = f" at width {measured_at}" if measured_at else ""
+    return row.median * scale * share, "; ".join([f"{stage}: {row.median:,.0f} {row.unit}{at} {where}", *said])
 
 
 def count(number: float, what: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amsrc.config import CubeConfig, ModelConfig
+from amsrc.config import AmsrcConfig, CubeConfig, ModelConfig
 from amsrc.cubes import FrameCubes
 from amsrc.model import AMSRC
 from amsrc.store import write_shard
@@ -173,6 +173,30 @@ def test_what_trains_nothing_takes_only_its_scoring() -> None:
         assert list(plan([cell], [null], machine).seconds.values()) == [pytest.approx(10.0)]
 
 
+def of_method(method: str, measured: Row) -> Row:
+    """The row of another method, which has no width."""
+    return replace(measured, settings={"size": measured.settings["size"], "method": method})
+
+
+def test_a_closed_form_takes_only_its_scoring_by_its_own_speed() -> None:
+    cell = Cell(derive(build("velocity-gmm", "ped2"), train={"held_out": 0.0}), Path("stores/ped2"))
+    others = [row("train", 1.0), row("score", 1.0), of_method("conv-ae", row("score", 2.0))]
+    found = plan([cell], others)
+    assert found.hours is None
+    assert any("score: no speed of velocity-gmm" in text for text in found.missing)
+    found = plan([cell], [*others, of_method("velocity-gmm", row("score", 300.0))])
+    assert list(found.seconds.values()) == [pytest.approx(90_000 / 300)]
+    assert "score: 300 cubes/s on NVIDIA A10G" in found.basis
+
+
+def test_each_method_is_timed_by_its_own_speeds() -> None:
+    conv = Cell(derive(build("conv-ae", "ped2"), train={"epochs": 10, "score_every": 0}), Path("stores/ped2"))
+    rows = [row("train", 100.0), row("score", 300.0)]
+    faster = [of_method("conv-ae", each) for each in (row("train", 1000.0), row("score", 3000.0))]
+    found = plan([a_cell(), conv], rows + faster)
+    assert list(found.seconds.values()) == [pytest.approx(3300.0), pytest.approx(330.0)]
+
+
 def test_nothing_to_run_takes_no_time() -> None:
     assert plan([], []) == Estimate({}, 0.0, 0.0, 0.0, (), ())
 
@@ -194,7 +218,7 @@ def test_nothing_to_run_takes_no_time() -> None:
 def test_without_a_measurement_on_such_a_device_there_is_no_number(rows: list[Row]) -> None:
     found = plan([a_cell()], rows)
     assert (found.hours, found.gpu_hours, found.usd) == (None, None, None)
-    assert any("no speed was measured on A10G" in text for text in found.missing)
+    assert any("no speed of amsrc was measured on A10G" in text for text in found.missing)
 
 
 @pytest.mark.parametrize("name", ["A100", "NVIDIA A100-SXM4-40GB"])
@@ -269,7 +293,12 @@ def test_without_scored_epochs_and_held_out_videos_there_is_less() -> None:
 def test_parameters_are_those_of_the_network(fusion: str, width: int, channels: int, frames: int) -> None:
     model = ModelConfig(fusion=fusion, width=width, channels=channels)  # type: ignore[arg-type]
     cube = CubeConfig(frames=frames)
-    assert parameters(model, cube) == sum(p.numel() for p in AMSRC(model, cube).parameters())
+    e = replace(build("amsrc", "ped2"), cube=cube, settings=AmsrcConfig(model=model))
+    assert parameters(e) == sum(p.numel() for p in AMSRC(model, cube).parameters())
+
+
+def test_parameters_that_a_method_does_not_count_beforehand_are_not_known() -> None:
+    assert [parameters(build(recipe, "ped2")) for recipe in ("velocity-gmm", "conv-ae", "null-flow")] == [None] * 3
 
 
 @pytest.mark.parametrize(("channels", "known"), [(3, 31_764), (1, 21_524)])

@@ -14,9 +14,9 @@ from bench.cli import listing
 from bench.experiment.config import dump, flatten, override
 from bench.experiment.recipes import RECIPES, build
 from bench.records.records import SearchRecord, read, write, write_search
-from tests.results_made import a_trial
+from tests.results_made import a_record, a_trial
 
-RECORD = Path(__file__).resolve().parents[1] / "data" / "records" / "schema2.json"
+RECORD = Path(__file__).resolve().parents[1] / "data" / "records" / "schema1.json"
 
 
 def put_store(home: Path, name: str, partial: bool = False) -> Path:
@@ -33,18 +33,22 @@ def put_store(home: Path, name: str, partial: bool = False) -> Path:
 def test_every_recipe_is_listed_with_what_it_is() -> None:
     text = listing.recipes(build("amsrc", "ped2"))
     for name, recipe in RECIPES.items():
-        assert recipe.__doc__
+        assert recipe.about
         (line,) = [line for line in text.splitlines() if line.split()[:1] == [name]]
-        assert recipe.__doc__.splitlines()[0] in line
+        assert recipe.about in line
 
 
-@pytest.mark.parametrize(("recipe", "dataset"), [("amsrc", "ped2"), ("amsrc-paper-loss", "toy-shanghaitech")])
+@pytest.mark.parametrize(
+    ("recipe", "dataset"),
+    [("amsrc", "ped2"), ("amsrc-paper-loss", "toy-shanghaitech"), ("conv-ae", "avenue"), ("null-flow", "ped2")],
+)
 def test_fields_are_listed_as_they_can_be_typed(recipe: str, dataset: str) -> None:
     experiment = build(recipe, dataset)
     lines = [line.split() for line in listing.recipes(experiment).splitlines() if re.match("--[a-z]", line)]
     typed = {name.removeprefix("--"): value for name, value in lines}
     assert set(typed) == {name for name in flatten(experiment) if "." in name}
-    other = override(build("baseline", "avenue", 0), typed)
+    base = build("amsrc", "avenue") if recipe.startswith("amsrc") else replace(experiment, dataset="shanghaitech")
+    other = override(base, typed)
     for name in typed:
         value = flatten(experiment)[name]
         assert flatten(other)[name] == (pytest.approx(value, rel=1e-5) if isinstance(value, list) else value)
@@ -89,17 +93,44 @@ def test_a_record_is_a_line_and_looking_changes_nothing(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     text = listing.records(tmp_path / "results", tmp_path / "home")
     _, _, line = text.split("\n\n")[0].splitlines()
-    assert line.split()[:6] == ["amsrc", "ped2", "0", "91.25", "64.25", "92.00"]
-    assert line.split()[-2:] == ["done", record["fingerprint"]]
+    assert re.split("  +", line) == [
+        "amsrc",
+        "ped2",
+        "0",
+        "91.25",
+        "consistency 64.25, prediction 92.00",
+        "1",
+        "done",
+        record["fingerprint"],
+    ]
     assert "mlflow" in text.lower()
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_pruned_record_says_so_and_shows_no_number(tmp_path: Path) -> None:
-    record = replace(read(RECORD), status="pruned", metrics={}, error="worse than its rivals at epoch 1")
+    record = replace(read(RECORD), status="pruned", metrics={}, parts={}, error="worse than its rivals at epoch 1")
     write(record, tmp_path)
     _, _, line = listing.records(tmp_path, tmp_path / "home").split("\n\n")[0].splitlines()
-    assert line.split() == ["amsrc", "ped2", "0", "-", "-", "-", "60", "64", "pruned", record.fingerprint]
+    assert line.split() == ["amsrc", "ped2", "0", "-", "-", "1", "pruned", record.fingerprint]
+
+
+def test_one_part_is_the_score_and_a_trivial_baseline_has_no_epochs(tmp_path: Path) -> None:
+    for record in (a_record("baseline"), a_record("null-flow"), a_record("velocity-gmm")):
+        write(record, tmp_path)
+    _, _, *lines = listing.records(tmp_path, tmp_path / "home").split("\n\n")[0].splitlines()
+    assert [(line.split()[0], *line.split()[3:6]) for line in lines] == [
+        ("baseline", "80.00", "-", "3"),
+        ("null-flow", "80.00", "-", "-"),
+        ("velocity-gmm", "80.00", "-", "-"),
+    ]
+
+
+def test_a_recipe_that_this_program_does_not_know_is_a_line_too(tmp_path: Path) -> None:
+    known, thirds = a_record(), {"pose": 0.6, "speed": None, "depth": 0.725}
+    experiment = known.experiment | {"recipe": "their-method", "method": "theirs", "settings": {}}
+    write(replace(known, recipe="their-method", experiment=experiment, parts=thirds), tmp_path)
+    _, _, line = listing.records(tmp_path, tmp_path / "home").split("\n\n")[0].splitlines()
+    assert re.split("  +", line)[:5] == ["their-method", "ped2", "0", "80.00", "pose 60.00, speed -, depth 72.50"]
 
 
 # Searches

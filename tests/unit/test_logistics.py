@@ -86,7 +86,8 @@ def test_twice_the_cubes_take_twice_the_cutting_and_the_disk() -> None:
 
 
 def test_every_node_has_its_copy_and_workers_exchange_gradients() -> None:
-    weights = parameters(a_cell().experiment.model, CubeConfig())
+    weights = parameters(a_cell().experiment)
+    assert weights is not None
     found = around([a_cell(0), a_cell(1)], TWO, Packing(1, 0, 2.0, 2))
     assert found.stores == 2 * 64_000 * 21_524
     assert found.gradients == pytest.approx(2 * (10 * 300) * 2 * 4 * weights)  # cells, steps, workers, 2 (N-1)/N = 1

@@ -9,6 +9,7 @@ import pytest
 from amsrc.errors import ConfigError
 from bench.experiment.config import fingerprint
 from bench.sweeps.grid import matrix, parse_axes
+from tests.messages import error_naming
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,7 +18,7 @@ def test_a_matrix_is_data_sets_by_recipes_by_axes_by_seeds() -> None:
     axes = {"loss.consistency": ["0.1", "10"], "train.epochs": ["2", "3"]}
     found = matrix(["ped2", "avenue"], ["amsrc", "no-gate-add"], 2, {"train.batch": "32"}, axes)
     assert len({fingerprint(e) for e in found}) == len(found) == 2 * 2 * 4 * 2
-    seen = [(e.dataset, e.recipe, e.loss.consistency, e.train.epochs, e.seed) for e in found]
+    seen = [(e.dataset, e.recipe, e.settings.loss.consistency, e.train.epochs, e.seed) for e in found]
     assert seen[:5] == [
         ("ped2", "amsrc", 0.1, 2, 0),
         ("ped2", "amsrc", 0.1, 2, 1),
@@ -40,6 +41,7 @@ def test_without_axes_a_matrix_has_one_cell_a_data_set_recipe_and_seed() -> None
         (["amsrc", "amsrc"], {}, {}, "amsrc on ped2"),
         (["amsrc", "baseline"], {}, {"loss.consistency": ["1", "10"]}, "baseline on ped2"),  # it has no such loss
         (["null-flow"], {}, {"train.epochs": ["1", "2"]}, "null-flow on ped2"),
+        (["velocity-gmm"], {}, {"train.epochs": ["1", "2"]}, "velocity-gmm on ped2"),  # a closed form
         (["amsrc", "no-gate-add"], {}, {"model.fusion": ["gate", "add"]}, "amsrc on ped2, no-gate-add on ped2"),
         (["amsrc"], {}, {"loss.consistency": ["1", "1.0"]}, "amsrc on ped2"),
     ],
@@ -49,6 +51,25 @@ def test_a_network_that_would_be_trained_twice_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="one network would be trained twice: " + named):
         matrix(["ped2"], recipes, 1, changes, axes)
+
+
+def test_each_method_has_axes_of_its_own_and_shares_those_of_training() -> None:
+    found = matrix(["ped2"], ["velocity-gmm"], 1, {}, {"model.components": ["2", "3"]})
+    assert [e.settings.model.components for e in found] == [2, 3]
+    found = matrix(["ped2"], ["amsrc", "conv-ae"], 1, {"model.width": "8"}, {"train.epochs": ["2", "3"]})
+    assert [(e.recipe, e.settings.model.width, e.train.epochs) for e in found] == [
+        (recipe, 8, epochs) for recipe in ("amsrc", "conv-ae") for epochs in (2, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "axes"), [({"model.width": "8"}, {}), ({}, {"model.width": ["8", "16"]})], ids=["set", "axis"]
+)
+def test_a_field_that_one_of_the_recipes_has_not_is_refused_with_its_name(
+    changes: dict[str, str], axes: dict[str, list[str]]
+) -> None:
+    with error_naming(ConfigError, "null-flow", "'model.width'"):
+        matrix(["ped2"], ["amsrc", "null-flow"], 1, changes, axes)
 
 
 def test_a_bad_value_on_an_axis_is_refused_before_anything_starts() -> None:
@@ -68,6 +89,10 @@ def test_axes_are_read_from_text_in_their_order() -> None:
         "model.fusion": ["gate", "add"],
         "cube.frames": ["5", "7"],
     }
+    assert parse_axes(["model.components=2,5", "model.input=frames,flows"]) == {
+        "model.components": ["2", "5"],
+        "model.input": ["frames", "flows"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -82,7 +107,8 @@ def test_axes_are_read_from_text_in_their_order() -> None:
         (["loss.consistency=1,2,1"], "1 is repeated"),
         (["loss.consistency=1", "loss.consistency=2"], "given twice"),
         (["model.flow_scale=1,2"], "a list itself"),
-        (["score.weight_f=0,1"], r"--axis score\.weight_f: .* train no other network"),
+        (["score.weights=0,1"], "a list itself"),
+        (["score.standardise=z-score,min-max"], r"--axis score\.standardise: .* train no other network"),
     ],
 )
 def test_a_wrong_axis_is_refused_with_the_reason(texts: list[str], message: str) -> None:

@@ -45,7 +45,7 @@ def test_the_plan_has_a_dash_for_what_is_not_known() -> None:
     assert text.count(" -") >= 3
     for name in ("preparing", "hours", "GPU-hours", "cost", "storage", "network"):
         assert f"\n{name:<12}-" in text
-    assert "not known   train: no speed was measured on A10G" in text
+    assert "not known   train: no speed of amsrc was measured on A10G" in text
 
 
 def test_a_sealed_store_is_not_to_be_prepared(tmp_path: Path) -> None:

@@ -32,9 +32,9 @@ def test_a_gaussian_keeps_a_constant_unless_zeros_surround_it():
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_the_median_of_the_study_is_the_one_of_the_protocol(padding):
     scores = np.random.default_rng(3).normal(size=40)
-    config = ScoreConfig(weight_f=0.0, weight_p=1.0, skip_frames=0, median_frames=9, median_padding=padding)
-    frames, known = np.arange(40), Statistics(0.0, 1.0, 0.0, 1.0)
-    (fused,) = frame_scores(np.zeros(40), scores, np.zeros(40, np.int64), frames, [40], known, config)
+    config = ScoreConfig(skip_frames=0, median_frames=9, median_padding=padding)
+    known = {"part": Statistics(mean=0.0, sd=1.0, minimum=0.0, p999=1.0, maximum=1.0)}
+    (fused,) = frame_scores({"part": scores}, np.zeros(40, np.int64), np.arange(40), [40], known, config)
     np.testing.assert_allclose(smoothing.smooth(scores, "median", 9, padding), fused)
 
 

@@ -6,17 +6,20 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from amsrc.config import ModelConfig, TrainConfig
+from amsrc.config import AmsrcConfig, ModelConfig, ScoreConfig, TrainConfig
 from amsrc.errors import DataError
 from bench.evaluation.bootstrap import auroc_interval, difference
 from bench.evaluation.metrics import equal_error, pooled
 from bench.experiment import recipes
 from bench.experiment.config import Experiment, derive, fingerprint
+from bench.methods.interface import NoSettings
+from bench.methods.settings import VelocityGmmConfig
 from bench.records.records import SearchRecord, write, write_frame_scores, write_search
 from bench.tables import tables
 from tests.results_made import a_trial, record_of
@@ -32,10 +35,16 @@ def pinned(recipe, dataset, seed=0):
         recipe=recipe,
         dataset=dataset,
         seed=seed,
-        method="flow-magnitude" if recipe.startswith("null-") else "amsrc",
-        model=ModelConfig(width=width),
         train=TrainConfig(epochs=epochs, held_out=0.1),
+        **(TRIVIAL if recipe.startswith("null-") else amsrc_of(width)),
     )
+
+
+TRIVIAL = {"method": "flow-magnitude", "settings": NoSettings(), "score": ScoreConfig(weights=(1.0,))}
+
+
+def amsrc_of(width):
+    return {"settings": AmsrcConfig(model=ModelConfig(width=width)), "score": ScoreConfig(weights=(1.0, 0.01))}
 
 
 @pytest.fixture(autouse=True)
@@ -52,20 +61,31 @@ def add(results, recipe, dataset, seed, auroc, *, experiment=None, **changes):
     return record
 
 
-def keep_scores(results, record, quality, seed=0):
-    """Frame scores beside a record: six videos, abnormal frames ahead by `quality` standard deviations."""
+def made_scores(quality, seed=0):
+    """Frame scores and labels of six videos, abnormal frames ahead by `quality` standard deviations."""
     rng = np.random.default_rng(seed)
     labels = {f"{n:02d}": (np.arange(40) >= 10 + 4 * n).astype(np.uint8) for n in range(6)}
-    scores = {video: (rng.normal(size=40) + quality * own).astype(np.float32) for video, own in labels.items()}
+    return {video: (rng.normal(size=40) + quality * own).astype(np.float32) for video, own in labels.items()}, labels
+
+
+def keep_scores(results, record, quality, seed=0):
+    """Frame scores beside a record."""
+    scores, labels = made_scores(quality, seed)
     write_frame_scores(results, record, scores, labels)
     return scores, labels
+
+
+def add_scored(results, recipe, seed, auroc, experiment, quality):
+    """A record on ped2 with its frame scores, and those of its metrics that come from them."""
+    eer, f1 = equal_error(*pooled(*made_scores(quality, seed)))
+    measured = {"auroc": auroc, "eer": eer, "f1_at_eer": f1}
+    record = add(results, recipe, "ped2", seed, auroc, experiment=experiment, metrics=measured)
+    keep_scores(results, record, quality, seed)
 
 
 MEASURED = {
     "auroc": 0.98347,
     "auroc_interval": [0.95512, 0.99683],
-    "auroc_f": None,
-    "auroc_p": 0.98347,
     "macro_auroc": 0.9821,
     "macro_videos": 8,
     "average_precision": 0.9971,
@@ -111,7 +131,8 @@ def published(results):
     """Every kind of record that the published tables can meet."""
     for seed, auroc in enumerate([0.9712, 0.9754, 0.9688]):
         rules = chosen(auroc, auroc + 0.01, auroc - 0.005 * seed, auroc + 0.002)
-        add(results, "amsrc", "ped2", seed, auroc, rules=rules)
+        parts = {"consistency": 0.6 + seed / 100, "prediction": auroc - 0.04}
+        add(results, "amsrc", "ped2", seed, auroc, rules=rules, parts=parts)
     add(
         results,
         "amsrc",
@@ -119,6 +140,7 @@ def published(results):
         0,
         0.871,
         partial=True,
+        parts={"consistency": None, "prediction": 0.84},
         videos=["08", "21"],
         boxes="onnx:77aa",
         rules=chosen(0.871, 0.9, 0.86),
@@ -147,7 +169,8 @@ def published(results):
         error="worse than its rivals at epoch 3",
         metrics={},
     )
-    add(results, "baseline", "ped2", 0, 0.9333, rules=chosen(0.9333, 0.9333, 0.9333, 0.92))
+    rules, alone = chosen(0.9333, 0.9333, 0.9333, 0.92), {"prediction": 0.9333}
+    add(results, "baseline", "ped2", 0, 0.9333, rules=rules, parts=alone)
     add(results, "baseline", "avenue", 0, None, metrics={"auroc": float("nan")})
     kept = derive(pinned("amsrc-small", "ped2"), train={"held_out": 0.0})
     add(results, "amsrc-small", "ped2", 0, 0.905, rules=chosen(0.905, 0.95, 0.93, 0.91))
@@ -157,8 +180,8 @@ def published(results):
     small = derive(pinned("baseline-small", "ped2"), train={"epochs": 2})
     for seed, quality in enumerate([1.0, 1.4]):
         ours = derive(pinned("amsrc-small", "ped2", seed), train={"epochs": 2})
-        keep_scores(results, add(results, "amsrc-small", "ped2", seed, 0.88, experiment=ours), quality, seed)
-    keep_scores(results, add(results, "baseline-small", "ped2", 0, 0.7, experiment=small), 0.6)
+        add_scored(results, "amsrc-small", seed, 0.88, ours, quality)
+    add_scored(results, "baseline-small", 0, 0.7, small, 0.6)
     add(results, "baseline-small", "ped2", 0, 0.9125)
     add(results, "null-flow", "ped2", 0, 0.98347, rules=chosen(0.98347, 0.98347, 0.98347), metrics=MEASURED)
     add(results, "null-frame-index", "ped2", 0, 0.741457)
@@ -168,7 +191,8 @@ def published(results):
 
 def toys(results):
     for name in ("toy-ped2", "toy-avenue", "toy-shanghaitech"):
-        add(results, "amsrc", name, 0, 0.95, rules=chosen(0.95, 0.97, 0.96, 0.955))
+        parts = {"consistency": 0.9, "prediction": 0.8}
+        add(results, "amsrc", name, 0, 0.95, rules=chosen(0.95, 0.97, 0.96, 0.955), parts=parts)
         add(results, "no-gate-add", name, 0, 0.9)
     add(results, "baseline", "toy-ped2", 0, 0.85)
     names = ["toy-ped2", "toy-avenue"]
@@ -240,7 +264,7 @@ def test_what_was_measured_differently_is_never_averaged(tmp_path):
 
 
 def test_of_the_same_seed_measured_twice_the_later_counts(tmp_path):
-    """A fingerprint of an older schema names the same experiment by another name."""
+    """A fingerprint made by an older program names the same experiment by another name."""
     later = "2026-01-01T00:00:00+00:00"
     add(tmp_path, "amsrc", "ped2", 0, 0.8, finished=later, fingerprint="ffffffffffff", rules=chosen(0.8, 0.8, 0.8))
     add(tmp_path, "amsrc", "ped2", 0, 0.9, rules=chosen(0.9, 0.9, 0.9))
@@ -260,8 +284,8 @@ def test_rows_that_trained_on_fewer_videos_say_so_and_are_never_averaged_with_th
     assert "seed 1; rule paper; width 64, 60 epochs, 10 % of the training videos held out;" in text
 
 
-def test_a_null_is_not_named_after_settings_that_mean_nothing_to_it(tmp_path):
-    changed = derive(pinned("null-flow", "ped2"), train={"epochs": 2}, loss={"gradient": 2.0}, score={"skip_frames": 0})
+def test_a_trivial_baseline_is_not_named_after_settings_that_mean_nothing_to_it(tmp_path):
+    changed = derive(pinned("null-flow", "ped2"), train={"epochs": 2}, score={"skip_frames": 0})
     add(tmp_path, "null-flow", "ped2", 0, 0.9, experiment=changed)
     text = tables.build(tmp_path)["table1.md"]
     assert len(lines_of(text, "Mean flow magnitude, score.skip_frames=0 (null-flow)")) == 1
@@ -299,6 +323,53 @@ def test_a_new_data_set_and_a_new_recipe_get_a_column_and_a_row(tmp_path):
     header, *rows = [line for line in tables.build(tmp_path)["table1.md"].splitlines() if line.startswith("|")]
     assert [cell.strip() for cell in header.split("|")][-3] == "my-street"
     assert any(row.startswith("| my-method (my-method)") and "75.00 (1) [1]" in row for row in rows)
+
+
+def test_a_recipe_and_a_method_that_this_program_does_not_know_are_in_all_tables(tmp_path):
+    """As from another checkout: three parts, groups of settings of its own, nothing of it in the catalogue."""
+    known = record_of(pinned("amsrc", "ped2"), boxes="file:3f2a")
+    settings = {"settings": {"mixture": {"components": 7}}, "score": known.experiment["score"] | {"weights": [1, 2, 1]}}
+    theirs = replace(
+        known,
+        recipe="their-method",
+        experiment=known.experiment | {"recipe": "their-method", "method": "theirs"} | settings,
+        metrics={"auroc": 0.75, "macro_auroc": 0.7},
+        parts={"pose": 0.6, "deep_features": 0.725, "speed": None},
+        rules=chosen(0.75, 0.8, 0.77),
+    )
+    write(theirs, tmp_path)
+    built = tables.build(tmp_path)
+    table1, table3, rules = (
+        lines_of(built[f"{table}.md"], "their-method (their-method)")[0] for table in ("table1", "table3", "rules")
+    )
+    assert "75.00 (1) [1]" in table1 and "Measured here**" in built["table1.md"]
+    assert "| pose 60.00, deep_features 72.50, speed - | 70.00 |" in re.sub(" +", " ", table3)
+    assert [cell.strip() for cell in rules.split("|")[4:7]] == ["75.00", "80.00", "77.00"]
+    assert not lines_of(built["table2.md"], "their-method"), "the ablation of another method"
+    assert "- [1] seed 0; rule paper; 60 epochs, 10 % of the training videos held out;" in built["table1.md"]
+    assert r"deep\_features 72.50" in built["table3.tex"]
+    rows = csv.DictReader(io.StringIO(built["table3.csv"]))
+    assert {row["metric"]: row["mean"] for row in rows if row["metric"].startswith("part ")} == {
+        "part pose": "60.0",
+        "part deep_features": "72.5",
+        "part speed": "",
+    }
+
+
+def test_what_is_fitted_in_closed_form_says_so(tmp_path):
+    fitted = {"method": "velocity-gmm", "settings": VelocityGmmConfig(), "score": ScoreConfig(weights=(1.0,))}
+    experiment = replace(pinned("velocity-gmm", "ped2"), **fitted)
+    add(tmp_path, "velocity-gmm", "ped2", 0, 0.9, experiment=experiment, parts={"velocity": 0.9})
+    text = tables.build(tmp_path)["table3.md"]
+    assert "fitted in closed form, 10 % of the training videos held out;" in text and "epochs" not in text
+    assert "velocity 90.00" not in text, "one part is the score"
+
+
+def test_parts_alone_are_means_over_seeds_and_missing_where_one_is(tmp_path):
+    add(tmp_path, "amsrc", "ped2", 0, 0.9, parts={"consistency": 0.5, "prediction": 0.8})
+    add(tmp_path, "amsrc", "ped2", 1, 0.9, parts={"consistency": None, "prediction": 0.9})
+    (row,) = lines_of(tables.build(tmp_path)["table3.md"], "AMSRC (amsrc)")
+    assert "| consistency -, prediction 85.00 ± 7.07 |" in re.sub(" +", " ", row)
 
 
 def test_csv_carries_every_digit(tmp_path):
@@ -383,7 +454,7 @@ def test_a_damaged_file_of_published_figures_is_named(tmp_path, text):
 
 def test_tables_need_neither_torch_nor_ray(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from bench import tables; "
+        "import sys; from pathlib import Path; from bench.tables import tables; "
         f"tables.write(Path({str(tmp_path)!r})); "
         "print(sorted({'torch', 'ray', 'mlflow', 'sklearn', 'pandas', 'cv2'} & set(sys.modules)))"
     )
@@ -418,18 +489,7 @@ def test_the_interval_of_seeds_is_that_of_their_mean_and_needs_the_scores_of_all
     assert printed() == f"85.00 ± 7.07 [{100 * low:.1f}, {100 * high:.1f}] (2) [1]"
 
 
-def test_table_3_computes_from_frame_scores_what_an_older_record_lacks(tmp_path):
-    scores, labels = keep_scores(tmp_path, add(tmp_path, "amsrc", "ped2", 0, 0.9), 1.0)
-    eer, f1 = equal_error(*pooled(scores, labels))
-    low, high = auroc_interval([scores], labels)
-    (row,) = lines_of(tables.build(tmp_path)["table3.md"], "AMSRC (amsrc)")
-    cells = [cell.strip() for cell in row.split("|")[3:-1]]
-    auroc = f"90.00 [{100 * low:.1f}, {100 * high:.1f}]"
-    delta = "\N{MINUS SIGN}9.30"
-    assert cells == ["1 [1]", auroc, *["-"] * 4, f"{100 * eer:.2f}", f"{100 * f1:.2f}", "-", "-", delta]
-
-
-def test_every_row_of_table_3_answers_to_the_papers_figure_and_null_rows_to_none(tmp_path):
+def test_every_row_of_table_3_answers_to_the_papers_figure_and_trivial_baselines_to_none(tmp_path):
     measured = {**MEASURED, "auroc": 0.9, "auroc_interval": [0.75, 0.95]}
     for recipe in ("baseline", "no-gate-concat", "amsrc-paper-loss", "null-flow"):
         add(tmp_path, recipe, "avenue", 0, 0.9, partial=recipe == "amsrc-paper-loss", metrics=measured)
@@ -558,14 +618,14 @@ def test_a_rule_without_a_number_for_each_seed_has_none_and_the_others_stay(tmp_
     ]
 
 
-def test_null_rows_stand_under_the_rules_too_with_nothing_to_choose(tmp_path):
+def test_trivial_baselines_stand_under_the_rules_too_with_nothing_to_choose(tmp_path):
     add(tmp_path, "null-flow", "ped2", 0, 0.98, rules=chosen(0.98, 0.98, 0.98))
     assert figures(tmp_path, "Mean flow magnitude (null-flow)") == [
         ["Ped2", "1 [1]", "98.00", "98.00", "98.00", "-", "+0.00", "-"]
     ]
     text = tables.build(tmp_path)["rules.md"]
     assert "- No record has other rules than paper yet." in text
-    assert "Null rows leave nothing to choose" in text
+    assert f"- {tables.TRIVIAL_RULES_NOTE}" in text
 
 
 def test_what_has_no_rules_leaves_no_row(tmp_path):
