@@ -17,7 +17,7 @@ from bench.records.records import frame_scores_path, path_of, read_frame_scores
 from bench.sweeps import run as sweep
 from tests.integration.conftest import ROOT, Places, files, logged, planned, run
 
-SMALL = ["--model.width", "2", "--train.epochs", "1", "--train.batch", "128"]
+SMALL = ["--cube.size", "16", "--train.epochs", "1", "--train.batch", "128"]  # fields of every recipe
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
@@ -49,8 +49,11 @@ def test_the_first_sweep_goes_from_videos_to_tables(first: tuple[Places, str]) -
         ("amsrc", "toy-ped2", 0, "done"),
         ("null-flow", "toy-ped2", 0, "done"),
     }
+    parts = {name: list(record.parts) for name, record in places.records.items()}
+    assert parts == {"amsrc": ["consistency", "prediction"], "null-flow": ["flow-magnitude"]}
     for record in places.records.values():
         assert record.metrics["auroc"] is not None
+        assert all(0 <= auroc <= 1 for auroc in record.parts.values())
         assert frame_scores_path(places.results, record).is_file()
         assert record.counts["test_videos"] == 4
         scores, _ = read_frame_scores(places.results, record)
@@ -181,7 +184,7 @@ def test_a_dead_tracking_server_loses_no_result(places: Places) -> None:
     with closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    done = places.sweep("--recipes", "null-flow", "--mlflow", closed)
+    done = places.sweep("--recipes", "null-flow", *SMALL, "--mlflow", closed)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 cells: 1 done" in done.stdout
     assert "MLflow: not logged" in done.stdout

@@ -18,7 +18,7 @@ from bench.sweeps import plan
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-TINY = ["--cube.size", "16", "--model.width", "2", "--train.epochs", "1", "--train.batch", "64"]
+TINY = ["--cube.size", "16", "--train.epochs", "1", "--train.batch", "64"]  # fields of every recipe
 
 
 def seven_frames(dataset: str, seed: int = 0) -> Experiment:
