@@ -421,7 +421,7 @@ def test_a_score_that_is_not_finite_makes_no_record(null: Cell, tmp_path: Path) 
     table = cell.cubes
     table.loc[len(table) - 1, "flow-magnitude"] = np.nan
     table.to_parquet(cell.folder / "cubes.parquet")
-    with pytest.raises(RunError, match="'flow-magnitude' .* not finite"):
+    with pytest.raises(RunError, match=r"'flow-magnitude' .* not finite"):
         cell.evaluate()
     assert not path_of(cell.results, cell.record).exists()
 
@@ -548,11 +548,15 @@ def test_without_held_out_videos_label_free_is_undefined_and_all_is_trained_on(t
 def test_a_null_has_nothing_to_choose(null: Cell) -> None:
     rules = null.record.rules
     measured = pytest.approx(null.record.metrics["auroc"], abs=1e-12)
-    assert rules["oracle"] == rules["paper"] == {
-        "auroc": measured,
-        "epoch": 0,
-        "weights": {"flow-magnitude": 1.0},
-    }
+    assert (
+        rules["oracle"]
+        == rules["paper"]
+        == {
+            "auroc": measured,
+            "epoch": 0,
+            "weights": {"flow-magnitude": 1.0},
+        }
+    )
     assert rules["crossfit"]["auroc"] == rules["paper"]["auroc"]
     assert rules["label-free"]["auroc"] is None
     assert null.record.fusion == {}
