@@ -1,4 +1,4 @@
-"""Every method by name: what it is, and how its learner is built. Imports no torch before one is built.
+"""Every method by name: what it is, and how its learner is built; neither torch nor NumPy is imported before that.
 
 Adding a method: its settings (`settings`), its learner in a module of this package, an entry here, a recipe
 (`bench.experiment.recipes`). `tests/unit/test_conformance.py` then runs on it.
@@ -7,13 +7,16 @@ Adding a method: its settings (`settings`), its learner in a module of this pack
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 from amsrc.config import AmsrcConfig
 from amsrc.errors import ConfigError, unknown
 from amsrc.size import parameters
-from bench.methods import trivial
-from bench.methods.interface import Learner, Method, Task
+from bench.methods.interface import Learner, Method, Scores, Task
 from bench.methods.settings import ConvAeConfig, VelocityGmmConfig
+
+if TYPE_CHECKING:
+    from amsrc.store import Cubes
 
 ON_CUBES = "Works on cubes of 5 frames around foreground boxes, where the publication takes whole frames."
 
@@ -70,6 +73,17 @@ def _wrong_conv_ae(settings: ConvAeConfig) -> list[str]:
     return [f"{name} is {value!r}; allowed: {allowed}" for name, value, good, allowed in rules if not good]
 
 
+def _trivial(name: str, unit: Literal["cube", "frame"]) -> Method:
+    """A baseline that learns nothing and has one part, of its own name."""
+
+    def score(cubes: Cubes, seed: int) -> Scores:
+        from bench.methods import trivial
+
+        return {name: trivial.SCORES[name](cubes, seed)}
+
+    return Method(name=name, family="trivial", parts=lambda _: (name,), unit=unit, score=score)
+
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -84,7 +98,13 @@ METHODS: dict[str, Method] = {
             effective=_effective_amsrc,
             parameters=lambda settings, cube: parameters(settings.model, cube),
         ),
-        *trivial.METHODS,
+        _trivial("constant", "frame"),
+        _trivial("noise", "frame"),
+        _trivial("frame-index", "frame"),
+        _trivial("clip-centre", "frame"),
+        _trivial("box-count", "frame"),
+        _trivial("box-area", "cube"),
+        _trivial("flow-magnitude", "cube"),
         Method(
             name="velocity-gmm",
             family="density",

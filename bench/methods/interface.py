@@ -5,7 +5,7 @@ Everything after the scores of rows knows no method. A method is one of two kind
 - a **function** of a split's rows (`Method.score`): nothing is learned, as in the trivial baselines;
 - a **learner** (`Method.build`): networks and closed forms, given cubes in batches.
 
-Scores are named parts, one value a row, higher = more abnormal. This module imports no torch.
+Scores are named parts, one value a row, higher = more abnormal. This module imports neither torch nor NumPy.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
 from amsrc.config import CubeConfig, TrainConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from amsrc.store import Cubes, Shard
     from bench.methods.reader import Batch, Reader
 
-Scores: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
+Scores: TypeAlias = "Mapping[str, npt.NDArray[np.float32]]"
 """Part -> (rows,) float32, higher = more abnormal."""
 
 

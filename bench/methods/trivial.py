@@ -7,14 +7,14 @@ abnormal, and pass through the same fusion, smoothing and evaluation as any meth
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from amsrc.store import Cubes, Shard
-from bench.methods.interface import Method, Rows, Scores
+from bench.methods.interface import Method, Rows
 
 CHUNK = 2048
 
@@ -100,24 +100,13 @@ def flow_magnitude(cubes: Cubes, seed: int) -> Floats:
     return np.concatenate(scores)
 
 
-def _of_frames(name: str, score: Callable[[Cubes, int], Floats]) -> Method:
-    return Method(name=name, family="trivial", parts=lambda _: (name,), unit="frame", score=_named(name, score))
-
-
-def _of_cubes(name: str, score: Callable[[Cubes, int], Floats]) -> Method:
-    return Method(name=name, family="trivial", parts=lambda _: (name,), score=_named(name, score))
-
-
-def _named(part: str, score: Callable[[Cubes, int], Floats]) -> Callable[[Cubes, int], Scores]:
-    return lambda cubes, seed: {part: score(cubes, seed)}
-
-
-METHODS = [
-    _of_frames("constant", constant),
-    _of_frames("noise", noise),
-    _of_frames("frame-index", frame_index),
-    _of_frames("clip-centre", clip_centre),
-    _of_frames("box-count", box_count),
-    _of_cubes("box-area", box_area),
-    _of_cubes("flow-magnitude", flow_magnitude),
-]
+SCORES: Mapping[str, Callable[[Cubes, int], Floats]] = {
+    "constant": constant,
+    "noise": noise,
+    "frame-index": frame_index,
+    "clip-centre": clip_centre,
+    "box-count": box_count,
+    "box-area": box_area,
+    "flow-magnitude": flow_magnitude,
+}
+"""By method: the scores of a split's rows, given a seed."""

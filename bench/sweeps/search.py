@@ -96,15 +96,17 @@ def space_of(texts: Sequence[str], base: Experiment) -> Space:
     """`["loss.consistency", "train.learning_rate=1e-4:1e-3"]` as a space; ranges not given are those of SPACE.
 
     Raises:
-        ConfigError: a field is unknown or cannot be searched, or a range is none.
+        ConfigError: the recipe trains nothing, a field is unknown or cannot be searched, or a range is none.
     """
+    if not base.learns:
+        raise ConfigError(f"--recipes {base.recipe}: it trains nothing, so there is nothing to search.")
     found: Space = {}
     fields = flatten(base)
     can = [name for name, v in fields.items() if isinstance(v, float) and name.startswith(("loss.", "train."))]
     for text in texts:
         name, given, span = text.partition("=")
         if name not in fields:
-            raise ConfigError(f"--over: {unknown('field', name, fields)}")
+            raise ConfigError(f"--over: {base.recipe}: {unknown('field', name, can)}")
         if name not in can:
             raise ConfigError(f"--over {name}: cannot be searched; the fields that can are {', '.join(can)}.")
         if not given and name not in SPACE:
@@ -132,8 +134,6 @@ def check(search: Search) -> None:
     base = search.base
     if search.rule not in RULES:
         raise ConfigError(f"--rule: {unknown('rule', search.rule, list(RULES))}")
-    if not base.learns:
-        raise ConfigError(f"--recipes {base.recipe}: it trains nothing, so there is nothing to search.")
     for name, ends in search.space.items():
         low, high = (training_key(override(base, {name: repr(end)})) for end in ends)
         if low == high:

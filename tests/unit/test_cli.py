@@ -162,11 +162,11 @@ def test_there_are_documented_lines() -> None:
 
 
 def test_dotted_words_are_fields_of_the_experiment(parsed: Seen) -> None:
-    words = ["train", "--dataset", "ped2", "--loss.consistency", "10", "--model.flow_scale=1,2", "--score.weight_f=-1"]
+    words = ["train", "--dataset", "ped2", "--loss.consistency", "10", "--model.flow_scale=1,2", "--score.weights=-1,1"]
     assert main(words) == 0
     ((args, changes),) = parsed
     assert (args.dataset, args.recipe, args.seed) == ("ped2", "amsrc", 0)
-    assert changes == {"loss.consistency": "10", "model.flow_scale": "1,2", "score.weight_f": "-1"}
+    assert changes == {"loss.consistency": "10", "model.flow_scale": "1,2", "score.weights": "-1,1"}
 
 
 @pytest.mark.parametrize(

@@ -136,11 +136,18 @@ def test_what_cannot_be_searched_is_refused(texts: list[str], message: str) -> N
         space_of(texts, build("amsrc", "ped2"))
 
 
+def test_what_the_recipes_cannot_be_searched_for_is_refused_with_their_names() -> None:
+    with pytest.raises(ConfigError, match="--recipes null-flow: it trains nothing"):
+        space_of(["loss.consistency"], build("null-flow", "ped2"))
+    with pytest.raises(ConfigError, match=r"conv-ae: unknown field 'loss\.consistency'"):
+        space_of(["loss.consistency"], build("conv-ae", "ped2"))
+    assert space_of(["train.held_out=0.1:0.2"], build("velocity-gmm", "ped2")) == {"train.held_out": (0.1, 0.2)}
+
+
 @pytest.mark.parametrize(
     ("base", "changes", "message"),
     [
         (an_experiment(), {"rule": "best"}, "--rule: unknown rule 'best'; known: paper, oracle, crossfit, label-free"),
-        (an_experiment("null-flow"), {}, "--recipes null-flow: it trains nothing"),
         (an_experiment("baseline"), {}, "--over loss.consistency: it has no effect in baseline."),
         (
             an_experiment("velocity-gmm"),
