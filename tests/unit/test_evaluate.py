@@ -16,9 +16,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from amsrc.errors import ConfigError, DataError, RunError
 from amsrc.store import CubeStore
 from bench.evaluation import bootstrap, smoothing
-from bench.evaluation.evaluate import evaluate, per_video, scored_labels, study_smoothing, worth_of_epoch
+from bench.evaluation.evaluate import evaluate, per_video, scored_labels, study_smoothing, validation_score
 from bench.evaluation.metrics import equal_error, pooled
-from bench.evaluation.selection import pseudo_worth
+from bench.evaluation.selection import pseudo_auroc
 from bench.experiment.config import derive, fingerprint, run_key
 from bench.experiment.recipes import RECIPES
 from bench.experiment.rules import RULES
@@ -555,15 +555,15 @@ def test_a_cell_without_a_store_has_a_record_all_the_same(tmp_path: Path) -> Non
 
 
 def test_a_training_is_worth_its_pseudo_auroc_and_no_label_stops_it(cell: Cell) -> None:
-    found = worth_of_epoch(cell.experiment, cell.folder, 3)
+    found = validation_score(cell.experiment, cell.folder, 3)
     tried = [slow_pseudo_aurocs(cell, 3, share) for share in (np.arange(101) / 100)]
     assert found == pytest.approx(max(np.mean(list(by_kind.values())) for by_kind in tried), abs=1e-3)
-    assert found == pseudo_worth(read_epochs(cell.folder)[-1], cell.experiment.score)
+    assert found == pseudo_auroc(read_epochs(cell.folder)[-1], cell.experiment.score)
 
 
 def test_an_epoch_that_was_not_scored_has_no_worth(cell: Cell, tmp_path: Path) -> None:
-    assert worth_of_epoch(cell.experiment, cell.folder, 4) is None, "the last one is the evaluation's to score"
-    assert worth_of_epoch(cell.experiment, tmp_path, 1) is None
+    assert validation_score(cell.experiment, cell.folder, 4) is None, "the last one is the evaluation's to score"
+    assert validation_score(cell.experiment, tmp_path, 1) is None
 
 
 def test_videos_one_by_one(cell: Cell) -> None:
