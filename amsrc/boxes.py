@@ -42,7 +42,7 @@ def provider(config: BoxConfig, *, source: Path | None, first_frames: Mapping[st
         first_frames, frames: see `from_file`, which alone needs them.
 
     Raises:
-        ConfigError: the file is not given, or a package is not installed, or the detector is not one.
+        ConfigError: the file is not given, is not a detector, or needs a package that is not installed.
         DataError: the boxes file is missing, damaged or for other frames.
     """
     match config.provider:
@@ -94,7 +94,7 @@ def onnx(path: Path, config: BoxConfig) -> BoxesOf:
 
 @dataclass(frozen=True)
 class _Nanodet:
-    """An open detector and what its file says of itself."""
+    """An open detector with its input and outputs, as read from its file."""
 
     session: Any
     input: str

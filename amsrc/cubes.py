@@ -1,7 +1,7 @@
 """Frames + flows + boxes -> spatial-temporal cubes, one frame at a time (paper section 4.3).
 
 A cube is one box of the frame to predict, cut out of that frame, of the frames before it and of the
-flows between them, each resized. Reads an iterator of frames, so a long video never lies in memory.
+flows between them, each resized. Reads an iterator of frames, so a long video is never in memory whole.
 
 Axes: M boxes of a frame, T time, C channels, H W pixels.
 """
@@ -99,7 +99,7 @@ def cut(
             not asked for the first frame.
 
     Raises:
-        DataError: the frame size changes, or a box lies outside its frame or has no area.
+        DataError: the frame size changes, or a box is outside its frame or has no area.
     """
     seen: deque[Frame] = deque(maxlen=config.frames)
     flows: deque[Flow] = deque(maxlen=config.frames - 1)
@@ -136,7 +136,7 @@ def _corners(boxes: Boxes, shape: tuple[int, ...], where: str) -> npt.NDArray[np
     if not inside.all():
         box = boxes[~inside][0].tolist()
         raise DataError(
-            f"{where}: box {box} (x0 y0 x1 y1) lies outside the {width}x{height} frame or has no area. "
+            f"{where}: box {box} (x0 y0 x1 y1) is outside the {width}x{height} frame or has no area. "
             "Boxes must be in native pixels of this data set's frames; check the boxes file or detector."
         )
     return corners.astype(np.int64)
@@ -150,7 +150,7 @@ def _crop(
     channels = images[0].shape[2]
     cubes = np.empty((len(corners), len(images), channels, size, size), dtype)
     resized = np.empty((len(images), size, size, channels), images[0].dtype)
-    targets = resized[..., 0] if channels == 1 else resized  # OpenCV knows no images of one channel with three axes
+    targets = resized[..., 0] if channels == 1 else resized  # OpenCV drops the axis of a single channel
     for cube, (x0, y0, x1, y1) in zip(cubes, corners.tolist(), strict=True):
         for image, target in zip(images, targets, strict=True):
             cv2.resize(image[y0:y1, x0:x1], (size, size), target, interpolation=cv2.INTER_LINEAR)

@@ -1,6 +1,6 @@
 """The errors a user can cause. Each message says what is wrong, what is allowed and what to do.
 
-They live in `amsrc` because the store and the cubes raise them too and `amsrc` never imports `bench`.
+They are in `amsrc` because the store and the cubes raise them too and `amsrc` never imports `bench`.
 All are built from one string, so they survive the pickling between Ray processes.
 """
 
@@ -33,7 +33,7 @@ class RunError(BenchError):
 
 
 class AwayError(RunError):
-    """What the work relies on is away: nodes that do not come, a store that does not answer. No result of a cell."""
+    """Something that the work needs is unavailable: nodes, or a store that does not answer. Not a run's own failure."""
 
 
 def why(error: Exception) -> str:

@@ -59,7 +59,7 @@ def write_json(path: Path, data: object) -> None:
 
 
 def digest(content: Path | BinaryIO | bytes) -> str:
-    """SHA-256, in hex, of a file, of an open one from where it stands, or of bytes."""
+    """SHA-256, in hex, of a file, of an open one from its current position, or of bytes."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
     if isinstance(content, Path):

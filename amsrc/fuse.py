@@ -24,7 +24,7 @@ Parts: TypeAlias = Mapping[str, Floats]
 
 
 class Padding(NamedTuple):
-    """What lies beyond a video's ends, as two libraries call it."""
+    """The padding beyond a video's ends, as two libraries name it."""
 
     numpy: Literal["constant", "symmetric", "edge"]
     scipy: Literal["constant", "reflect", "nearest"]
@@ -40,7 +40,7 @@ PADDINGS = {
 
 @dataclass(frozen=True)
 class Statistics:
-    """What one part of the score is on all training cubes, in float64."""
+    """Statistics of one part of the score over all training cubes, in float64."""
 
     mean: float
     sd: float
@@ -114,7 +114,7 @@ def frame_scores(
         One float64 array a video, without its first `skip_frames` frames (possibly empty).
 
     Raises:
-        DataError: a cube's frame lies outside its video.
+        DataError: a cube's frame is outside its video.
         RunError: as `cube_scores`.
     """
     fuser = Fuser.of(video, frame, frames, config)
@@ -125,7 +125,7 @@ def frame_scores(
 
 @dataclass(frozen=True, eq=False)
 class Fuser:
-    """Where the cubes of some videos lie, found once, so that many pairs of weights can be tried on their scores.
+    """The frames of some videos' cubes, indexed once, so that many weights can be tried on their scores.
 
     Attributes:
         config: how frames are scored; `scores` is given weights and does not look at these.
@@ -134,11 +134,11 @@ class Fuser:
 
     config: ScoreConfig
     lengths: tuple[int, ...]
-    _order: Ints  # (n,) the cubes in order of frames, videos laid end to end
+    _order: Ints  # (n,) the cubes in order of frames, videos concatenated
     _first: Ints  # where in that order each frame with cubes begins
     _place: Ints  # that frame among all frames
     _frames: int  # number of all frames
-    _seen: Ints  # the scored frames as the median filter sees them: each video with what lies beyond its ends
+    _seen: Ints  # the scored frames as the median filter sees them: each video with its padding
     _kept: Ints  # which of `_seen` are the scored frames themselves
 
     @classmethod
@@ -146,7 +146,7 @@ class Fuser:
         """Arguments and error as for `frame_scores`."""
         if len(video) and not ((frame >= 0) & (frame < np.asarray(frames)[video])).all():
             raise DataError(
-                "a cube's frame lies outside its video: cubes and videos are of different data. Score them again."
+                "a cube's frame is outside its video: cubes and videos are of different data. Score them again."
             )
         starts = np.concatenate([[0], np.cumsum(frames)]).astype(np.int64)
         clips = [np.arange(a + config.skip_frames, b) for a, b in pairwise(starts)]
@@ -173,7 +173,7 @@ class Fuser:
     def scores(
         self, scores: Parts, known: Known, weights: Sequence[Sequence[float]], dtype: npt.DTypeLike = np.float64
     ) -> Floats:
-        """The scores of all scored frames, videos laid end to end, under each set of weights.
+        """The scores of all scored frames, videos concatenated, under each set of weights.
 
         Args:
             scores: of the cubes, n each.
@@ -189,7 +189,7 @@ class Fuser:
         """
         ordered = {part: values[self._order].astype(np.float64) for part, values in scores.items()}
         found = np.empty((len(weights), len(self._kept)), dtype)
-        frames = np.zeros(self._frames + 1)  # the last one stands for all that lies beyond a video: 0
+        frames = np.zeros(self._frames + 1)  # the last one is the padding of a video: 0
         for row, tried in zip(found, weights, strict=True):
             fused = cube_scores(ordered, known, tried, self.config.standardise)
             frames[:-1] = empty_frame_score(known, replace(self.config, weights=tuple(tried)))
@@ -201,7 +201,7 @@ class Fuser:
         """Median filter of each video's frame scores (released)."""
         if self.config.median_frames == 1:
             return seen
-        from scipy import ndimage  # here, so that training knows no SciPy
+        from scipy import ndimage  # here, so that training does not need SciPy
 
         return ndimage.median_filter(seen, self.config.median_frames)[self._kept]
 

@@ -64,7 +64,7 @@ def consistency(appearance_BCHW: Tensor, motion_BCHW: Tensor) -> Tensor:
 
 def inconsistency(appearance_BCHW: Tensor, motion_BCHW: Tensor) -> Tensor:
     """1 - cosine of the flattened features of each cube, (B,); higher = less alike."""
-    appearance, motion = (x.movedim(1, -1).flatten(1) for x in (appearance_BCHW, motion_BCHW))  # as they lie in memory
+    appearance, motion = (x.movedim(1, -1).flatten(1) for x in (appearance_BCHW, motion_BCHW))  # in memory order
     return 1 - F.cosine_similarity(appearance, motion, dim=1)
 
 

@@ -16,7 +16,7 @@ from amsrc.config import CubeConfig, ModelConfig
 
 
 class Output(NamedTuple):
-    """What the network says of a batch of cubes."""
+    """Output of the network for a batch of cubes."""
 
     prediction: Tensor  # (B, channels, H, W) in (0, 1)
     appearance: Tensor  # (B, 8 width, H/8, W/8), not negative
@@ -99,10 +99,10 @@ class Decoder(nn.Module):
 
 
 class Doubling(nn.ConvTranspose2d):
-    """`nn.ConvTranspose2d` of kernel and stride 2, whose patches never overlap, as what that is: a 1x1 convolution.
+    """`nn.ConvTranspose2d` of kernel and stride 2 as a 1x1 convolution, which it equals: its patches never overlap.
 
-    Its four outputs a pixel are put side by side. The same parameters and values, up to four times as fast in bf16 on
-    CPUs.
+    The four outputs of a pixel are then arranged as 2x2. The same parameters and values, up to four times as fast in
+    bf16 on CPUs.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:

@@ -42,7 +42,7 @@ SPLITS: tuple[Split, Split] = ("train", "test")
 VERSION = 2
 ARRAYS = ("frames", "flows", "boxes", "frame")
 HELD_BYTES = 64 * 2**20
-"""Of cubes read, after which the maps' pages are let go: what this process holds does not grow with the data set."""
+"""Bytes of cubes read before the maps' pages are released, so that memory does not grow with the data set."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Shard:
 def write_shard(
     store: Path, split: Split, video: str, cubes: Iterable[FrameCubes], video_frames: int, shape: Sequence[int]
 ) -> Shard:
-    """Write one video's cubes; all of them or nothing that could be taken for them.
+    """Write one video's cubes; an interrupted write leaves nothing that is taken for a finished shard.
 
-    Each frame's cubes are written as they come: a long video never lies in memory.
+    Each frame's cubes are written as they come: a long video is never in memory whole.
 
     Args:
         cubes: in order of frames.
@@ -115,13 +115,13 @@ def write_shard(
 
 
 class _Column(NamedTuple):
-    """One of a shard's arrays: what a cube has in it."""
+    """One of a shard's arrays: shape and type of one cube's entry."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     def write_header(self, file: BinaryIO, cubes: int) -> None:
-        """NumPy's own, for so many cubes; NumPy leaves room for any number, so that it can be written again."""
+        """NumPy's header for so many cubes; it is padded, so that it can be rewritten with any number."""
         about = {"descr": dtype_to_descr(self.dtype), "fortran_order": False, "shape": (cubes, *self.shape)}
         file.seek(0)
         write_array_header_1_0(file, about)
@@ -150,7 +150,7 @@ def _created(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _as_run_error(folder: Path) -> Iterator[None]:
-    """What the system says against writing there."""
+    """The system's error on writing there, as this program's own."""
     try:
         yield
     except OSError as error:
@@ -191,7 +191,7 @@ class Folder(Protocol):
 
 
 class Sealed:
-    """What a sealed store says of itself; its cubes need not be at hand.
+    """The manifest of a sealed store; its cubes need not be on this machine.
 
     Attributes:
         path: the store's folder, as it was given.
@@ -211,7 +211,7 @@ class Sealed:
             self.manifest: dict[str, Any] = {**json.loads(self.text)}
         except FileNotFoundError:
             raise DataError(
-                f"{path} is not a finished cube store. Run `amsrc-bench prepare` again; it goes on."
+                f"{path} is not a finished cube store. Run `amsrc-bench prepare` again; it resumes."
             ) from None
         except (ValueError, TypeError):
             raise damaged from None
@@ -237,7 +237,7 @@ class Sealed:
         return digest
 
     def files(self) -> dict[str, str]:
-        """Every file that the manifest vouches for, by its name within the store, and its digest."""
+        """Every file that the manifest lists, by its name within the store, and its digest."""
         shards = [(split, shard) for split in SPLITS for shard in self.shards(split)]
         return {
             f"{split}/{shard.video}/{name}.npy": sha for split, shard in shards for name, sha in shard.sha256.items()
@@ -339,7 +339,7 @@ class Cubes:
     def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
         self.folder, self.shards = folder, list(shards)
         self._maps = {name: [_open(folder / s.video / f"{name}.npy", s) for s in shards] for name in ARRAYS}
-        self._read = 0  # bytes since the maps were last let go
+        self._read = 0  # bytes since the maps were last released
         self._advise(mmap.MADV_RANDOM)  # else each cube that is touched has megabytes around it read too
         self.starts = np.concatenate([[0], np.cumsum([s.cubes for s in shards])]).astype(np.int64)
         self.video = np.repeat(np.arange(len(shards), dtype=np.int32), [s.cubes for s in shards])

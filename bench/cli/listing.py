@@ -17,7 +17,7 @@ from bench.experiment.specs import SPECS
 from bench.records import provenance
 from bench.records.names import percent
 from bench.records.records import RunRecord, SearchRecord, read_all, read_searches
-from bench.storage.places import Place, beside, files_below, writable
+from bench.storage.places import Place, files_below, local_folder, writable
 
 NEEDED = ("torch", "ray", "optuna", "mlflow", "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "matplotlib")
 OPTIONAL = {"onnxruntime": "--boxes onnx:FILE", "torchvision": "--boxes torchvision and --flow raft", "av": "watch"}
@@ -45,7 +45,7 @@ def searches(results: Place, home: Place) -> str:
 def _in_mlflow(home: Place) -> str:
     from bench.tracking.runs import open_tracker
 
-    tracker = open_tracker(beside(home))
+    tracker = open_tracker(local_folder(home))
     return tracker.where() if tracker.stands() else f"MLflow: nothing is logged in {home} yet."
 
 

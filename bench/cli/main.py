@@ -21,7 +21,7 @@ from bench.cli.options import Parser, experiment_of, home_of, overrides, results
 from bench.cli.progress import epoch_line, progress
 from bench.cli.sweep_options import add_sweep, sweep_options
 from bench.experiment.specs import is_toy
-from bench.storage.places import Place, beside, place
+from bench.storage.places import Place, local_folder, place
 
 ABOUT = """AMSRC, video anomaly detection by appearance-motion consistency, measured on UCSD Ped2, CUHK Avenue
 and ShanghaiTech. Every stage reads what the previous one wrote; the same command resumes an interrupted one."""
@@ -224,7 +224,7 @@ def _figures_of_run(args: argparse.Namespace, changes: dict[str, str]) -> list[P
     videos = [name for name in args.videos.split(",") if name]
     written = stage.draw(experiment, store, dataset, home, results_of(args, toy), videos)
     pictures = {path.name: path.read_bytes() for path in written if path.name.endswith(".png")}
-    open_tracker(beside(home)).add_figures(fingerprint(experiment), pictures)
+    open_tracker(local_folder(home)).add_figures(fingerprint(experiment), pictures)
     return written
 
 
@@ -237,7 +237,7 @@ def report(args: argparse.Namespace, changes: dict[str, str]) -> int:
     if args.home or args.mlflow:
         from bench.tracking.runs import open_tracker
 
-        logged = open_tracker(beside(home_of(args)), args.mlflow).logged()
+        logged = open_tracker(local_folder(home_of(args)), args.mlflow).logged()
     page, size = stage.write(results_of(args), place(args.out, "--out"), logged)
     print(f"{page} ({size / 1e6:.1f} MB)")
     return 0

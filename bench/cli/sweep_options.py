@@ -91,7 +91,7 @@ def add_sweep(p: argparse.ArgumentParser) -> None:
 
 
 def sweep_options(args: argparse.Namespace, changes: Mapping[str, str]) -> SweepOptions:
-    """The sweep that the options name, with the data sets that are there and the file of its cluster read.
+    """The sweep that the options name, with the data sets that exist and its cluster file read.
 
     Raises:
         ConfigError: a wrong value, or options that do not go together.
@@ -143,7 +143,7 @@ def _datasets(args: argparse.Namespace, home: Place) -> tuple[list[str], Path]:
         return named or TOYS, embedded(home)
     given = bool(args.root or os.environ.get("AMSRC_DATA"))
     if named and not given and not all(map(is_toy, named)):
-        raise ConfigError("where the data lies is not known: pass --root DIR or set AMSRC_DATA.")
+        raise ConfigError("no data folder is given: pass --root DIR or set AMSRC_DATA.")
     if 0 < sum(map(is_toy, named)) < len(named):
         raise ConfigError("--datasets: toy and real data sets do not go into one sweep; run one for each kind.")
     root = root_of(args) if given else embedded(home)

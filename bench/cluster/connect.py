@@ -1,4 +1,4 @@
-"""The one place that starts or joins Ray, knows what the cluster has, and whether its nodes can work together."""
+"""The one place that starts or joins Ray, lists the cluster's resources and checks that its nodes work together."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from bench.storage.places import Place, writable, write_file
 
 KNOCK_S = 10.0
 ANSWER_WITHIN_S = 60.0
-"""For a node to start a process and look round; a busy one takes ten."""
+"""Time for a node to start a process and check itself; a busy node takes ten seconds."""
 WAIT_S = 1200.0
-"""For nodes that a cluster is to start, its set-up commands included; past it, what waits for them is given up."""
+"""Time for a cluster to start nodes, set-up commands included; work that waits for longer is given up."""
 
 Probe = Callable[[], str]
-"""Says what is wrong on the node that it runs on; nothing where all is well."""
+"""Returns what is wrong on the node that it runs on; empty if nothing is."""
 
 
 def connect() -> None:
@@ -152,7 +152,7 @@ def same_code(ours: Mapping[str, str | None]) -> None:
 def shared(folders: Iterable[Place], files: Iterable[Path] = ()) -> Iterator[Probe]:
     """A probe: whether a node sees these very folders, may write there, and finds these files.
 
-    A mark lies in each folder as long as the context lasts; where there is none yet, in the one that will hold it.
+    Each folder has a marker file while the context lasts; if it is yet to be made, its nearest parent that exists.
 
     Raises:
         ConfigError: a folder cannot be written from here either.
@@ -183,7 +183,7 @@ def _touch(mark: Place) -> None:
 
 
 def unseen(marks: Iterable[Place], files: Iterable[Path]) -> str:
-    """What of this cannot be seen here, or not be written beside; empty where all can."""
+    """Which of these files and folders are missing or cannot be written here; empty if none."""
     away = [f"{path} is not there" for path in files if not path.exists()]
     return ", ".join([*away, *filter(None, map(_away, marks))])
 
@@ -202,7 +202,7 @@ def _away(mark: Place) -> str:
 
 
 class Patience:
-    """How long nothing has run, where something should be; ends the waiting for nodes that do not come."""
+    """Measures for how long nothing has run; ends the wait for nodes that do not come."""
 
     def __init__(self, asked: str, wait_s: float) -> None:
         self.asked, self.wait_s = asked, wait_s
@@ -222,5 +222,5 @@ class Patience:
             have = resources()
             raise AwayError(
                 f"waited {self.wait_s / 60:.0f} minutes for nodes: {self.asked}; the cluster has {have['CPU']:g} CPUs "
-                f"and {have['GPU']:g} GPUs. Look at `ray status`; the same command goes on."
+                f"and {have['GPU']:g} GPUs. Look at `ray status`; the same command resumes."
             )

@@ -1,4 +1,4 @@
-"""What a cluster file says of the machine: Ray's launcher files, for clouds and for hosts, and KubeRay's RayJobs.
+"""Reads the machine from a cluster file: Ray's launcher files, for clouds and for hosts, and KubeRay's RayJobs.
 
 Reads one file. Imports neither torch nor Ray.
 """
@@ -17,11 +17,11 @@ from bench.cluster.machine import Machine
 def read_cluster(path: Path) -> Machine:
     """The machine that a Ray cluster file, or KubeRay's RayJob, describes with all its workers up, and its price.
 
-    Ray ignores what stands under `metadata`; there the file may say by node type what an hour costs
+    Ray ignores what is under `metadata`; there the file may say by node type what an hour costs
     (`usd_per_hour: {worker: 1.006}`) and which GPU it has (`gpu: {worker: A10G}`). In a RayJob the annotations
     `amsrc-bench/usd-per-hour` and `amsrc-bench/gpu` of a worker group's pods say so. The head counts as a node, its
     price does not: the price is that of the workers' GPUs. Of hosts that are there already (provider `local`) Ray takes
-    no node types; what head and workers have stands there too (`nodes: {head: {CPU: 8}, worker: {CPU: 8, GPU: 1}}`).
+    no node types; what head and workers have is there too (`nodes: {head: {CPU: 8}, worker: {CPU: 8, GPU: 1}}`).
 
     Raises:
         ConfigError: no such file, or one that does not say what its workers have.

@@ -1,4 +1,4 @@
-"""The machine that cells run on, and how they share it: cells at a time, and what each gets.
+"""The machine of a sweep and how its runs share it: how many at a time, and what each gets.
 
 Values in, values out. Imports neither torch nor Ray.
 """
@@ -15,10 +15,10 @@ from amsrc.errors import ConfigError
 
 @dataclass(frozen=True)
 class Machine:
-    """What the cells run on."""
+    """Nodes and devices that are there for runs."""
 
     nodes: tuple[tuple[float, float], ...]
-    """CPUs and GPUs of each node: a cell of one worker has to fit into one."""
+    """CPUs and GPUs of each node: a run of one worker has to fit into one."""
     name: str
     """The GPUs' name, as Ray (`A10G`) or torch (`NVIDIA A10G`) has it; without GPUs the CPUs'."""
     usd_per_gpu_hour: float | None = None
@@ -73,16 +73,16 @@ class Workers:
 
 @dataclass(frozen=True)
 class Packing:
-    """How cells share the machine."""
+    """How runs share the machine."""
 
     concurrent: int
-    """Cells at a time."""
+    """Runs at a time."""
     cpus: int
-    """CPUs of one cell, all its workers together."""
+    """CPUs of one run, all its workers together."""
     gpus: float
-    """GPUs of one cell, likewise; below 1, a part of one."""
+    """GPUs of one run, likewise; below 1, a part of one."""
     workers: int = 1
-    """Workers of one cell, with all nodes there."""
+    """Workers of one run, with all nodes there."""
 
     @property
     def described(self) -> str:
@@ -100,17 +100,17 @@ def packing(
     gpus_per_run: float | None = None,
     cpus_per_run: int | None = None,
 ) -> Packing:
-    """As many cells at a time as fit, and what each gets.
+    """As many runs at a time as fit, and what each gets.
 
-    A cell of one worker gets a GPU, or the part of one that is asked for, and an even share of its node's CPUs; on a
-    machine without GPUs a CPU, and more where there are fewer cells than CPUs. A cell of several workers gets a GPU (or
+    A run of one worker gets a GPU, or the part of one that is asked for, and an even share of its node's CPUs; on a
+    machine without GPUs a CPU, and more where there are fewer runs than CPUs. A run of several workers gets a GPU (or
     CPU, likewise) for each, on whichever nodes; as many as there are, where that is not the most it takes.
 
     Args:
         cells: how many are to run.
 
     Raises:
-        ConfigError: values that Ray does not know, or a cell that would wait forever because it never fits.
+        ConfigError: values that Ray does not know, or a run that would wait forever because it never fits.
     """
     cells = max(1, cells)
     if gpus_per_run is not None and not (0 < gpus_per_run < 1 or gpus_per_run in range(1, 1000)):
@@ -150,7 +150,7 @@ def _described(machine: Machine) -> str:
 
 
 def _slots(node: tuple[float, float], cpus: int, gpus: float) -> int:
-    """Cells that a node holds; parts of different GPUs do not add up to one."""
+    """Runs that a node holds; parts of different GPUs do not add up to one."""
     by_cpu = int(node[0] // cpus)
     if not gpus:
         return by_cpu
@@ -159,7 +159,7 @@ def _slots(node: tuple[float, float], cpus: int, gpus: float) -> int:
 
 
 def _cpus_a_cell(machine: Machine, cells: int, gpus: float) -> int:
-    """The most CPUs a cell with which no cell more has to wait than with one each."""
+    """The most CPUs a run with which as many runs go at a time as with one CPU each."""
     largest = int(max((cpus for cpus, _ in machine.nodes), default=1))
     most = min(cells, sum(_slots(node, 1, gpus) for node in machine.nodes))
     if not most:

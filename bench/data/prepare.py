@@ -1,7 +1,7 @@
 """Videos -> cube store: one Ray task a video, finished videos skipped, the store sealed at the end.
 
 Reads a data set found by `bench.data.datasets`; writes `<home>/stores/<dataset>-<cube key>/` (`amsrc.store`).
-Running it again goes on where it stopped.
+Running it again resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def prepare(experiment: Experiment, sources: Sources, home: Place, *, progress: 
         experiment: with `partial` as the copy of the data set is (`bench.data.datasets.find`).
 
     Returns:
-        A `CubeStore` where it lies in a folder, else what it says of itself (`bench.storage.node_cache.open_store`
-        brings it here).
+        A `CubeStore` if it is in a folder, else its manifest (`bench.storage.node_cache.open_store` copies the store
+        to this node).
 
     Raises:
         DataError: the copy is partial and the experiment is not, or the other way round; it has no such label set; or
@@ -101,9 +101,9 @@ def _archive(by_video: dict[str, Any]) -> bytes:
 
 
 def _regions(store: Place, dataset: Dataset, before: Sealed | None, labels: dict[str, str]) -> dict[str, str]:
-    """Put the abnormal regions beside the cubes; the manifest's entry, none where the copy lacks a video's masks.
+    """Put the abnormal regions next to the cubes; the manifest's entry, none where the copy lacks a video's masks.
 
-    Masks are many and large: with the labels of the last time the regions of the last time are taken to stand.
+    Masks are many and large: if the labels have not changed, the regions are taken as unchanged too.
     """
     path = store / "regions.npz"
     if before and before.regions_sha256 and before.manifest["labels"] == labels and path.is_file():
@@ -119,7 +119,7 @@ def _regions(store: Place, dataset: Dataset, before: Sealed | None, labels: dict
 
 
 def _sealed(store: Place) -> Sealed | None:
-    """The store as it stood before, unless it was not whole."""
+    """The store as it was before, if it was whole."""
     with suppress(DataError):
         return Sealed(store)
     return None
@@ -181,7 +181,7 @@ def _begin(store: Place, about: dict[str, Any]) -> None:
 def prepare_video(
     store: Place, split: Split, video: Video, cube: CubeConfig, boxes_of: BoxesOf, flow_of: FlowOf
 ) -> Shard:
-    """Cut one video's cubes into its shard, in an object store by way of this node's disk. Knows no Ray."""
+    """Cut one video's cubes into its shard, in an object store by way of this node's disk. Does not use Ray."""
     if isinstance(store, Remote):
         with tempfile.TemporaryDirectory() as scratch:
             shard = prepare_video(Path(scratch), split, video, cube, boxes_of, flow_of)
@@ -200,7 +200,7 @@ def prepare_video(
 
 
 def providers(dataset: Dataset, split: Split, cube: CubeConfig, sources: Sources) -> tuple[BoxesOf, FlowOf]:
-    """The two functions that look at a frame: its boxes and its flow."""
+    """The functions that give a frame's boxes and its flow."""
     positions = dataset.first_frames(split)
     boxes_of = boxes.provider(
         cube.boxes, source=sources.boxes_file(split), first_frames=positions, frames=dataset.full_frames(split)

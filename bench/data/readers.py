@@ -1,7 +1,7 @@
-"""What is in the files: frames of videos (folders of numbered images, or video files), pixel masks, labels.
+"""Reads the files: frames of videos (folders of numbered images, or video files), pixel masks, labels.
 
-Reads images and videos with OpenCV, `.mat` with SciPy, `.npy` with NumPy; writes nothing. Knows no data
-set by name: `bench.data.datasets` says where each keeps what. Nothing here unpickles.
+Reads images and videos with OpenCV, `.mat` with SciPy, `.npy` with NumPy; writes nothing. Independent of
+the data set: `bench.data.datasets` says where each keeps what. Nothing here unpickles.
 
 Axes: N frames of a video, H W pixels, C channels.
 """
@@ -343,7 +343,7 @@ def _parse_span(path: Path, text: str) -> npt.NDArray[np.int64]:
 
 
 def spans_to_labels(spans: npt.NDArray[np.int64], frames: int) -> npt.NDArray[np.uint8]:
-    """Labels (N,), 1 = abnormal, of a video of that many frames; spans must lie within it."""
+    """Labels (N,), 1 = abnormal, of a video of that many frames; spans must be within it."""
     labels = np.zeros(frames, np.uint8)
     for first, last in spans.T:
         labels[first - 1 : last] = 1

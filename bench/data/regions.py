@@ -1,4 +1,4 @@
-"""Where something abnormal is to be seen: the regions of a video's pixel masks and the tracks they form. No torch.
+"""Abnormal regions: the connected regions of a video's pixel masks and the tracks they form. No torch.
 
 Regions are the boxes around the connected parts of a frame's mask; parts of neighbouring frames that share a pixel
 belong to one track. Boxes are (x0, y0, x1, y1) in native pixels, the right and lower edge excluded.

@@ -26,7 +26,7 @@ from bench.storage.places import Place, files_below
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the input lies; not part of an experiment's value, its content is (by digest)."""
+    """Paths of the input; not part of an experiment's value, its content is (by digest)."""
 
     root: Path
     boxes: str | None = None
@@ -119,7 +119,7 @@ def _cube_fields(experiment: Experiment) -> dict[str, Any]:
 
 
 def _others(ours: Mapping[str, Any], store: Sealed) -> dict[str, Any]:
-    """The settings in which a store's cubes are others than ours, with the store's values."""
+    """The settings in which a store's cubes differ from ours, with the store's values."""
     theirs = dict(leaves({"cube": store.manifest["cube"]}))
     return {name: theirs.get(name) for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)}
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from amsrc.errors import ConfigError, DataError, RunError, unknown
 from bench.data.toy_drawing import BLACK, Actor, Colour, Image, Point, Scene, background, shoot
-from bench.storage.places import Place, beside
+from bench.storage.places import Place, local_folder
 
 VERSION = 2
 """Raise it with every change of the pixels: data sets of another version are rendered anew."""
@@ -53,7 +53,7 @@ class Planted:
 
     kind: str
     enters: float
-    """Frame at which it stands just outside the picture; of a bag, at which it is thrown."""
+    """Frame at which it is just outside the picture; of a bag, at which it is thrown."""
     row: float
     """Where its feet or wheels are, as a part of the ground's depth."""
     leftwards: bool = False
@@ -179,7 +179,7 @@ def film(clip: Clip, seed: int) -> Footage:
     return Footage(np.clip(np.rint(still + noise), 0, 255).astype(np.uint8), np.stack(masks))
 
 
-# --- how it lies on disk ---------------------------------------------------------------------------------------
+# --- layout on disk ----------------------------------------------------------------------------------------------
 
 Videos = dict[str, Footage]
 
@@ -257,11 +257,11 @@ LAYOUTS: dict[str, Callable[[Path, Videos, Videos], None]] = {
 
 def embedded(home: Place) -> Path:
     """Where the data sets of a work folder are rendered: on this node, also where the folder is in an object store."""
-    return beside(home) / "toy"
+    return local_folder(home) / "toy"
 
 
 def render(root: Path) -> None:
-    """Render all three data sets under a root folder, those that stand there complete left alone.
+    """Render all three data sets under a root folder, except those that are complete already.
 
     Raises:
         DataError: see `render_one`.
@@ -272,9 +272,9 @@ def render(root: Path) -> None:
 
 
 def render_one(name: str, root: Path) -> None:
-    """Render one data set as `root/name`, unless it stands there with this version.
+    """Render one data set as `root/name`, unless it is there in this version.
 
-    Rendered under a temporary name beside it and renamed when whole, so whatever has a `toy.json` is complete:
+    Rendered under a temporary name next to it and renamed when whole, so whatever has a `toy.json` is complete:
     {"version", "train": {video: frames}, "test": {video: frames}, "anomalous": frames}.
 
     Raises:

@@ -30,7 +30,7 @@ BLACK: Colour = (28, 28, 32)
 
 @dataclass(frozen=True)
 class Scene:
-    """One camera: where the ground begins, how tall people are, and what stands behind them."""
+    """One camera: where the ground begins, how tall people are, and what is behind them."""
 
     name: str
     size: tuple[int, int]
@@ -78,7 +78,7 @@ class Actor:
         return float(np.hypot(self.end[0] - self.start[0], self.end[1] - self.start[1]))
 
     def part(self, frame: float) -> float:
-        """How much of the path lies behind; below 0 and above 1 outside it."""
+        """The part of the path that is done; below 0 and above 1 outside it."""
         return (frame - self.enters) * self.pace * self.height / self.length
 
 
@@ -203,7 +203,7 @@ def shoot(scene: Scene, empty: Image, actors: Iterable[Actor], frame: int) -> tu
 class Pen:
     """Draws one actor in body heights: x forwards, y up from the feet.
 
-    Each stroke lands on the picture and on the mask, so that whoever stands before something planted hides its
+    Each stroke lands on the picture and on the mask, so that whoever is in front of something planted hides its
     mask too.
     """
 

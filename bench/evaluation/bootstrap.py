@@ -1,4 +1,4 @@
-"""How far the test videos carry a figure: bootstrap intervals of the pooled AUROC, and of a difference of two.
+"""How much a figure depends on the test videos: bootstrap intervals of the pooled AUROC, and of a difference of two.
 
 Videos are drawn with replacement, not frames: neighbouring frames are nearly the same. The draws depend on the number
 of videos alone, so that two methods measured on the same videos are compared draw by draw. Pure functions, NumPy alone.
@@ -25,7 +25,7 @@ ByVideo = Mapping[str, npt.ArrayLike]
 
 @dataclass(frozen=True)
 class Difference:
-    """What one method is ahead of another on the same videos, in fractions."""
+    """By how much one method is ahead of another on the same videos, in fractions."""
 
     mean: float
     low: float
@@ -88,7 +88,7 @@ def draws(videos: int) -> Floats:
 
 
 def _interval(drawn: Floats, labels: ByVideo) -> tuple[float, float] | None:
-    """Percentile interval over the draws in which both classes occur. A single video tells nothing of others."""
+    """Percentile interval over the draws in which both classes occur; None without any, or for a single video."""
     known = drawn[np.isfinite(drawn)]
     if len(labels) < 2 or not len(known):
         return None

@@ -137,7 +137,7 @@ def standard(experiment: Experiment, scores: RowScores) -> dict[str, Statistics]
 def select(
     experiment: Experiment, rows: Rows, epochs: Sequence[Epoch], labels: Labels
 ) -> tuple[Decision, dict[str, Any]]:
-    """What the selection rules make of a run, and its fusion curve in the last epoch."""
+    """What the selection rules choose for a run, and its fusion curve in the last epoch."""
     videos = [shard.video for shard in rows.shards]
     counts = [shard.video_frames for shard in rows.shards]
     fuser = Fuser.of(rows.video, rows.frame, counts, experiment.score)
@@ -145,7 +145,7 @@ def select(
 
 
 def validation_score(experiment: Experiment, folder: Place, number: int) -> float | None:
-    """What a scheduler that may stop the training judges an epoch by: pseudo-anomalies alone.
+    """The validation score by which a scheduler may stop the training: pseudo-anomalies alone.
 
     Whatever the rule of a search, no test label stops a trial. None for an epoch that was not scored.
     """

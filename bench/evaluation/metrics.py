@@ -57,7 +57,7 @@ def equal_error(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float | N
 
 
 def pooled_auroc(scores: Mapping[str, npt.ArrayLike], labels: Mapping[str, npt.ArrayLike]) -> float | None:
-    """AUROC of all videos laid end to end, no rescaling per video: the paper's metric.
+    """AUROC over the frames of all videos, concatenated without rescaling per video: the paper's metric.
 
     Args:
         scores: by video, (N,).
@@ -88,7 +88,7 @@ def macro_auroc(scores: Mapping[str, npt.ArrayLike], labels: Mapping[str, npt.Ar
 def pooled(
     scores: Mapping[str, npt.ArrayLike], labels: Mapping[str, npt.ArrayLike]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Scores and labels of all videos laid end to end in the order of their names: (N,) each, checked.
+    """Scores and labels of all videos, concatenated in the order of their names: (N,) each, checked.
 
     Raises:
         DataError: the videos differ, or as for `auroc`.
@@ -98,7 +98,7 @@ def pooled(
 
 
 def end_to_end(videos: Iterable[npt.NDArray[np.generic]], dtype: type[Number]) -> npt.NDArray[Number]:
-    """What each video has, (N,), laid end to end; empty without a video."""
+    """The values of all videos, (N,) each, concatenated; empty without a video."""
     return np.concatenate([np.zeros(0, dtype), *videos], dtype=dtype)
 
 

@@ -1,4 +1,4 @@
-"""Whether boxes found what is abnormal: RBDC and TBDC. Pure functions; no torch.
+"""Region-based and track-based detection criteria, RBDC and TBDC, of scored boxes. Pure functions; no torch.
 
 Source: B. Ramachandra and M. Jones, *Street Scene: A new dataset and evaluation protocol for video anomaly detection*,
 WACV 2020, section 3: a region of the ground truth is detected when a detected region of its frame overlaps it with

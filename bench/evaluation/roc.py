@@ -1,4 +1,4 @@
-"""The ROC curve: one sort of the scores, exact counts of what reaches each of them, and all that follows from these.
+"""The ROC curve: one sort of the scores, exact counts of the frames that reach each, and the metrics from these.
 
 AUROC, equal error rate, F1 and the curve itself are read off `Counts`; a bootstrap's draws of videos off `Ranking`.
 Scores: higher = more abnormal, any scale; equal ones are passed together, so that in the area ties count half.

@@ -1,7 +1,7 @@
-"""Selection rules: which epoch and fusion ratio a cell's number comes from, and which setting a search's.
+"""Selection rules: they choose the epoch and fusion weights of a run, and the setting of a search.
 
-Reads scores of cubes and labels, writes nothing. What a chooser may not know is not handed to it: under
-`crossfit` each fold's is given the labels of the other folds alone, under `label-free` none at all.
+Reads scores of cubes and labels, writes nothing. A rule gets only the labels that it may use: under
+`crossfit` the choice for a fold gets the labels of the other folds alone, under `label-free` no label.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MORE_STEPS = 10
 
 @dataclass(frozen=True)
 class Decision:
-    """What the rules make of one cell."""
+    """What the rules choose for one run."""
 
     rules: dict[str, dict[str, Any]]
     """`RunRecord.rules`; fractions, None where undefined."""
@@ -73,14 +73,14 @@ def lattice(parts: int) -> list[tuple[float, ...]]:
 
 
 def decide(fuser: Fuser, videos: Sequence[str], epochs: Sequence[Epoch], labels: Labels) -> Decision:
-    """What each rule chooses among a cell's epochs and shares, and the AUROC it reaches.
+    """What each rule chooses among a run's epochs and shares, and the AUROC it reaches.
 
     Candidates are the experiment's own weights and those of `lattice`, in every epoch. Of equal ones the latest epoch
     is taken, then the weights closest to the experiment's own. A fold whose other folds lack a class takes the
     experiment's own weights in the last epoch; its `selected_auroc` is None.
 
     Args:
-        fuser: knows where the test cubes lie; its `config` holds the experiment's own weights.
+        fuser: of the test cubes; its `config` holds the experiment's own weights.
         videos: names of the test videos, in the fuser's order.
         epochs: one or more; the latest is that of the trained weights.
         labels: of the scored frames.
@@ -125,11 +125,11 @@ def decide(fuser: Fuser, videos: Sequence[str], epochs: Sequence[Epoch], labels:
 
 
 def known_aurocs(frames: npt.NDArray[np.float32], columns: Mapping[str, slice], labels: Labels) -> Values:
-    """Pooled AUROC of each candidate over the videos whose labels are given; there is no other label to read.
+    """Pooled AUROC of each candidate over the videos whose labels are given; it gets no other labels.
 
     Args:
         frames: (R, N), all scored frames under each candidate.
-        columns: where each video's frames lie in them.
+        columns: of each video's frames in `frames`.
 
     Returns:
         (R,), NaN when only one class is present.
@@ -171,7 +171,7 @@ def _label_free(found: Sequence[_Candidate], pseudo: Sequence[Mapping[str, float
 def _label_free_rule(
     found: Sequence[_Candidate], pseudo: Sequence[Mapping[str, float]], on_all: Values
 ) -> dict[str, Any]:
-    """What was chosen without labels, and what it turned out to be worth on the test."""
+    """The choice made without labels, and the AUROC that it reaches on the test videos."""
     best = _label_free(found, pseudo)
     if best is None:
         return {"auroc": None, "epoch": None, "weights": None, "pseudo_auroc": None, "pseudo_auroc_by_kind": {}}
@@ -220,7 +220,7 @@ def folds(videos: Iterable[str]) -> list[list[str]]:
 
 
 def objective(rules: Mapping[str, Any], rule: str) -> float | None:
-    """What a trial of a search is worth under a rule; `label-free` is judged by pseudo-anomalies, not by the test.
+    """The objective of a trial of a search under a rule; under `label-free` its validation score, not a test AUROC.
 
     Args:
         rules: of the trial's record.
@@ -244,7 +244,7 @@ def across(
     reference is taken, then the first.
 
     Args:
-        settings: name -> data set -> what was decided for its cells, one a seed, seeds in the same order everywhere.
+        settings: name -> data set -> what was decided for its runs, one a seed, seeds in the same order everywhere.
         labels: data set -> labels of the scored frames.
         reference: name of the recipe's own setting: what `paper` takes.
 
@@ -273,8 +273,7 @@ def across(
             name = None if best is None else names[best]
             of_rule[rule] = {"auroc": _mean(cell["auroc"] for cell in taken), "setting": name, **_agreed(taken)}
             if rule == "label-free":
-                worth = _mean(cell["pseudo_auroc"] for cell in taken)
-                of_rule[rule]["pseudo_auroc"] = worth
+                of_rule[rule]["pseudo_auroc"] = _mean(cell["pseudo_auroc"] for cell in taken)
 
     told: dict[str, list[dict[str, Any]]] = {dataset: [] for dataset in dealt}
     ranks: dict[str, list[dict[str, Floats]]] = {d: [{} for _ in settings[reference][d]] for d in dealt}
@@ -289,8 +288,8 @@ def across(
         for dataset in (d for d in dealt if number < len(dealt[d])):
             cells = settings[names[best]][dataset]
             of_fold, videos = [fold(cell, dataset) for cell in cells], dealt[dataset][number]
-            worth = _mean(each["selected_auroc"] for each in of_fold)
-            about = {"videos": videos, "selected_auroc": worth, "setting": names[best]}
+            selected = _mean(each["selected_auroc"] for each in of_fold)
+            about = {"videos": videos, "selected_auroc": selected, "setting": names[best]}
             told[dataset].append({**about, **_agreed(of_fold)})
             for of_seed, cell in zip(ranks[dataset], cells, strict=True):
                 of_seed |= {video: cell.crossfit[video] for video in videos}
@@ -354,7 +353,7 @@ def _checked(fuser: Fuser, videos: Sequence[str], labels: Labels) -> Labels:
 
 
 def _columns(fuser: Fuser, videos: Sequence[str]) -> dict[str, slice]:
-    """Where each video's frames lie when all are laid end to end."""
+    """Positions of each video's frames when all videos are concatenated."""
     ends = np.cumsum(fuser.lengths).tolist()
     return {v: slice(end - n, end) for v, end, n in zip(videos, ends, fuser.lengths, strict=True)}
 

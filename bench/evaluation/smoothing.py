@@ -1,6 +1,6 @@
-"""What is done to scores after a method has given them, and what that alone is worth.
+"""Smoothing and rescaling of frame scores, and the AUROC that they alone add.
 
-A study takes one run's frame scores before any smoothing, and two that know nothing, a constant and uniform noise, and
+A study takes one run's frame scores before any smoothing, and two content-free ones, a constant and uniform noise, and
 measures the pooled AUROC of all three under each filter, width and padding, with and without rescaling every video to
 [0, 1] by its own extremes. `amsrc-bench evaluate --smoothing` writes `results/smoothing/<recipe>/<dataset>/*.json`;
 the tables read it. No torch.
@@ -144,7 +144,7 @@ def smooth(scores: npt.ArrayLike, name: Filter, width: int, padding: str, *, min
 
 
 def path_of(results: Place, study: Study) -> Place:
-    """Where a study lies: as its run's record does among the records."""
+    """Path of a study, built like that of its run's record."""
     return results / "smoothing" / study.recipe / study.dataset / f"seed{study.seed}-{study.fingerprint}.json"
 
 

@@ -27,8 +27,8 @@ ShanghaiTech Campus (colour, 856x480; Luo et al., ICCV 2017; https://svip-lab.gi
       testing/test_frame_mask/01_0014.npy
       testing/test_pixel_mask/01_0014.npy                  (optional)
 
-Videos are named `01` (`01_0014` in shanghaitech) and stand in the order of their names; frame numbers start at
-0 or 1. Where both forms of a split stand side by side, the one with more videos counts, the left one on a tie.
+Videos are named `01` (`01_0014` in shanghaitech) and ordered by their names; frame numbers start at
+0 or 1. Where both forms of a split exist, the one with more videos counts, the left one on a tie.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Densities of features that nothing is trained for: how rare a cube is among the training cubes.
+"""Density estimation on untrained features: the score is how rare a cube is among the training cubes.
 
 `velocity-gmm` is the velocity part of AI-VAD (Reiss and Hoshen, 2022), its other two parts left out.
 """

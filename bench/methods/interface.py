@@ -1,6 +1,6 @@
-"""What a method is to the harness: an entry of the catalogue, and the learner that it becomes at work.
+"""The interface of a method: its entry in the catalogue, and the learner that is built from it.
 
-Everything after the scores of rows knows no method. A method is one of two kinds:
+Everything after the scores of rows is the same for all methods. A method is one of two kinds:
 
 - a **function** of a split's rows (`Method.score`): nothing is learned, as in the trivial baselines;
 - a **learner** (`Method.build`): networks and closed forms, given cubes in batches.
@@ -32,7 +32,7 @@ Scores: TypeAlias = "Mapping[str, npt.NDArray[np.float32]]"
 
 
 class Rows(Protocol):
-    """What has a score each, in order of videos and frames: `amsrc.store.Cubes`, or `bench.methods.trivial.Frames`."""
+    """Rows with a score each, in order of videos and frames: `amsrc.store.Cubes`, or `bench.methods.trivial.Frames`."""
 
     @property
     def shards(self) -> list[Shard]: ...
@@ -62,7 +62,7 @@ class Task:
 
 
 class Learner(Protocol):
-    """A method at work.
+    """A method that is trained or fitted on the cubes of a run.
 
     The harness owns the loop: batches, learning rates, gradients, averaging over workers, checkpoints and scoring.
     """

@@ -1,4 +1,4 @@
-"""A trained run by the name that people have of it: its experiment, its folder, the scores of its training frames.
+"""Finds a trained run by its fingerprint or key: its experiment, its folder, the scores of its training frames.
 
 Reads records (to find a run by a fingerprint), `run.json` and `cubes.parquet` of runs (`bench.records.run_folder`);
 writes nothing. No torch.
@@ -42,7 +42,7 @@ def find_run(wanted: str, home: Place, results: Sequence[Place]) -> Run:
     """The run of a record's fingerprint, under that record's weights, or of a run's key; a part from its start will do.
 
     Args:
-        results: where records may lie.
+        results: where records may be stored.
 
     Raises:
         ConfigError: there is none, or several.
@@ -87,7 +87,7 @@ def _usable(folders: Iterable[Place], written: Mapping[str, Place]) -> list[str]
 
 
 def _parts(record: Place) -> tuple[str, str, str, str]:
-    """Recipe, data set, seed and fingerprint, from where a record lies."""
+    """Recipe, data set, seed and fingerprint, from the path of a record."""
     seed, _, fingerprint = record.stem.rpartition("-")
     return record.parent.parent.name, record.parent.name, seed.removeprefix("seed"), fingerprint
 
@@ -107,7 +107,7 @@ def _listed(names: Sequence[str], written: Mapping[str, Place]) -> str:
 def training_scores(run: Run, config: ScoreConfig) -> tuple[dict[str, Statistics], npt.NDArray[np.float64]]:
     """Statistics of the run's training cubes, and the scores of its training frames (N,), smoothed like any others.
 
-    A training video counts up to its last frame with a cube: how many follow, the store alone knows.
+    A training video counts up to its last frame with a cube: how many follow is only in the store.
 
     Raises:
         ConfigError: the run is a trivial baseline, not trained, or not scored yet.
@@ -118,7 +118,7 @@ def training_scores(run: Run, config: ScoreConfig) -> tuple[dict[str, Statistics
     if not run.experiment.learns:
         raise ConfigError(f"--run {run.title} is a trivial baseline; choose a run that was trained.")
     if not run_folder.is_trained(run.folder):
-        raise ConfigError(f"--run {run.title} is not trained. Run `amsrc-bench train` with its options; it goes on.")
+        raise ConfigError(f"--run {run.title} is not trained. Run `amsrc-bench train` with its options; it resumes.")
     parts = run.experiment.parts
     table = run_folder.read_cubes(run.folder, ["split", "video", "frame", *parts])
     if table is None:

@@ -53,7 +53,7 @@ def validated(cls: type[Record], data: dict[str, Any], path: Place) -> Record:
 
 
 def check_fractions(values: Mapping[str, Any], prefix: str, path: Place) -> None:
-    """Refuse percents among the numbers that are, or stand below, something named after a fraction.
+    """Refuse percents in keys named after a fraction, and in all that is nested in these.
 
     Raises:
         DataError: names the file, the number and the keys that lead to it.
@@ -77,7 +77,7 @@ def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
 
 
 def as_json(value: dict[str, Any]) -> bytes:
-    """A record as it stands in its file: NumPy values unwrapped, NaN and infinity null."""
+    """A record as it is written to its file: NumPy values unwrapped, NaN and infinity null."""
     return f"{_text(_plain(value))}\n".encode()
 
 

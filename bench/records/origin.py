@@ -1,4 +1,4 @@
-"""What every record says, however its run ended: what was run, on which cubes and labels, by which code and machine.
+"""The keys that every record has, however its run ended: experiment, cubes, labels, code and machine.
 
 Reads manifests and logs of runs, writes nothing. Needs no torch.
 """
@@ -55,7 +55,7 @@ def regions_sha256(store: Sealed, label_set: str) -> str | None:
 
 
 def told(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The log as a record has it: code and hardware stand elsewhere in it."""
+    """The log as a record has it: code and hardware are elsewhere in it."""
     return [{name: value for name, value in line.items() if name not in ("code", "hardware")} for line in log]
 
 
@@ -67,7 +67,7 @@ def unfinished(
     reason: str,
     started: str,
 ) -> RunRecord:
-    """The record of a cell that gave no number: why, and the epochs it had."""
+    """The record of a run that gave no number: why, and the epochs it had."""
     log = history(folder)
     return RunRecord(
         status=status,

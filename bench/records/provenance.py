@@ -1,7 +1,7 @@
 """Where a number came from: code, machine and library versions, as the record keeps them.
 
-Reads git, /proc and package metadata; writes nothing. Call it on the machine that knows: `git` where the
-checkout is (the driver), `hardware` where training runs.
+Reads git, /proc and package metadata; writes nothing. Call `git` where the checkout is
+(the driver) and `hardware` where training runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One run, one record: `results/records/<recipe>/<dataset>/seed<k>-<fingerprint>.json`, and its frame scores.
 
-One search, one record: `results/searches/<study>/search.json`; its trials are cells like any other, with records
+One search, one record: `results/searches/<study>/search.json`; the runs of its trials are like any other, with records
 and frame scores below that folder. Writes and reads everything under `results/` that was measured. Fractions in
 records, percent only in tables. A record is written whole or not at all, and finished work is never replaced by
 accident. Imports neither torch nor Ray; NumPy and pydantic only where they are used.
@@ -188,12 +188,12 @@ class SearchRecord:
 
 
 def path_of(results: Place, record: RunRecord) -> Place:
-    """Where a record lives; another experiment has another fingerprint and so another path."""
+    """Path of a record; another experiment has another fingerprint and so another path."""
     return record_path(results, record.recipe, record.dataset, record.seed, record.fingerprint)
 
 
 def record_path(results: Place, recipe: str, dataset: str, seed: int, fingerprint: str) -> Place:
-    """Where the record of an experiment lies, or will; for when there is no record yet."""
+    """Path of an experiment's record, whether there is one yet or not."""
     return results / "records" / recipe / dataset / f"seed{seed}-{fingerprint}.json"
 
 
@@ -204,11 +204,11 @@ def write(record: RunRecord, results: Place, *, replace: bool = False) -> Place:
     as it is. A done record is replaced by another done one only with `replace` (an evaluation run again on purpose).
 
     Returns:
-        The path of the record that stands there now.
+        The path of the record that is there now.
 
     Raises:
         DataError: the record contradicts itself or holds percents.
-        RunError: a done record stands there and `replace` is off, or the file cannot be written.
+        RunError: a done record is there and `replace` is off, or the file cannot be written.
     """
     path = path_of(results, record)
     _check(record, path)
@@ -219,11 +219,11 @@ def write(record: RunRecord, results: Place, *, replace: bool = False) -> Place:
         if before.store != record.store:
             raise RunError(
                 f"{path}: a record measured on other cubes ({str(before.store)[:12]}, not {str(record.store)[:12]}) "
-                "stands here. Choose another --results, or move it away."
+                "is stored here. Choose another --results, or move it away."
             )
         if not replace:
             raise RunError(
-                f"{path}: a finished record stands here already. Ask for the evaluation again, or remove it."
+                f"{path}: a finished record is stored here already. Ask for the evaluation again, or remove it."
             )
     if before and before.status == "done":
         frame_scores_path(results, before).unlink(missing_ok=True)  # killed in between, neither belongs to the other
@@ -246,7 +246,7 @@ def read_all(results: Place) -> list[RunRecord]:
     """Every record under `results`, in the order of their paths.
 
     Raises:
-        DataError: one of them is not a record, or lies where another one belongs; names it.
+        DataError: one of them is not a record, or is stored where another one belongs; names it.
     """
     records = []
     for path in files_below(results / "records", "*/*/*.json"):
@@ -258,7 +258,7 @@ def read_all(results: Place) -> list[RunRecord]:
 
 
 def search_path(results: Place, study: str) -> Place:
-    """Where the record of a search lies; its folder holds the `records` and `scores` of its trials."""
+    """Path of the record of a search; its folder holds the `records` and `scores` of its trials."""
     return results / "searches" / study / "search.json"
 
 
@@ -270,7 +270,7 @@ def write_search(search: SearchRecord, results: Place) -> Place:
 
     Raises:
         DataError: it holds percents or a trial in an unknown state.
-        RunError: one with more finished trials (done or pruned) stands there, or the file cannot be written.
+        RunError: one with more finished trials (done or pruned) is there, or the file cannot be written.
     """
     path = search_path(results, search.study)
     _check_search(search, path)
@@ -280,8 +280,8 @@ def write_search(search: SearchRecord, results: Place) -> Place:
         return path
     if before > _finished(search):
         raise RunError(
-            f"{path}: a search with {before} finished trials stands here, this one has {_finished(search)}. "
-            "Go on with that search, choose another --results, or move it away."
+            f"{path}: a search with {before} finished trials is stored here, this one has {_finished(search)}. "
+            "Resume that search, choose another --results, or move it away."
         )
     write_file(path, as_json(asdict(search)))
     return path
@@ -291,7 +291,7 @@ def read_searches(results: Place) -> list[SearchRecord]:
     """Every search under `results`, in the order of their names.
 
     Raises:
-        DataError: one of them is not the record of a search, or lies where another one belongs; names it.
+        DataError: one of them is not the record of a search, or is stored where another one belongs; names it.
     """
     searches = []
     for path in files_below(results / "searches", "*/search.json"):

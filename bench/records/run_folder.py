@@ -65,12 +65,12 @@ class Epoch:
 
 
 def folder_of(experiment: Experiment, home: Place) -> Place:
-    """Where a run lies, or will."""
+    """Path of a run's folder, whether it exists or not."""
     return home / "runs" / run_key(experiment)
 
 
 def claim(experiment: Experiment, store: CubeStore, home: Place) -> Place:
-    """The run's folder, taken for these cubes if nobody had it.
+    """The run's folder, reserved for these cubes if it is new.
 
     Raises:
         ConfigError: it belongs to cubes of other content, or cannot be written.
@@ -113,7 +113,7 @@ def forget_scores(folder: Place) -> None:
 
 
 def weights(folder: Place) -> Place:
-    """Where the trained weights lie, or will."""
+    """Path of the trained weights, whether they exist or not."""
     return folder / "model.safetensors"
 
 
@@ -228,7 +228,7 @@ def _write(path: Place, arrays: Arrays) -> None:
 
 @contextmanager
 def _reading(path: Place, remedy: str) -> Iterator[Arrays]:
-    """All arrays of a file; what fails with them inside is blamed on the file."""
+    """All arrays of a file; an error in the block is reported as damage of the file."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             yield {name: archive[name] for name in archive.files}

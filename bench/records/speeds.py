@@ -19,7 +19,7 @@ from bench.experiment.config import strict
 ABOUT = {"measured", "quick", "load_before", "hardware", "versions", "git"}
 """What a file of speeds says of its rows."""
 SPEED = ROOT / "results" / "speed"
-"""Where the speeds measured so far lie."""
+"""Folder of the speeds measured so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Row:
 
     stage: str
     """`train`, `score` and `null` in cubes/s; `prepare` in frames/s, its parts `prepare: ...` in frames/s or cubes/s;
-    `... by workers` and `train packed` likewise, of all workers or cells together; `store read` and `store copy` in
+    `... by workers` and `train packed` likewise, of all workers or runs together; `store read` and `store copy` in
     MB/s; `machine: ...` what the hardware does; `memory: ...` in MB; the others in s."""
     device: str
     """Name of the GPU or CPU."""
@@ -42,7 +42,7 @@ class Row:
     """Largest minus smallest."""
     repeats: int
     reference: float | None = None
-    """Median of the same work done plainly (`bench.speed.reference`), measured in turns with this."""
+    """Median of the plain reference for the same work (`bench.speed.reference`), interleaved with this."""
     limit: float | None = None
     """What this machine allows at most (of s: at least), by what was measured on it in the same run."""
     limited_by: str = ""
@@ -84,7 +84,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], list[Row]]:
 
 
 def fastest_packed(rows: Sequence[Row], device: str) -> int:
-    """How many cells on one such GPU train fastest together, at the largest width measured; 1 where none was."""
+    """How many runs on one such GPU train fastest together, at the largest width measured; 1 where none was."""
     packed = [row for row in rows if row.stage == "train packed" and row.threads is None and _same(device, row.device)]
     widest = max((row.settings["width"] for row in packed), default=0)
     best = max((row for row in packed if row.settings["width"] == widest), key=lambda row: row.median, default=None)

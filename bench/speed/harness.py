@@ -1,4 +1,4 @@
-"""How long what surrounds the network takes: fusion, metrics, tables, start-up, Ray, MLflow, several workers."""
+"""How long everything around the network takes: fusion, metrics, tables, start-up, Ray, MLflow, several workers."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def fusion_search(quick: bool) -> Iterator[Row]:
 
 
 def one_auroc(quick: bool) -> Iterator[Row]:
-    """Seconds for one AUROC over the test frames of a data set, beside scikit-learn's."""
+    """Seconds for one AUROC over the test frames of a data set, next to scikit-learn's."""
     from sklearn.metrics import roc_auc_score
 
     random = np.random.default_rng(0)
@@ -111,9 +111,9 @@ def starting(quick: bool) -> Iterator[Row]:
 
 
 def cell_overhead(quick: bool) -> Iterator[Row]:
-    """Seconds that a cell takes beyond its training and scoring in a warm sweep, and seconds of logging it to MLflow.
+    """Seconds that a run takes beyond its training and scoring in a warm sweep, and seconds of logging it to MLflow.
 
-    Cells of a tiny network on a few made-up cubes, one after the other in one reused actor: from the end of one cell to
+    Runs of a tiny network on a few made-up cubes, one after the other in one reused actor: from the end of one run to
     the end of the next, less what its log says of training and its record of scoring.
     """
     from bench.cluster.machine import Packing
@@ -144,7 +144,7 @@ def cell_overhead(quick: bool) -> Iterator[Row]:
         job, clock = Job(folder / "home", folder / "results"), Clock()
         run_trials(trials, number, job, Packing(1, 1, 0.0), clock, folder=folder / "tune")
         if broken := [record.error for record in clock.records if record.status != "done"]:
-            raise RunError(f"a made-up cell failed: {broken[0]}")
+            raise RunError(f"a made-up run failed: {broken[0]}")
         used = [sum(record.timings_s[stage] or 0.0 for stage in ("train", "score")) for record in clock.records]
         beyond = [end - before - work for before, end, work in zip(clock.ends, clock.ends[1:], used[1:], strict=False)]
         tracker, logged = open_tracker(folder / "home", f"sqlite:///{folder / 'mlflow.db'}"), []
@@ -159,7 +159,7 @@ def cell_overhead(quick: bool) -> Iterator[Row]:
 
 
 def tiny(seed: int) -> Experiment:
-    """A cell that takes about a second."""
+    """A run that takes about a second."""
     return derive(
         build("amsrc", "toy-ped2", seed), model={"width": WIDTHS[0]}, train={"epochs": 1, "batch": 32, "score_every": 0}
     )

@@ -34,12 +34,12 @@ from bench.training.scoring import build as build_learner
 
 WIDTHS = (16, 64)
 CUBES = 512  # made-up ones, 32 KB each
-CELL_CUBES, CELL_EPOCHS = (256, 384), 3  # of a whole cell: training and test cubes in about the ratio of Ped2
-PACKED = (1, 2, 4, 8)  # cells at the same time; on a CPU no more than it has cores
+CELL_CUBES, CELL_EPOCHS = (256, 384), 3  # of a whole run: training and test cubes in about the ratio of Ped2
+PACKED = (1, 2, 4, 8)  # runs at the same time; on a CPU no more than it has cores
 PACKED_STEPS = 10
 PEER_S = 300.0
-"""That cells of a packing wait for each other before a repeat."""
-_barrier: Any = None  # where they meet, in each of their processes
+"""For how long packed runs wait for each other before a repeat."""
+_barrier: Any = None  # for that wait, in each of their processes
 
 
 def machine(quick: bool) -> Iterator[Row]:
@@ -160,7 +160,7 @@ def cell(quick: bool) -> Iterator[Row]:
 
 
 class _Run:
-    """The whole of a cell, in a folder of its own each time."""
+    """A whole run, in a folder of its own each time."""
 
     def __init__(self, experiment: Experiment, store: CubeStore, folder: Path) -> None:
         self.experiment, self.store, self.folder, self.times = experiment, store, folder, 0
@@ -173,7 +173,7 @@ class _Run:
 
 
 def packed(quick: bool) -> Iterator[Row]:
-    """Cubes per second of all cells together that train on this device at the same time, sharing a CPU's cores."""
+    """Total cubes per second of runs that train on this device at the same time and share a CPU's cores."""
     device, cores = device_of(), torch.get_num_threads()
     on_cpu, (precision, _) = device.type == "cpu", arithmetic("auto", device)
     with cubes_of_noise(CUBES, CubeConfig()) as cubes:
@@ -186,7 +186,7 @@ def packed(quick: bool) -> Iterator[Row]:
 
 
 def _trained_at_once(cubes: Cubes, width: int, cells: int, threads: int, times: int) -> list[float]:
-    """Seconds of each repeat, from the first cell's start to the last one's end; every repeat starts together."""
+    """Seconds of each repeat, from the first run's start to the last one's end; every repeat starts together."""
     work = cubes.folder, cubes.shards, width, threads, times
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(cells, context, _meet_at, (context.Barrier(cells),)) as pool:

@@ -1,4 +1,4 @@
-"""How fast videos become cubes, by part and whole, beside one process that crops box by box; and reading them back."""
+"""How fast videos become cubes, by part and whole, next to one process that crops box by box; and reading them back."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What this machine can do at most, measured, and what the network asks of it: the two make a limit in cubes/s.
+"""Roofline of this machine: its measured peak rates and the network's operations and bytes give a limit in cubes/s.
 
-Knows nothing of how the network is trained. Operations are counted by torch; bytes are those of an ideal
+Independent of how the network is trained. Operations are counted by torch; bytes are those of an ideal
 implementation that moves every convolution's output once in each direction of the step and rereads it once.
 """
 

@@ -4,7 +4,7 @@
 
 Writes `<out>/<machine>.json`, `<out>/table.md` (all machines measured into that folder so far) and the figure of how
 costs grow; reads no data set. Next to a row are the plain reference implementation (`bench.speed.reference`), measured
-in turns with it, and what the machine allows. The plan of a sweep takes its hours from these files
+interleaved with it, and what the machine allows. The plan of a sweep takes its hours from these files
 (`bench.sweeps.estimate`): measure with nothing else running.
 """
 
@@ -123,7 +123,7 @@ def _line(row: Row) -> tuple[str, ...]:
 
 
 def _digits(value: float) -> str:
-    """Three digits, or all that stand before the point."""
+    """Three significant digits, or all digits before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

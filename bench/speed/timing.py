@@ -33,7 +33,7 @@ def timed(call: Callable[[], object], quick: bool, device: torch.device) -> list
 def in_turns(
     calls: Sequence[Callable[[], object]], quick: bool, device: torch.device, at_least_s: float | None = None
 ) -> list[list[float]]:
-    """As `timed`, of several that take turns repeat by repeat, so that a machine's moods meet all of them alike.
+    """As `timed`, of several calls interleaved repeat by repeat: a drift of the machine's speed affects all alike.
 
     Args:
         at_least_s: how long a repeat lasts at least, where it is not to be the usual time.

@@ -1,9 +1,9 @@
-"""This node's copies of cube stores that lie elsewhere: verified, filled once, memory-mapped, limited in size.
+"""This node's copies of cube stores that are elsewhere: verified, filled once, memory-mapped, limited in size.
 
     $AMSRC_CACHE/cubes/<digest of the manifest>/     a store as `amsrc.store` lays it out, its manifest written last
     $AMSRC_CACHE/cubes/<digest of the manifest>.lock held (shared) by every process that reads the copy
 
-A store in an object store or on a network's file system is copied; one on a disk of this node is read where it lies.
+A store in an object store or on a network's file system is copied; one on a disk of this node is read in place.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def open_store(place: Place) -> CubeStore:
 
 
 def verify(place: Place) -> None:
-    """Read every byte of a store where it lies and compare it with the manifest.
+    """Read every byte of a store in place and compare it with the manifest.
 
     Raises:
         DataError: names each file that is damaged or missing.
@@ -86,7 +86,7 @@ def over_network(path: Path) -> bool:
 
 
 def _copy(place: Place) -> Path:
-    """This node's copy, made or gone on with if it is not whole; the first process makes it, the others wait."""
+    """This node's copy, made or completed if it is not whole; the first process makes it, the others wait."""
     sealed = Sealed(place)
     manifest = sealed.text.encode()
     copy = node_folder() / "cubes" / digest(manifest)[:16]
@@ -94,9 +94,9 @@ def _copy(place: Place) -> Path:
         return copy
     copy.parent.mkdir(parents=True, exist_ok=True)
     lock = copy.with_suffix(".lock").open("a+b")
-    fcntl.flock(lock, fcntl.LOCK_SH)  # kept as long as this process lives: nobody makes room of what is in use
+    fcntl.flock(lock, fcntl.LOCK_SH)  # kept as long as this process lives: nobody deletes what is in use
     if not (copy / "manifest.json").is_file():
-        with locked(copy.parent):  # one store at a time, or two would take the same room
+        with locked(copy.parent):  # one store at a time, or two would take the same space
             if not (copy / "manifest.json").is_file():
                 copy.mkdir(exist_ok=True)
                 _fill(copy, sealed)
@@ -155,7 +155,7 @@ def _fetch(place: Place, name: str, copy: Path, sha: str) -> None:
     raise DataError(f"{source} is not what its store's manifest says. Delete it and run `amsrc-bench prepare` again.")
 
 
-# -- room ----------------------------------------------------------------------------------------------------
+# -- space ---------------------------------------------------------------------------------------------------
 
 
 def limit_bytes(folder: Path) -> int:
@@ -180,7 +180,7 @@ def _make_room(copy: Path, needed: int, place: Place) -> None:
     """Delete copies that no process reads, those used longest ago first, until this one fits.
 
     Raises:
-        RunError: it does not fit beside those that are read, or into the limit at all.
+        RunError: it does not fit next to those that are read, or into the limit at all.
     """
     limit = limit_bytes(copy)
     others = sorted((path for path in copy.parent.iterdir() if path.is_dir() and path != copy), key=_last_use)
@@ -220,6 +220,6 @@ def _last_use(copy: Path) -> float:
 def _bytes(copy: Path) -> int:
     total = 0
     for path in copy.rglob("*"):
-        with suppress(FileNotFoundError):  # another process makes room or fills it
+        with suppress(FileNotFoundError):  # another process deletes or fills it
             total += path.stat().st_size
     return total

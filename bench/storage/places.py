@@ -1,8 +1,8 @@
-"""Where work lies: a folder, local or of a shared file system, or `s3://bucket/prefix`. Only this module knows which.
+"""Where work is stored: a folder, local or shared, or `s3://bucket/prefix`. Only this module tells them apart.
 
 `place` makes of a text a `pathlib.Path` or a `Remote`, which answers the few questions of a path that this project
-asks. A file appears whole or not at all in both. What cannot lie in an object store (databases, locks, scratch) has a
-folder of this node beside it. Neither keys nor passwords are part of an address: they come from the environment, as
+asks. A file appears whole or not at all in both. What cannot be in an object store (databases, locks, scratch) is
+in a folder of this node. Neither keys nor passwords are part of an address: they come from the environment, as
 for any other program that uses S3.
 """
 
@@ -134,14 +134,14 @@ Place: TypeAlias = Path | Remote
 
 @contextmanager
 def _asking(remote: Remote, what: str = "read") -> Iterator[None]:
-    """What a store says to a question, as this program's own error; that there is no such file stays what it is."""
+    """Raises a store's errors as this program's own; a `FileNotFoundError` stays one."""
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as error:
         raise AwayError(
-            f"{remote}: cannot be {what} ({_reason(error)}). Run the same command again to go on."
+            f"{remote}: cannot be {what} ({_reason(error)}). Run the same command again to resume."
         ) from error
 
 
@@ -334,8 +334,8 @@ def node_folder() -> Path:
     return Path(os.environ.get("AMSRC_CACHE") or "~/.cache/amsrc-bench").expanduser().absolute()
 
 
-def beside(home: Place) -> Path:
-    """The folder for what cannot lie in an object store: the home itself, or one of this node."""
+def local_folder(home: Place) -> Path:
+    """The local folder for what cannot be in an object store: the home itself, or one of this node."""
     return home if isinstance(home, Path) else node_folder() / "remote" / _folder_name(home)
 
 

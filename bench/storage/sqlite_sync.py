@@ -1,6 +1,6 @@
 """A SQLite database that belongs into an object store: brought to this node, used here, sent back after changes.
 
-A driver on another machine goes on from what was sent last. Two drivers at a time are not seen; the one that finds
+A driver on another machine resumes from what was sent last. Two drivers at a time are not seen; the one that finds
 another's changes puts its own file aside.
 """
 
@@ -40,7 +40,7 @@ def bring(database: Path, kept: Remote) -> None:
 
 
 def send(database: Path, kept: Remote) -> None:
-    """Keep the database as it stands now, if it changed since it was brought or sent.
+    """Keep the database as it is now, if it changed since it was brought or sent.
 
     Raises:
         RunError: it cannot be written there.

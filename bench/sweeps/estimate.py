@@ -1,4 +1,4 @@
-"""What a plan takes: hours and cost of its cells, and the preparing, disks and network around them.
+"""Estimates a plan: hours and cost of its runs, and the preparing, disks and network around them.
 
 From the counts of data sets and measured speeds (`bench.records.speeds`); reads the manifests of stores, changes
 nothing. A number that is not known stays None. `docs/scale.md` has the formulas. Imports neither torch nor Ray.
@@ -33,7 +33,7 @@ PARTS = ("decode", "flow", "boxes", "cut", "write")
 
 @dataclass(frozen=True)
 class Cubes:
-    """How many cubes a cell works on, and how that is known."""
+    """How many cubes a run works on, and how that is known."""
 
     train: int
     test: int
@@ -70,7 +70,7 @@ def _cubes(cell: Cell, records: Sequence[RunRecord]) -> Cubes | None:
 
 @dataclass(frozen=True)
 class Work:
-    """How much of everything a whole cell does."""
+    """The amount of work of a whole run."""
 
     trained: float
     """Cubes trained on, over all epochs."""
@@ -83,7 +83,7 @@ class Work:
 
 
 def work(e: Experiment, train: int, test: int) -> Work:
-    """The work of a cell.
+    """The work of a run.
 
     Args:
         train, test: cubes of the two splits.
@@ -121,12 +121,12 @@ def checkpoint_bytes(parameters: int, epochs: int) -> int:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the cells that are to run will take, preparing not included. None: not known."""
+    """Expected time and cost of the runs that are missing, without preparing. None: not known."""
 
     seconds: dict[str, float | None]
-    """By fingerprint: how long the cell takes once it runs."""
+    """By fingerprint: how long the run takes from its start."""
     hours: float | None
-    """From the first cell's start to the last one's end."""
+    """From the first run's start to the last one's end."""
     gpu_hours: float | None
     usd: float | None
     """Price of these GPU-hours; the head, and workers that start or idle, come on top."""
@@ -139,7 +139,7 @@ class Estimate:
 def estimate(
     todo: Sequence[Cell], cubes: Mapping[Place, Cubes], rows: Sequence[Row], packing: Packing, machine: Machine
 ) -> Estimate:
-    """Hours, GPU-hours and cost of cells that run in this order, `packing.concurrent` at a time.
+    """Hours, GPU-hours and cost of runs started in this order, `packing.concurrent` at a time.
 
     Speeds are those measured on the same kind of device at the nearest width, scaled as the arithmetic grows, with the
     square of width and cube size; in proportion to CPUs, workers and parts of a GPU.
@@ -199,7 +199,7 @@ def _stages(e: Experiment) -> tuple[str, ...]:
 def _speed(
     stage: str, e: Experiment, rows: Sequence[Row], packing: Packing, machine: Machine
 ) -> tuple[float, str] | None:
-    """Cubes per second of a cell, and the measured row behind it in words."""
+    """Cubes per second of a run, and the measured row behind it in words."""
     on_gpu = packing.gpus > 0 and stage != "null"
     width = flatten(e).get("model.width")
     own = [row for row in rows if stage == "null" or row.settings.get("method", "amsrc") == e.method]
@@ -218,7 +218,7 @@ def _speed(
     share = (packing.workers if packing.gpus >= 1 else packing.gpus) if on_gpu else packing.cpus / (row.threads or 1)
     if share != 1:
         said.append(
-            f"times {share:.3g} for {count(packing.gpus, 'GPU')}" if on_gpu else f"{count(packing.cpus, 'CPU')} a cell"
+            f"times {share:.3g} for {count(packing.gpus, 'GPU')}" if on_gpu else f"{count(packing.cpus, 'CPU')} a run"
         )
     if packing.workers > 1 and (kept := efficiency(stage, own, packing.workers, machine.name, on_gpu=on_gpu)):
         share *= kept
@@ -231,7 +231,7 @@ def count(number: float, what: str) -> str:
     return f"{number:g} {what}{'' if number <= 1 else 's'}"
 
 
-# -- what is around the cells --------------------------------------------------------------------------------
+# -- around the runs ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -243,11 +243,11 @@ class Logistics:
     storage: float | None
     """Of the stores that are not there."""
     checkpoints: float | None
-    """Written by all cells, each in place of the one before."""
+    """Written by all runs, each in place of the one before."""
     stores: float | None
     """A copy of every store to each node, where there are several."""
     gradients: float | None
-    """Sent by all workers of all cells."""
+    """Sent by all workers of all runs."""
     basis: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
 
@@ -255,7 +255,7 @@ class Logistics:
 def logistics(
     todo: Sequence[Cell], cubes: Mapping[Place, Cubes], rows: Sequence[Row], packing: Packing, machine: Machine
 ) -> Logistics:
-    """What the cells that are to run need around them."""
+    """What the missing runs need besides training and evaluation."""
     stores = {cell.store: cell.experiment for cell in todo}
     absent = {path: e for path, e in stores.items() if not (path / "manifest.json").is_file()}
     trained = [cell for cell in todo if cell.experiment.epochs]
@@ -303,7 +303,7 @@ def logistics(
             basis[f"prepare: each of several cores keeps {kept:.2f} of its speed, as measured with two"] = None
         return rate.seconds(sum(spec.frames.values()), number) / at_once if at_once else None
 
-    nodes = sum(bool(gpus) or not machine.gpus for _, gpus in machine.nodes)  # those that cells run on
+    nodes = sum(bool(gpus) or not machine.gpus for _, gpus in machine.nodes)  # those that take runs
     prepared = _sum([seconds(path, e) for path, e in absent.items()])
     copies = _sum([size(path, e) for path, e in stores.items()])
     return Logistics(

@@ -1,6 +1,6 @@
-"""What a sweep is going to run, before anything starts: its cells, checked.
+"""The runs of a sweep, made and checked before anything starts.
 
-Values in, values out. How cells share a machine is in `bench.cluster.machine`, hours and cost are in
+Values in, values out. How runs share a machine is in `bench.cluster.machine`, hours and cost are in
 `bench.sweeps.estimate`. Imports neither torch nor Ray.
 """
 
@@ -29,12 +29,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Trial:
-    """Cells that run one after the other and are judged together: one in a matrix; all seeds and sets in a search."""
+    """Runs made one after the other and judged together: one in a matrix; all seeds and data sets in a search."""
 
     number: int
     cells: tuple[Cell, ...]
     params: Mapping[str, float] = field(default_factory=dict)
-    """What a search chose for them, by field."""
+    """The values that a search chose for them, by field."""
 
     @property
     def title(self) -> str:
@@ -52,10 +52,10 @@ def matrix(
     changes: Mapping[str, str],
     axes: Mapping[str, Sequence[str]],
 ) -> list[Experiment]:
-    """Every cell's experiment, checked before anything starts: data sets x recipes x axes x seeds.
+    """Every run's experiment, checked before anything starts: data sets x recipes x axes x seeds.
 
     Args:
-        changes: fields set in all cells.
+        changes: fields set in all runs.
         axes: fields with the values that each takes (`parse_axes`); the last one changes fastest.
 
     Raises:

@@ -1,6 +1,6 @@
-"""What `amsrc-bench sweep` is asked to do, as a value: parsed and checked, read once from the command line.
+"""The options of `amsrc-bench sweep` as a value: parsed and checked, read once from the command line.
 
-`bench.cli.sweep_options` makes it, `bench.sweeps.plan` finds its cells and searches, `bench.sweeps.run` runs them.
+`bench.cli.sweep_options` makes it, `bench.sweeps.plan` finds its runs and searches, `bench.sweeps.run` runs them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.cluster.machine import ONE_WORKER, Machine, Workers
 from bench.data.stores import Sources
 from bench.data.toy import embedded
-from bench.storage.places import Place, Remote, beside
+from bench.storage.places import Place, Remote, local_folder
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Places:
     @property
     def folder(self) -> Path:
         """What this sweep alone keeps on the driver's node: studies and Tune's scratch."""
-        return beside(self.home) / "sweeps" / self.name
+        return local_folder(self.home) / "sweeps" / self.name
 
     @property
     def database(self) -> Path:
@@ -71,9 +71,9 @@ class SweepOptions:
     seeds: int = 1
     """Seeds 0 to N - 1 of each recipe and data set."""
     changes: Mapping[str, str] = field(default_factory=dict)
-    """Fields that are set in all cells, by dotted name, with their values as written."""
+    """Fields that are set in all runs, by dotted name, with their values as written."""
     axes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Fields with the values that each takes in turn (`grid.parse_axes`)."""
+    """Fields with the values of each (`grid.parse_axes`)."""
     search: SearchOptions | None = None
     """None: the matrix alone."""
     sources: Sources
@@ -82,13 +82,13 @@ class SweepOptions:
     """Whether copies of data sets with videos missing are accepted."""
     places: Places
     workers: Workers = ONE_WORKER
-    """Data-parallel processes of a cell."""
+    """Data-parallel processes of a run."""
     gpus_per_run: float | None = None
-    """None: one, or the part of one with which cells were measured to train fastest."""
+    """None: one, or the part of one with which runs were measured to train fastest."""
     cpus_per_run: int | None = None
     """None: an even share."""
     promised: Machine | None = None
-    """What a cluster file says that the cluster can become; None: what is running."""
+    """The machine that a cluster file describes; None: what is running."""
     mlflow: str | None = None
     """Tracking server; None: as `bench.tracking.runs.open_tracker` has it."""
     rerun_failed: bool = False
@@ -105,5 +105,5 @@ class SweepOptions:
 
     @property
     def also_finished(self) -> tuple[str, ...]:
-        """States of a record, besides `done`, in which its cell is not run again."""
+        """States of a record, besides `done`, in which its run is not repeated."""
         return () if self.rerun_failed else ("failed",)

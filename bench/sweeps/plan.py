@@ -1,4 +1,4 @@
-"""What a sweep is going to do, found out before it starts: its cells and searches, how many at a time, hours, cost.
+"""The plan of a sweep, made before it starts: its runs and searches, how many at a time, hours, cost.
 
 Reads records, manifests and the folders of the data sets; starts and writes nothing. Asks Ray for its nodes in
 `running_machine` alone.
@@ -41,7 +41,7 @@ class Plan:
     """All speeds so far, of all machines."""
 
     def packing(self, machine: Machine, number: int) -> Packing:
-        """How so many cells share the machine; a GPU among as many as was measured to be fastest.
+        """How so many runs share the machine; a GPU takes as many as were measured to be fastest.
 
         Raises:
             ConfigError: as for `bench.cluster.machine.packing`.
@@ -53,7 +53,7 @@ class Plan:
         return packing_of(machine, number, options.workers, part, options.cpus_per_run)
 
     def cached(self) -> dict[Cell, RunRecord]:
-        """The cells that are not run again, each with the record that it has."""
+        """The runs that are not repeated, each with the record that it has."""
         results, also = self.options.places.results, self.options.also_finished
         sealed = (cell for cell in self.cells if (cell.store / "manifest.json").is_file())
         return {cell: record for cell in sealed if (record := finished(cell, results, also))}
@@ -72,9 +72,9 @@ def planned(options: SweepOptions) -> Plan:
 
 
 def cells_of(experiments: Sequence[Experiment], root: Path, home: Place, partial: bool) -> list[Cell]:
-    """The cells of a sweep, for a dry run and a run alike: nothing changes their values any more.
+    """The runs of a sweep, the same for a dry run and the sweep itself; their values are final.
 
-    What is left to find out is whether the copy of each data set is partial. Without a copy, which stops a run, it is
+    All that is read from disk is whether the copy of each data set is partial. Without a copy, which stops a run, it is
     not known: it is then taken for partial where that is accepted and no store of the whole one exists.
 
     Args:
@@ -136,7 +136,7 @@ def planned_machine(options: SweepOptions) -> Machine:
 
 
 def described(plan: Plan, cached: Mapping[Cell, RunRecord], machine: Machine) -> str:
-    """The plan in words: cells, what is cached, how many at a time, hours, cost; then the searches."""
+    """The plan in words: runs, what is cached, how many at a time, hours, cost; then the searches."""
     counted = estimate.cubes_of(plan.cells, read_all(plan.options.places.results))
     todo = [cell for cell in plan.cells if cell not in cached]
     packed = plan.packing(machine, len(todo))

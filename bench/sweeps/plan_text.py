@@ -22,10 +22,10 @@ def of_cells(
     machine: Machine,
     around: Logistics,
 ) -> str:
-    """Cells by recipe and data set, stores to prepare, concurrency, hours, cost and their basis.
+    """Runs by recipe and data set, stores to prepare, concurrency, hours, cost and their basis.
 
     Args:
-        cached: fingerprints of the cells that have their record.
+        cached: fingerprints of the runs that have their record.
     """
     from tabulate import tabulate
 
@@ -40,7 +40,7 @@ def of_cells(
         hours = [expected.seconds.get(name) for name in todo]
         total = None if None in hours else sum(filter(None, hours)) / 3600
         lines.append([recipe, dataset, len(found), len(found) - len(todo), len(todo), hours_text(total)])
-    head = ["recipe", "data set", "cells", "cached", "to run", "hours of cells"]
+    head = ["recipe", "data set", "runs", "cached", "to run", "hours"]
     all_cells = [name for found in groups.values() for name in found]
     to_run = sum(name not in done for name in all_cells)
     lines.append(["all", "", len(all_cells), len(all_cells) - to_run, to_run, ""])
@@ -60,8 +60,8 @@ def of_cells(
             "",
             *(stores or ["to prepare  nothing"]),
             *([f"preparing   {hours_text(around.prepare_hours)} hours"] if stores else []),
-            f"at a time   {count(packing.concurrent, 'cell')} of {each} each, on {machine.name}: {has}",
-            f"hours       {hours_text(expected.hours)} from the first cell's start to the last one's end",
+            f"at a time   {count(packing.concurrent, 'run')} of {each} each, on {machine.name}: {has}",
+            f"hours       {hours_text(expected.hours)} from the first run's start to the last one's end",
             f"GPU-hours   {hours_text(expected.gpu_hours)}",
             f"cost        {'-' if usd is None else f'{usd:.2f} USD, for the GPU-hours alone'}",
             f"storage     {cubes_to_come} of cubes to prepare, {checkpoints} of checkpoints",
@@ -76,7 +76,7 @@ def of_search(wanted: Search, expected: Estimate, packing: Packing, machine: Mac
     """What a search adds: its trials, what they vary, hours and cost.
 
     Args:
-        expected: of the cells of one trial.
+        expected: of the runs of one trial.
     """
     each = list(expected.seconds.values())
     known = None if None in each else sum(filter(None, each)) / 3600
@@ -87,9 +87,9 @@ def of_search(wanted: Search, expected: Estimate, packing: Packing, machine: Mac
     space = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in wanted.space.items())
     return "\n".join(
         [
-            f"search      {wanted.study}: {wanted.trials} trials of {len(each)} cells, {packing.concurrent} at a time",
+            f"search      {wanted.study}: {wanted.trials} trials of {len(each)} runs, {packing.concurrent} at a time",
             f"over        {space}; rule {wanted.rule}, sampler {wanted.sampler}. {wanted.proposals}",
-            f"on top      {_few(hours)} hours, {_few(gpu_hours)} GPU-hours, {_few(usd)} USD if none stands yet",
+            f"on top      {_few(hours)} hours, {_few(gpu_hours)} GPU-hours, {_few(usd)} USD if no trial is done yet",
         ]
     )
 

@@ -1,8 +1,8 @@
-"""The main job: plan cells or a search, run them as Ray Tune trials, keep records, tables and MLflow runs.
+"""The main job: plan runs or a search, run them as Ray Tune trials, keep records, tables and MLflow runs.
 
 Reads videos; writes `<home>` (stores, runs, studies, MLflow) and `<results>` (records, scores, searches, tables).
-The same command goes on after any end: finished cells are not run again, an interrupted one goes on from its
-checkpoint, a failed one is recorded with its error while the others go on (exit code 1).
+The same command resumes after any end: finished runs are not repeated, an interrupted one resumes from its
+checkpoint, a failed one is recorded with its error while the others continue (exit code 1).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bench.records import run_folder
 from bench.records.names import percent, title
 from bench.records.records import RunRecord, read_all, read_frame_scores, search_path, write_search
 from bench.storage import sqlite_sync
-from bench.storage.places import Place, Remote, beside, locked, writable
+from bench.storage.places import Place, Remote, local_folder, locked, writable
 from bench.sweeps import plan, study
 from bench.sweeps.grid import Cell, Trial
 from bench.sweeps.live_table import Board, clock
@@ -46,10 +46,10 @@ if TYPE_CHECKING:
 
 
 def run(options: SweepOptions, progress: Callable[[], Progress]) -> int:
-    """Plan, say the plan, prepare, run and record what is missing, make the tables.
+    """Plan, print the plan, prepare, run and record what is missing, make the tables.
 
     Args:
-        progress: makes what shows how far the preparing of a store is.
+        progress: makes the progress display for preparing a store.
 
     Returns:
         The exit code.
@@ -109,10 +109,10 @@ def check_places(places: Places) -> None:
 
 
 def check_cluster(planned: Plan) -> None:
-    """Whether a cell fits, and all nodes have this code and see the folders that this sweep works in.
+    """Check that a run fits, and that all nodes have this code and see the folders that this sweep works in.
 
     Raises:
-        ConfigError: no cell ever would, or some nodes do not; said of each.
+        ConfigError: no run fits, or some nodes differ; names each with what is wrong.
     """
     options = planned.options
     connect()
@@ -126,24 +126,24 @@ def check_cluster(planned: Plan) -> None:
 
 
 class Sweep:
-    """One run of the command: its cells and searches, what became of them, where it is shown and logged."""
+    """One execution of the command: its runs and searches, their results, where they are shown and logged."""
 
     def __init__(self, planned: Plan, storage: BaseStorage) -> None:
         self.plan, self.options, self.storage = planned, planned.options, storage
         self.places = places = planned.options.places
         self.board = Board(self.options.search.rule if self.options.search else "paper")
-        self.tracker = open_tracker(beside(places.home), self.options.mlflow)
+        self.tracker = open_tracker(local_folder(places.home), self.options.mlflow)
         self.parent: str | None = None
         self.job = Job(places.home, places.results, self.options.workers, machine=self.options.promised)
         self.records: dict[str, RunRecord] = {}
-        """Of every cell that came to an end, by fingerprint."""
+        """Of every run that came to an end, by fingerprint."""
         self.picked: dict[tuple[str, str], RunRecord] = {}
-        """By data set and rule: the cell that the rule takes."""
-        self._logging = ThreadPoolExecutor(1)  # MLflow takes seconds a cell; the next cell does not wait for it
+        """By data set and rule: the run that the rule takes."""
+        self._logging = ThreadPoolExecutor(1)  # MLflow takes seconds a run; the next run does not wait for it
         self._logged: list[Future[Any]] = []
 
     def run(self) -> int:
-        """Everything that is not there yet. Returns the exit code."""
+        """Run everything that has no record yet. Returns the exit code."""
         status: Literal["FINISHED", "FAILED", "KILLED"] = "KILLED"
         broken: list[RunRecord] = []
         texts: dict[str, str] = {}
@@ -178,7 +178,7 @@ class Sweep:
         if broken:
             say("Run the same command with --rerun failed to try these again.")
         by_status = Counter(record.status for record in self.records.values())
-        say(f"{len(self.records)} cells: " + ", ".join(f"{number} {name}" for name, number in by_status.items()))
+        say(f"{len(self.records)} runs: " + ", ".join(f"{number} {name}" for name, number in by_status.items()))
         return 1 if broken else 0
 
     def _open(self) -> None:
@@ -195,7 +195,7 @@ class Sweep:
         self.tracker.log_files(self.parent, {"plan.txt": text})
 
     def _matrix(self, cached: Mapping[Cell, RunRecord]) -> None:
-        """The cells that are known beforehand; of a search, the recipe's own."""
+        """The runs that are known beforehand; of a search, the recipe's own."""
         for cell, record in cached.items():
             self.board.count(record)
             self._keep(cell, record)
@@ -204,9 +204,9 @@ class Sweep:
         self._pick(self.plan.cells)
 
     def _pick(self, cells: Sequence[Cell]) -> None:
-        """What the rules take among the cells of the first recipe and seed: one, or one for each value of an axis.
+        """Choose by each rule among the runs of the first recipe and seed: one, or one for each value of an axis.
 
-        Several cells have no one that crossfit takes: comparing their numbers would choose on what they report.
+        Crossfit chooses none of several runs: comparing their numbers would choose on the labels that they report on.
         """
         for dataset in dict.fromkeys(cell.experiment.dataset for cell in cells):
             here = [cell.experiment for cell in cells if cell.experiment.dataset == dataset]
@@ -229,7 +229,7 @@ class Sweep:
             return all(finished(cell, results) for cell in cells)
 
         missing = study.catch_up(memory, wanted, rerun_failed=self.options.rerun_failed, stands=stands)
-        say(f"{wanted.study}: {wanted.trials - missing} of {wanted.trials} trials stand, {missing} to run")
+        say(f"{wanted.study}: {wanted.trials - missing} of {wanted.trials} trials done, {missing} to run")
         for ended in study.counted(memory, wanted):
             for cell in wanted.trial(ended.number, ended.params).cells:
                 if record := finished(cell, results, ("failed", "pruned")):
@@ -283,19 +283,19 @@ class Sweep:
         self._send()
 
     def _send(self) -> None:
-        """Let the studies outlive this node, where the home does."""
+        """Send the studies to the home if it is in an object store."""
         if self.places.kept:
             sqlite_sync.send(self.places.database, self.places.kept)
 
     def _keep(self, cell: Cell, record: RunRecord) -> None:
-        """Remember a record, and log the cell and its fusion study beside the other work."""
+        """Remember a record, and log the run and its fusion study in the background."""
         logged = self.records.get(record.fingerprint)
         self.records[record.fingerprint] = record
         if logged is None or logged.status != "done":
             self._logged.append(self._logging.submit(self._log, cell, record, self.job.results))
 
     def _log_roc(self, records: Sequence[RunRecord]) -> None:
-        """The ROC curves of each data set, beside the tables."""
+        """Log the ROC curves of each data set next to the tables."""
         results = self.places.results
         drawn = {name: gallery.roc(results, records, name) for name in sorted({r.dataset for r in records})}
         files: dict[str, str | bytes] = {
@@ -310,13 +310,15 @@ class Sweep:
 
 
 def evidence(cell: Cell, record: RunRecord, home: Place, results: Place) -> Evidence:
-    """What a cell leaves beside its record: curves; of a trained one also the learner, its weights and scores."""
+    """The artifacts of a run next to its record: curves; of a trained one also the learner, its weights and scores."""
     e = cell.experiment
     folder = run_folder.folder_of(e, home)
     scored = gallery.scored(results, record)
     videos = scored and scores.videos(scored, gallery.chosen_videos(scored))
     drawn = {"videos.png": style.render(videos, "png")} if videos else {}
-    if record.status != "done" or not run_folder.is_trained(folder):  # a null, or the run folder is elsewhere
+    if record.status != "done" or not run_folder.is_trained(
+        folder
+    ):  # a trivial baseline, or the run folder is elsewhere
         return Evidence(figures=drawn)
     import torch
 

@@ -1,6 +1,6 @@
-"""A search over loss weights as a value: what is varied, on which data sets, judged how; checked before it starts.
+"""A search over loss weights as a value: its fields, data sets and rule; checked before it starts.
 
-`bench.sweeps.study` runs it: its Optuna study proposes the trials. Trials' cells are ordinary records.
+`bench.sweeps.study` runs it: its Optuna study proposes the trials. The runs of its trials have ordinary records.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ GUIDED = {
 
 @dataclass(frozen=True)
 class Search:
-    """One search: what is varied, on which data sets together, judged how."""
+    """One search: the fields that it varies, its data sets and the rule that scores a trial."""
 
     bases: tuple[Cell, ...]
-    """The recipe's own cells: seeds of one data set, or of all of them when joint."""
+    """The recipe's own runs: seeds of one data set, or of all of them when joint."""
     space: Space
     rule: str
     sampler: str
@@ -70,7 +70,7 @@ class Search:
         return BLIND if self.sampler != "tpe" else GUIDED.get(self.rule, GUIDED["other"])
 
     def trial(self, number: int, params: Mapping[str, float]) -> Trial:
-        """The cells of one proposal, on the cubes of its bases."""
+        """The runs of one proposal, on the cubes of its bases."""
         texts = {name: repr(float(value)) for name, value in params.items()}
         cells = tuple(Cell(override(base.experiment, texts), base.store) for base in self.bases)
         return Trial(number, cells, dict(params))
@@ -78,7 +78,7 @@ class Search:
     def values(self, records: Sequence[RunRecord]) -> list[float] | None:
         """The objective of a trial under the rule: the mean over seeds; joint: mean and worst of the data sets.
 
-        None when a cell gave no number.
+        None when a run gave no number.
         """
         if len(records) < len(self.bases):
             return None

@@ -1,8 +1,8 @@
-"""The Optuna study of a search: it proposes trials to Ray Tune and is the only memory of the search.
+"""The Optuna study of a search: it proposes trials to Ray Tune and is the only state of the search.
 
-The study lives in a database under `<home>/sweeps/<name>`. A driver that was killed leaves trials running in it:
-the next one fails them and queues their parameters again, so the same command goes on. What the four rules take
-from the trials is read from their records.
+The study is stored in a database under `<home>/sweeps/<name>`. A driver that was killed leaves trials running in it:
+the next one fails them and queues their parameters again, so the same command resumes. What the four rules choose
+among the trials is read from their records.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def open_study(
 
 
 def cubes_of(search: Search) -> dict[str, str]:
-    """By data set, digests of the cubes and labels that a trial's numbers rest on."""
+    """By data set, digests of the cubes and labels that a trial is measured on."""
     stores = {cell.experiment: Sealed(cell.store) for cell in search.bases}
     return {e.dataset: f"{store.sha256} {store.labels_sha256(e.label_set)}" for e, store in stores.items()}
 
@@ -188,12 +188,12 @@ def searcher(
 ) -> Searcher:
     """Tune's view of the study.
 
-    Written here because Tune's own `OptunaSearch` stores trials that a scheduler stopped, and cells that failed
+    Written here because Tune's own `OptunaSearch` stores trials that a scheduler stopped, and runs that failed
     without dying, as complete.
 
     Args:
         missing: trials to propose.
-        records: the records of a trial's cells.
+        records: the records of a trial's runs.
     """
     from optuna.distributions import BaseDistribution, FloatDistribution
     from optuna.trial import TrialState
@@ -239,7 +239,7 @@ def searcher(
             study.tell(asked, values) if values else study.tell(asked, state=TrialState.FAIL)
 
         def save(self, checkpoint_path: str) -> None:
-            """Nothing to keep: the study is the memory."""
+            """Nothing to keep: the study has the state."""
 
         def restore(self, checkpoint_path: str) -> None:
             """Nothing was kept."""
@@ -282,7 +282,7 @@ def as_rows(study: optuna.Study, search: Search) -> list[dict[str, Any]]:
 
 
 def fusion_study(storage: optuna.storages.BaseStorage, record: RunRecord) -> None:
-    """The fusion curve of one cell as a study to browse: finished trials with the record's AUROCs. Nothing is searched.
+    """The fusion curve of one run as a study to browse: finished trials with the record's AUROCs. Nothing is searched.
 
     All of its 1,001 shares and the experiment's own, which takes a database a few seconds. What is there already is not
     added again.
@@ -307,10 +307,10 @@ def fusion_study(storage: optuna.storages.BaseStorage, record: RunRecord) -> Non
 
 
 def conclude(search: Search, study: optuna.Study, results: Place) -> SearchRecord:
-    """The record of a search as it stands: its trials, and what each rule takes from them.
+    """The record of a search as it is now: its trials, and what each rule chooses among them.
 
     Args:
-        results: where the recipe's own cells have their records; the trials' lie under `searches/<study>` there.
+        results: where the recipe's own runs have their records; the trials' are under `searches/<study>` there.
     """
     done = {"reference": (Trial(-1, search.bases), results)}
     rows = as_rows(study, search)
@@ -322,7 +322,7 @@ def conclude(search: Search, study: optuna.Study, results: Place) -> SearchRecor
     named: dict[str, dict[str, list[str]]] = {}
     for name, (trial, where) in done.items():
         records = [record for cell in trial.cells if (record := finished(cell, where))]
-        if len(records) < len(trial.cells):  # the recipe's own cell failed, or records were removed since
+        if len(records) < len(trial.cells):  # the recipe's own run failed, or records were removed since
             continue
         for record in records:
             decision = Decision(record.rules, read_crossfit(where, record))

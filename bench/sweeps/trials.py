@@ -1,7 +1,7 @@
-"""Trials on the cluster: each trains and measures its cells in a reused Ray Tune actor; the driver watches.
+"""Trials on the cluster: each trains and measures its runs in a reused Ray Tune actor; the driver watches.
 
-A cell becomes a record under a results folder, whatever happens to it: done, failed with its error, or pruned.
-What stands already is not done again, so a trial that Tune starts anew after its worker died goes on where it was.
+Every run leaves a record under a results folder: done, failed with its error, or pruned. Finished work is not
+repeated, so a trial that Tune starts anew after its worker died resumes where it was.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ DEATHS = 2  # times that a trial is started again after its worker died
 
 @dataclass(frozen=True)
 class Job:
-    """What every trial needs to know; travels to the workers."""
+    """The arguments of every trial; sent to the workers."""
 
     home: Place
     results: Place
     workers: Workers = ONE_WORKER
-    """Data-parallel processes a cell."""
+    """Data-parallel processes a run."""
     judged: bool = False
     """Whether the validation score of every scored epoch is reported, for a scheduler that stops trials by it."""
     machine: Machine | None = None
-    """What the cluster can become, where that is more than what is up."""
+    """The machine that the cluster can become, if larger than what is up."""
     identity: Mapping[str, str | None] = field(default_factory=provenance.identity)
-    """What a node must have too; so nodes that join later are looked at."""
+    """The code and packages that a node must have too; checked on nodes that join later."""
 
 
 class Watch(Protocol):
@@ -62,7 +62,7 @@ class Watch(Protocol):
 
 
 def finished(cell: Cell, results: Place, also: Sequence[str] = ()) -> RunRecord | None:
-    """The record of a cell that was done on these very cubes and labels, if there is one.
+    """The record of a run that was done on these very cubes and labels, if there is one.
 
     Args:
         also: other states than `done` that count as finished (`failed`, `pruned`).
@@ -100,8 +100,8 @@ def run_trials(
     Args:
         trials: known beforehand, or proposed one by one by a Tune searcher as `{"trial": Trial}`.
         number: how many.
-        folder: scratch space of Tune. Nothing there is needed to go on: records, run folders and studies are.
-        scheduler: a Tune scheduler that may stop a trial early; its cell is then recorded as pruned.
+        folder: scratch space of Tune. Nothing there is needed to resume: records, run folders and studies are.
+        scheduler: a Tune scheduler that may stop a trial early; its run is then recorded as pruned.
 
     Raises:
         RunError: for too long no trial could run, because the nodes that it needs did not come.
@@ -142,7 +142,7 @@ def run_trials(
             storage_path=str(folder),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=DEATHS),
-            callbacks=[_callback(watch, job, Patience(f"a cell asks for {packing.described}", WAIT_S))],
+            callbacks=[_callback(watch, job, Patience(f"a run asks for {packing.described}", WAIT_S))],
         ),
     )
     tuner.fit()
@@ -171,7 +171,7 @@ def _work(config: dict[str, Trial], job: Job) -> None:
 
 
 def run_cell(cell: Cell, job: Job, report: Callable[[Mapping[str, Any]], None] | None = None) -> RunRecord:
-    """Train and evaluate one cell. The boundary at which an error becomes a record instead of an end."""
+    """Train and evaluate one run. The boundary at which an error becomes a record instead of an end."""
     started, store = now(), None
     try:
         same_code(job.identity)
@@ -192,14 +192,14 @@ def run_cell(cell: Cell, job: Job, report: Callable[[Mapping[str, Any]], None] |
 
 
 def _measure(cell: Cell, job: Job, started: str) -> RunRecord:
-    """Evaluate a trained cell, on whichever node this runs."""
+    """Evaluate a trained run, on whichever node this runs."""
     return evaluate(cell.experiment, open_store(cell.store), job.home, job.results, started=started)
 
 
 def _is_death(error: Exception) -> bool:
-    """Whether what the cell relied on is gone, a Ray process or a store: Tune then starts the trial again.
+    """Whether a Ray process or a store that the run needs is gone: Tune then starts the trial again.
 
-    Ray ends the processes of a driver that was killed one by one; that is no result of a cell.
+    Ray ends the processes of a driver that was killed one by one; that is no failure of the run.
     """
     from ray.exceptions import NodeDiedError, RayActorError, WorkerCrashedError
 
@@ -209,7 +209,7 @@ def _is_death(error: Exception) -> bool:
 def _record_end(
     cell: Cell, job: Job, status: Literal["failed", "pruned"], reason: str, started: str | None = None
 ) -> RunRecord:
-    """The record of a cell that gave no number."""
+    """The record of a run that gave no number."""
     try:
         store: Sealed | None = Sealed(cell.store)
     except Exception:  # noqa: BLE001  a store that cannot be opened may be the very reason
@@ -224,7 +224,7 @@ def _callback(watch: Watch, job: Job, patience: Patience) -> Any:
     from ray import tune
 
     class Follow(tune.Callback):
-        """Passes on what Tune's loop sees, in the driver."""
+        """Passes the events of Tune's loop on to the watch, in the driver."""
 
         def __reduce__(self) -> tuple[Any, ...]:
             """Tune keeps pickles to restore itself from; nothing here is ever restored."""
@@ -262,7 +262,7 @@ def _callback(watch: Watch, job: Job, patience: Patience) -> Any:
 def _records(
     trial: Trial, job: Job, status: Literal["failed", "pruned"], reason: str, also: Sequence[str] = ()
 ) -> Iterator[RunRecord]:
-    """The record of each cell of a trial that came to an end, made here where the worker could not.
+    """The record of each run of a trial that came to an end, made here where the worker could not.
 
     Args:
         also: states besides `done` in which a record is the worker's own.

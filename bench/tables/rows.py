@@ -179,7 +179,7 @@ def compared(records: list[RunRecord]) -> Iterator[tuple[str, list[RunRecord], l
 
 
 def _compared(ours: RunRecord, other: RunRecord) -> str:
-    """A name for the comparison: the settings stand behind what they belong to."""
+    """A name for the comparison: the settings follow the recipe that they belong to."""
     held_out = ours.experiment["train"]["held_out"]
     kept = f"{100 * held_out:g} % held out" if held_out else "nothing held out"
     settings = ", ".join([*changes(ours), kept])
@@ -216,7 +216,7 @@ def by_rule(records: list[RunRecord], searches: list[SearchRecord], datasets: li
 
 
 def _ruled(records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
-    """Rows of cells, and where each stands."""
+    """Rows of runs, and the place of each."""
     for runs in done_alike(record for record in records if record.rules):
         values = {rule: [run.rules.get(rule, {}).get("auroc") for run in runs] for rule in RULES}
         cells = _under_rules(values, _sentence(_facts(runs)))
@@ -224,7 +224,7 @@ def _ruled(records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
 
 
 def _searched(search: SearchRecord, records: list[RunRecord]) -> Iterator[tuple[Place, Row]]:
-    """Rows of a search, one for each of its data sets, and where each stands: named after the recipe's own runs."""
+    """Rows of a search, one for each of its data sets, and the place of each: named after the recipe's own runs."""
     plain = recipe_of(search.recipe).title
     for dataset, found in search.chosen.items():
         runs = [run for run in records if run.fingerprint in search.reference and run.dataset == dataset]

@@ -9,7 +9,7 @@ from bench.experiment.specs import is_toy, title_of
 from bench.storage.places import Place
 from bench.tables.typeset import GAP, Cell, Column, Entry, Row, Table
 
-CAPTION = "What smoothing alone is worth: frame-level AUROC in percent, all test frames of a data set together."
+CAPTION = "What smoothing alone adds: frame-level AUROC in percent, all test frames of a data set together."
 NOTES = (
     "Constant: the same score for every frame before smoothing. Noise: uniform, mean ± standard deviation over "
     f"{DRAWS} draws. Neither has seen a picture: what they reach beyond 50 is owed to filter, padding and rescaling.",
@@ -32,7 +32,7 @@ def tables(results: Place, toy: bool) -> Iterator[Table]:
 
 
 def _rows(study: Study) -> Iterator[Row]:
-    """A row for each filter, the figures without and with rescaling beside one another."""
+    """A row for each filter, the figures without and with rescaling next to each other."""
     by_filter: dict[str, dict[str, Cell | None]] = {}
     for choice in study.choices:
         how = "None" if choice.filter == "none" else f"{choice.filter.capitalize()} {choice.width}, {choice.padding}"

@@ -1,8 +1,8 @@
 """The tables from `results/`: records, searches and `paper.csv` in, `tables/*.{md,tex,csv}` out.
 
-The only way from a record to a printed number. Tables 1 and 2 set what was measured beside what the paper printed,
-Table 3 has every metric, `rules` sets the selection rules beside one another, `smoothing`
-(`bench.evaluation.smoothing`) what is done to scores after a method has given them. Quoted rows are the paper's,
+The only way from a record to a printed number. Tables 1 and 2 have measured figures next to those of the paper,
+Table 3 has every metric, `rules` compares the selection rules, `smoothing` (`bench.evaluation.smoothing`) the effect
+of smoothing alone. Quoted rows are the paper's,
 measured rows (`bench.tables.rows`) means over seeds; the two are never mixed. Needs neither torch nor Ray, and the same
 records give the same bytes.
 """
@@ -74,7 +74,7 @@ MEASURED_NOTE = (
 )
 FLAG_ABOVE = 60.0  # percent that a row without a look at any picture may reach
 FLAGGED = {"auroc": "", "paper": "", "macro_auroc": "a macro AUROC of "}
-"""Of the cells of a row of one data set, those that are, and what they are called."""
+"""The columns that are flagged in a row of one data set, and their names in the text."""
 PAIRED_NOTE = (
     "Paired: AUROC of one minus that of the other with its 95 % interval, from the same draws of test videos for both."
 )
@@ -308,7 +308,7 @@ def _is_on(row: Row, dataset: str) -> bool:
 
 
 def _flags(rows: list[Row]) -> list[str]:
-    """A line for each figure that shows a protocol to reward what knows nothing of the pictures."""
+    """A line for each figure of a content-free baseline above FLAG_ABOVE: what the protocol alone rewards."""
     return [
         f"Flagged: {row.method} reaches {FLAGGED.get(key, '')}{cell.mean:.1f} on {title_of(row.dataset or key)}, above "
         f"{FLAG_ABOVE:.0f} without a look at any picture [{footnotes(rows)[cell.setting]}]: under this protocol a "

@@ -67,7 +67,7 @@ class Row:
     """One line of a table."""
 
     group: str
-    """Heading it stands under; rows of a group follow one another."""
+    """Heading it is under; rows of a group follow one another."""
     method: str
     source: str
     """`quoted` or `measured`."""

@@ -1,4 +1,4 @@
-"""Trained methods in MLflow: a logged model for each cell, and versions of it under the names of selection rules.
+"""Trained methods in MLflow: a logged model for each run, and versions of it under the names of selection rules.
 
 `bench.tracking.runs` calls this and meets the failures of the store. Versions belong to the registered model of their
 data set, `amsrc-<dataset>`. MLflow and torch are imported when the first model is logged.
@@ -181,7 +181,7 @@ def _version_of(client: MlflowClient, record: RunRecord, model: LoggedModel) -> 
 
 
 def _version_tags(record: RunRecord) -> dict[str, object]:
-    """What the model is, and by rule what the cell reached and from which epoch and weights of parts that was read."""
+    """A description of the model: by rule the AUROC of the run, with the epoch and the weights of parts behind it."""
     tags = {"recipe": record.recipe, "dataset": record.dataset, "seed": record.seed}
     tags |= {"fingerprint": record.fingerprint, "epoch": last_epoch(record)}
     for rule, read in record.rules.items():
@@ -206,7 +206,7 @@ def _about_version(record: RunRecord) -> str:
 
 
 def choices(record: RunRecord) -> str:
-    """What each rule chose in a cell, as a table in Markdown; under `crossfit` one choice a fold."""
+    """What each rule chose for a run, as a table in Markdown; under `crossfit` one choice a fold."""
     if not record.rules:
         return ""
     parts = load(record.experiment).parts

@@ -1,4 +1,4 @@
-"""MLflow, which only this package knows: a sweep is a parent run, each of its runs a child run.
+"""Logs to MLflow, which only this package uses: a sweep is a parent run, each of its runs a child run.
 
 Reads run records and the files next to them; writes to an MLflow store, by default `<home>/mlflow.db` with its
 files under `<home>/mlartifacts`. The records are the truth: a store that fails costs one warning and no result,

@@ -29,7 +29,7 @@ def fit(
 
     Args:
         workers: data-parallel processes; one trains in this process, several through Ray Train.
-        machine: what the cluster can become, where that is more than what is up.
+        machine: what the cluster can become, if larger than what is up.
         report: called with each epoch's line of the log.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What ends a training of several workers: an error of its own, deaths without progress, nodes that do not come.
+"""Ends a training of several workers after a worker's own error, deaths without progress, or missing nodes.
 
 Runs in Ray Train's controller, which by itself starts all anew after any error and waits for nodes for ever.
 """
@@ -34,7 +34,7 @@ class Deaths(UserCallback):
         """Let Ray Train start all anew, or raise, which ends the run.
 
         Raises:
-            BenchError: a worker's own, which a second time would be no other.
+            BenchError: a worker's own, which would be the same a second time.
             RunError: too many deaths.
         """
         errors = [own(error) for error in worker_exceptions.values()]
@@ -48,7 +48,7 @@ class Deaths(UserCallback):
             reason = str(errors[0]).strip().splitlines()[-1]
             raise RunError(
                 f"workers died {self.deaths} times in a row without finishing an epoch; the last one: {reason}. "
-                "The last checkpoint is kept; the same command goes on from there."
+                "The last checkpoint is kept; the same command resumes from there."
             )
 
 

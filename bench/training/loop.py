@@ -41,7 +41,7 @@ LOOK_EVERY = 50
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know; travels to every worker."""
+    """The arguments of a worker; sent to every worker."""
 
     experiment: Experiment
     store: Place
@@ -49,7 +49,7 @@ class Job:
     code: str
     """The code that trains, as `provenance.code` names it where training was started."""
     identity: Mapping[str, str | None] = field(default_factory=provenance.identity)
-    """What every worker must have too; so workers that join later are looked at."""
+    """The code and packages that every worker must have too; checked on workers that join later."""
 
 
 def worker_loop(job: Job, device: torch.device, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""A process's memory: the largest of a training, where one process trains several cells too, and what is kept of it."""
+"""A process's memory: the peak of each training, also if one process trains several, and what malloc keeps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def keep_freed_memory() -> None:
 
 
 def watch_memory(device: torch.device) -> None:
-    """Start counting anew, without what is kept of cells before; on a GPU also make it this process's current one."""
+    """Start counting anew, without the memory of earlier runs; on a GPU also make it this process's current one."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,6 +1,6 @@
 """Several workers through Ray Train V2: the loop of `bench.training.loop` on each, restarted after a death.
 
-Knows how a cluster is asked for workers; the training itself, its checkpoints included, is the loop's.
+Only asks the cluster for workers; the training itself, checkpoints included, is in the loop.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from amsrc.errors import AwayError, BenchError, RunError
 from bench.cluster.connect import WAIT_S, Patience, connect, nodes, same_code
 from bench.cluster.machine import Machine, Packing, Workers, machine_of, packing
 from bench.records.run_folder import history, is_trained
-from bench.storage.places import beside
+from bench.storage.places import local_folder
 
 if TYPE_CHECKING:
     from bench.training.loop import Job
@@ -79,7 +79,7 @@ def fit_on_ray(
     if failed:
         raise _cause(failed[0], job) from failed[0]
     if not is_trained(job.folder):
-        raise RunError(f"the workers ended without finishing {job.folder}. Run the same command again; it goes on.")
+        raise RunError(f"the workers ended without finishing {job.folder}. Run the same command again; it resumes.")
 
 
 def on_one_device(function: Callable[..., T], *arguments: Any, promised: Machine | None = None) -> T:
@@ -98,7 +98,7 @@ def on_one_device(function: Callable[..., T], *arguments: Any, promised: Machine
     place = placement_group([{kind: 1}])
     try:
         if not place.wait(WAIT_S):
-            raise AwayError(f"no {kind} came free within {WAIT_S / 60:.0f} minutes. The same command goes on.")
+            raise AwayError(f"no {kind} came free within {WAIT_S / 60:.0f} minutes. The same command resumes.")
         task = ray.remote(
             num_cpus=int(kind == "CPU"),
             num_gpus=int(kind == "GPU"),
@@ -126,7 +126,7 @@ def _trainer(job: Job, workers: Workers, packed: Packing) -> Any:
     callbacks: list[Any] = [Deaths(job.folder), Waiting(Patience(asked, WAIT_S))]
     run_config: Any = RunConfig(
         name=job.folder.name,
-        storage_path=str(beside(job.folder) / "ray"),
+        storage_path=str(local_folder(job.folder) / "ray"),
         # No number of failures is right for every length of training: `bench.training.limits` looks at the progress
         # instead.
         failure_config=FailureConfig(max_failures=-1, controller_failure_limit=-1),
@@ -157,7 +157,7 @@ def _loop(config: dict[str, Job]) -> None:
 
 
 def _cause(error: Exception, job: Job) -> Exception:
-    """What a worker said, as this program's own error; Ray's own, where one of its processes died."""
+    """A worker's error as this program's own; Ray's own, where one of its processes died."""
     from ray.exceptions import RayActorError
 
     from bench.training.limits import own
@@ -165,4 +165,4 @@ def _cause(error: Exception, job: Job) -> Exception:
     inner = own(error)
     if isinstance(inner, BenchError | RayActorError):
         return inner
-    return RunError(f"training in {job.folder} failed: {inner}. Run the same command again to go on from there.")
+    return RunError(f"training in {job.folder} failed: {inner}. Run the same command again to resume from there.")

@@ -2,7 +2,7 @@
 
 Also as one module (`Program`), which is exported.
 
-Knows how a learner is built and which arithmetic the hardware gets; knows neither labels nor Ray.
+Builds learners and chooses the arithmetic for the hardware; uses neither labels nor Ray.
 """
 
 from __future__ import annotations

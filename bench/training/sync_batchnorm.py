@@ -1,4 +1,4 @@
-"""BatchNorm over the batch of all workers, for CPUs: torch's SyncBatchNorm knows GPUs alone.
+"""BatchNorm over the batch of all workers, for CPUs: torch's SyncBatchNorm needs GPUs.
 
 Two workers then normalise as one worker with their batch does, and their gradients are that worker's.
 
@@ -66,7 +66,7 @@ class _Normalise(torch.autograd.Function):
         # torch's own kernel for given statistics is seven times as fast as the same in tensor operations.
         given = (None, None, False, ctx.eps, [True, True, True])
         dx, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(dy, x, weight, mean, variance, *given)
-        # The statistics are every worker's doing: what they change in the others' losses counts here too.
+        # The statistics depend on every worker: their effect on the others' losses counts here too.
         sums = torch.stack([d_bias, d_weight])
         dist.all_reduce(sums)
         through_mean, through_variance = sums / count

@@ -1,6 +1,6 @@
 """Draws a frame with its boxes, score and alarm, and writes the mp4 file.
 
-Knows scores, boxes and pixels, no model and no data set; writes one video file. Pictures are uint8 (H, W, 3), BGR.
+Needs scores, boxes and pixels, no model and no data set; writes one video file. Pictures are uint8 (H, W, 3), BGR.
 
 A box is drawn by its own score: teal and thin where it is typical, amber and wider towards the threshold, red, widest
 and with its number above it, so that it is recognisable in grey too. Below the picture is the curve of the frame

@@ -138,7 +138,7 @@ def first(cluster: Cluster) -> str:
 
 
 def test_a_sweep_runs_on_both_hosts_and_its_results_come_home(cluster: Cluster, first: str) -> None:
-    assert "2 cells: 2 done" in first
+    assert "2 runs: 2 done" in first
     assert [imported(host) for host in (cluster.head, cluster.worker)] == ["True\n"] * 2
     tasks = cluster.listed("tasks", "--detail", "--limit=1000")
     addresses = {task["profiling_data"]["node_ip_address"] for task in tasks if task["name"] == "_work.train"}

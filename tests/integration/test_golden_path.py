@@ -41,7 +41,7 @@ def places(first: tuple[Places, str], tmp_path: Path) -> Places:
 def test_the_first_sweep_goes_from_videos_to_tables(first: tuple[Places, str]) -> None:
     places, printed = first
     assert planned(printed) == (2, 0, 2)
-    assert printed.index("to prepare  nothing") < printed.index("[1/2]") < printed.index("2 cells: 2 done")
+    assert printed.index("to prepare  nothing") < printed.index("[1/2]") < printed.index("2 runs: 2 done")
     assert f"records: {places.results / 'records'}" in printed
     assert f"tables:  {places.results / 'tables'}" in printed
     assert "mlflow ui --backend-store-uri" in printed
@@ -140,7 +140,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(
 ) -> None:
     places, done = failed
     assert done.returncode == 1, done.stdout + done.stderr
-    assert {"2 cells: 1 done, 1 failed", "2 cells: 1 failed, 1 done"} & set(done.stdout.splitlines())
+    assert {"2 runs: 1 done, 1 failed", "2 runs: 1 failed, 1 done"} & set(done.stdout.splitlines())
     assert "failed: amsrc on toy-ped2, seed 0: RunError: " in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     record = places.records["amsrc"]
@@ -186,7 +186,7 @@ def test_a_dead_tracking_server_loses_no_result(places: Places) -> None:
         closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
     done = places.sweep("--recipes", "null-flow", *SMALL, "--mlflow", closed)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 cells: 1 done" in done.stdout
+    assert "1 runs: 1 done" in done.stdout
     assert "MLflow: not logged" in done.stdout
     assert places.records["null-flow"].status == "done"
     assert (places.results / "tables" / "table1.md").is_file()

@@ -57,5 +57,5 @@ def test_what_cannot_work_is_said_with_its_reason_and_nothing_waits_for_ever(tmp
     assert found["promise"].startswith("1: waited ")
     assert found["promise_s"] < 60
     assert found["trial"].startswith("1: waited ")
-    assert "a cell asks for 1 CPUs and 1 GPUs; the cluster has 2 CPUs and 0 GPUs." in found["trial"]
+    assert "a run asks for 1 CPUs and 1 GPUs; the cluster has 2 CPUs and 0 GPUs." in found["trial"]
     assert found["trial_s"] < 60

@@ -214,14 +214,14 @@ def test_failed_trials_are_repeated_once_their_cause_is_gone(first: Places, tmp_
     before = made(places)
     again = places.sweep(*words, "--trials", "3")
     assert again.returncode == 1, "what failed is still missing"
-    assert "3 of 3 trials stand, 0 to run" in again.stdout
+    assert "3 of 3 trials done, 0 to run" in again.stdout
     assert made(places) == before
     for flow, values in zip(damaged, flows, strict=True):
         flow[0] = values
         flow.flush()
     asked = places.sweep(*words, "--trials", "3", "--rerun", "failed")
     assert asked.returncode == 0, asked.stdout + asked.stderr
-    assert "1 of 3 trials stand, 2 to run" in asked.stdout
+    assert "1 of 3 trials done, 2 to run" in asked.stdout
     assert [trial["state"] for trial in found(places).trials] == ["done"] * 3
     assert [record.status for record in trials_of(places)] == ["done"] * 3
     after = made(places)
@@ -267,7 +267,7 @@ def test_trials_that_fall_behind_are_pruned_and_not_chosen(searching: Places) ->
     before = made(searching)
     again = searching.sweep(*words)
     assert again.returncode == 0
-    assert "5 of 5 trials stand, 0 to run" in again.stdout
+    assert "5 of 5 trials done, 0 to run" in again.stdout
     assert made(searching) == before, "what was stopped is not taken up again"
 
 

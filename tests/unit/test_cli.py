@@ -418,9 +418,9 @@ def test_a_dry_run_says_the_plan_and_starts_nothing(tmp_path: Path) -> None:
     planned = [tuple(map(int, line.split()[1:])) for line in text if line.startswith("all ")]
     assert planned[-2:] == [(6, 0, 6), (1, 0, 1)], "cells, those that are there, those to run"
     assert said.count("to prepare  toy-ped2") == len(planned) == 5
-    assert "7 trials of 2 cells, " in said
-    assert "6 trials of 1 cells, " in said
-    assert "20 trials of 3 cells, " in said
+    assert "7 trials of 2 runs, " in said
+    assert "6 trials of 1 runs, " in said
+    assert "20 trials of 3 runs, " in said
     assert re.search(r"over +loss.gradient 0.1 to 10; rule label-free, sampler tpe\.", said)
 
 

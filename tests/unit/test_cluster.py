@@ -64,13 +64,13 @@ def test_a_process_with_other_code_refuses_to_work() -> None:
 
 def test_patience_ends_when_nothing_has_run_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "resources", lambda: {"CPU": 4.0, "GPU": 0.0})
-    patience = Patience("a cell asks for 1 GPUs", 120)
+    patience = Patience("a run asks for 1 GPUs", 120)
     for running, now in [(False, 0), (False, 119), (True, 130), (False, 140), (False, 259)]:
         patience.look(running, now)
     with pytest.raises(RunError) as caught:
         patience.look(False, 261)
     assert str(caught.value).startswith(
-        "waited 2 minutes for nodes: a cell asks for 1 GPUs; the cluster has 4 CPUs and 0 GPUs."
+        "waited 2 minutes for nodes: a run asks for 1 GPUs; the cluster has 4 CPUs and 0 GPUs."
     )
 
 

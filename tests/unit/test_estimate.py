@@ -143,7 +143,7 @@ def test_a_part_of_a_gpu_and_several_workers_are_counted_in_proportion(gpus: flo
     assert found.gpu_hours == pytest.approx(gpus * 300_000 / rate / 3600)
 
 
-@pytest.mark.parametrize(("workers", "rate", "said"), [(2, 80.0, "times 0.80"), (4, 200.0, "4 CPUs a cell")])
+@pytest.mark.parametrize(("workers", "rate", "said"), [(2, 80.0, "times 0.80"), (4, 200.0, "4 CPUs a run")])
 def test_what_several_workers_lose_counts_where_it_was_measured(workers: int, rate: float, said: str) -> None:
     def of(number: int, median: float) -> Row:
         made = row("train by workers", median, device="AMD EPYC", threads=1, width=16)

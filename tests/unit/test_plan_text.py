@@ -27,7 +27,7 @@ def test_the_plan_is_told_in_full() -> None:
     assert ["no-gate-add", "ped2", "1", "0", "1", "0.92"] in lines
     assert ["all", "3", "1", "2"] in lines
     assert "to prepare  ped2 (ped2)" in text
-    assert "at a time   2 cells of 1 GPU, 4 CPUs each, on A10G: 2 GPUs, 8 CPUs" in text
+    assert "at a time   2 runs of 1 GPU, 4 CPUs each, on A10G: 2 GPUs, 8 CPUs" in text
     assert "preparing   2.5 hours\n" in text
     assert "storage     3 GB of cubes to prepare, 220 MB of checkpoints" in text
     assert "network     6 GB of cubes to the nodes, 0 B of gradients" in text

@@ -143,7 +143,7 @@ def test_a_written_record_reads_as_plain_json_would(tmp_path):
 def test_finished_work_is_replaced_only_on_request(tmp_path):
     done, again = a_record(), a_record(metrics={"auroc": 0.8})
     path = write(done, tmp_path)
-    with pytest.raises(RunError, match=r"finished record stands here already"):
+    with pytest.raises(RunError, match=r"finished record is stored here already"):
         write(again, tmp_path)
     assert read(path) == done
     write(again, tmp_path, replace=True)

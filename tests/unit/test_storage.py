@@ -15,8 +15,8 @@ from bench.storage import places
 from bench.storage.places import (
     Place,
     Remote,
-    beside,
     files_below,
+    local_folder,
     locked,
     place,
     remove_tree,
@@ -158,10 +158,10 @@ def test_an_address_that_makes_no_sense_is_refused(text: str, message: str) -> N
 
 def test_what_cannot_lie_in_a_store_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AMSRC_CACHE", str(tmp_path))
-    one, other = beside(Remote("bucket/a")), beside(Remote("bucket/b"))
+    one, other = local_folder(Remote("bucket/a")), local_folder(Remote("bucket/b"))
     assert one != other
     assert {one.parent, other.parent} == {tmp_path / "remote"}
-    assert beside(Path("/home/me/work")) == Path("/home/me/work")
+    assert local_folder(Path("/home/me/work")) == Path("/home/me/work")
 
 
 # -- what is wrong is said before anything starts ------------------------------------------------------------
