@@ -23,7 +23,7 @@ from bench.data.regions import Regions
 from bench.data.stores import summary
 from bench.evaluation import bootstrap, metrics, smoothing
 from bench.evaluation.rbdc import Boxes, detection_areas
-from bench.evaluation.selection import Decision, decide, fusion_curve, pseudo_auroc
+from bench.evaluation.selection import Decision, decide, fusible, fusion_curve, pseudo_auroc
 from bench.experiment.config import Experiment
 from bench.methods import catalogue, trivial
 from bench.methods.interface import Rows, Scores
@@ -70,6 +70,7 @@ def evaluate(
     measured = measure(rows, last, frames, labels, regions, experiment.score)
     parts = each_alone(rows, last, labels, experiment.score)
     log = epoch_log(experiment, store, folder, epochs, labels, {"auroc": measured["auroc"], "parts": parts})
+    work = log or run_folder.read_fitted(folder)
     decision, curve = select(experiment, rows, epochs, labels)
     record = RunRecord(
         status="done",
@@ -84,18 +85,18 @@ def evaluate(
             "anomalous_frames": int(sum(map(np.sum, labels.values()))),
         },
         timings_s={
-            "train": sum(line["seconds"] or 0.0 for line in log) if log else None,
+            "train": sum(line["seconds"] or 0.0 for line in work) if work else None,
             "score": score_s,
             "evaluate": time.perf_counter() - fused_at,
         },
         throughput={
-            "train": float(np.median([line["cubes_per_s"] for line in log])) if log else None,
+            "train": float(np.median([line["cubes_per_s"] for line in work])) if work else None,
             "score": (len(store.train) + len(store.test)) / score_s if score_s else None,
         },
-        peak_memory_gib=max((line["peak_memory_gib"] or 0.0 for line in log), default=None),
-        workers=log[-1]["workers"] if log else 1,
-        restarts=log[-1]["restarts"] if log else 0,
-        **origin(experiment, store, log),
+        peak_memory_gib=max((line["peak_memory_gib"] or 0.0 for line in work), default=None),
+        workers=work[-1]["workers"] if work else 1,
+        restarts=work[-1]["restarts"] if work else 0,
+        **origin(experiment, store, work),
         started=started,
         finished=now(),
     )
@@ -131,7 +132,11 @@ def standard(experiment: Experiment, scores: RowScores) -> dict[str, Statistics]
     known = statistics(scores.train)
     if experiment.learns:
         return known
-    return {part: of_part if of_part.sd else replace(of_part, sd=1.0) for part, of_part in known.items()}
+    return {part: of_part if of_part.sd else _divided_by_1(of_part) for part, of_part in known.items()}
+
+
+def _divided_by_1(known: Statistics) -> Statistics:
+    return replace(known, sd=1.0, p999=known.minimum + 1, maximum=known.minimum + 1)
 
 
 def select(
@@ -276,9 +281,11 @@ def alone(config: ScoreConfig, parts: Sequence[str], part: str) -> ScoreConfig:
 
 
 def each_alone(rows: Rows, epoch: Epoch, labels: Labels, config: ScoreConfig) -> dict[str, float | None]:
-    """AUROC of each part of the score alone."""
+    """AUROC of each part of the score alone; None of one that cannot be fused."""
     return {
         part: metrics.pooled_auroc(fuse(rows, epoch, alone(config, list(epoch.scores), part)), labels)
+        if fusible(epoch, part, config)
+        else None
         for part in epoch.scores
     }
 

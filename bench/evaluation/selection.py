@@ -29,7 +29,7 @@ Labels = Mapping[str, npt.NDArray[np.integer]]  # by video; 1 = abnormal
 FOLDS = 5
 SHARES = np.arange(1001) / 1000
 """Shares of the first of two parts in their weights, along the fusion curve."""
-STEPS = {1: 1, 2: 100}
+STEPS = {2: 100}
 """By number of parts: steps of the lattice of weights that are tried where epoch and weights are chosen together."""
 MORE_STEPS = 10
 
@@ -63,6 +63,12 @@ class _Candidate:
 def shares(weights: Sequence[float]) -> tuple[float, ...]:
     """Weights scaled to a sum of 1."""
     return tuple(weight / sum(weights) for weight in weights)
+
+
+def fusible(epoch: Epoch, part: str, config: ScoreConfig) -> bool:
+    """Whether a part can be standardised: its scores are finite, and its spread over the training cubes is above 0."""
+    spread = epoch.statistics[part].scale(config.standardise)[1]
+    return bool(np.isfinite(epoch.scores[part]).all() and np.isfinite(spread) and spread > 0)
 
 
 def lattice(parts: int) -> list[tuple[float, ...]]:
@@ -314,10 +320,9 @@ def _candidates(epoch: Epoch, config: ScoreConfig, weights: Sequence[tuple[float
     """The experiment's own weights, and these where there are several parts and all can be fused."""
     own = shares(config.weights)
     found = [_Candidate(epoch, config.weights, 0.0)]
-    spreads = [known.scale(config.standardise)[1] for known in epoch.statistics.values()]
-    finite = all(np.isfinite(values).all() for values in epoch.scores.values())
-    if len(epoch.scores) > 1 and finite and np.isfinite(spreads).all() and min(spreads) > 0:
-        distances = (sum(abs(a - b) for a, b in zip(each, own, strict=True)) / 2 for each in weights)
+    if len(epoch.scores) > 1 and all(fusible(epoch, part, config) for part in epoch.scores):
+        # the last share follows from the others
+        distances = (sum(abs(a - b) for a, b in zip(each[:-1], own[:-1], strict=True)) for each in weights)
         found += [_Candidate(epoch, each, distance) for each, distance in zip(weights, distances, strict=True)]
     return found
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from amsrc.errors import DataError
 from bench.methods.interface import Task
 from bench.methods.reader import Batch, Reader
 from bench.methods.settings import VelocityGmmConfig
@@ -36,10 +37,21 @@ class Mixture(nn.Module):
         self.register_buffer("precision", torch.zeros(components, dimensions, dimensions, dtype=torch.float64))
 
     def fit(self, features_ND: np.ndarray, seed: int) -> None:
-        """Maximum likelihood by expectation and maximisation, started from k-means."""
+        """Maximum likelihood by expectation and maximisation, started from k-means.
+
+        Raises:
+            DataError: there are fewer features than components.
+        """
         from sklearn.mixture import GaussianMixture
 
-        found = GaussianMixture(len(self.weight), reg_covar=LEAST_VARIANCE, random_state=seed).fit(features_ND)
+        components = len(self.weight)
+        if len(features_ND) < components:
+            raise DataError(
+                f"{len(features_ND)} training cubes cannot be fitted by {components} components. "
+                f"Set model.components to {len(features_ND)} or fewer, or prepare more videos."
+            )
+        seed %= 2**32  # as many as scikit-learn takes
+        found = GaussianMixture(components, reg_covar=LEAST_VARIANCE, random_state=seed).fit(features_ND)
         self.weight.copy_(torch.from_numpy(found.weights_))
         self.mean.copy_(torch.from_numpy(found.means_))
         self.precision.copy_(torch.from_numpy(found.precisions_cholesky_))

@@ -69,13 +69,18 @@ class Learner(Protocol):
 
     networks: nn.ModuleDict
     """All that is learned, by name: parameters, and buffers for what is not learned by gradient. Saved with every
-    checkpoint, averaged over workers, written as safetensors. On `Task.device` from the start."""
+    checkpoint, written as safetensors. On `Task.device` from the start.
+
+    Over several workers gradients are averaged and BatchNorm's statistics are those of the whole batch. Other buffers
+    that `losses` writes are each worker's own, and those of the first are saved: sum them over the workers there.
+    A network without a parameter that requires a gradient is in evaluation mode in that phase."""
 
     def begin(self, phase: str) -> dict[str, Optimizer]:
         """The optimisers of a phase, by turn: in every step each turn has its own loss and update, in this order.
 
         Most methods have one turn; a generator and a discriminator are two. The learning rate of each parameter group
-        is the one at the start; the harness multiplies it by the schedule.
+        is the one at the start; the harness multiplies it by the schedule. Called again when a training resumes, after
+        the networks were loaded: it may choose what requires a gradient, and must not change a value.
         """
 
     def losses(self, networks: Mapping[str, nn.Module], batch: Batch, turn: str) -> dict[str, Tensor]:
@@ -88,7 +93,8 @@ class Learner(Protocol):
     def fit(self, train: Reader) -> None:
         """Learn without gradients from the training cubes; results go into buffers.
 
-        Called after the phases, and before each epoch's scoring: what it finds must depend on the networks alone.
+        Called after the phases, and before each epoch's scoring: what it finds must depend on the networks alone. In
+        evaluation mode, without gradients and without autocast.
         """
 
     def scores(self, networks: Mapping[str, nn.Module], batch: Batch) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ UNNAMED = {
     "train.score_every",
 }
 IN_NO_LABEL = {"partial", "train.score_every"}
-UNTRAINED = ("train.",)  # settings that mean nothing where nothing is trained
+UNTRAINED = ("train.",)  # settings without effect where nothing is trained by epochs
 
 
 def title(run: Experiment | RunRecord) -> str:
@@ -46,8 +46,9 @@ def changes(record: RunRecord, unnamed: Container[str] = frozenset(UNNAMED)) -> 
     """Settings in which a run differs from today's recipe of its name: `train.epochs=2`."""
     if record.recipe not in recipes.RECIPES or record.dataset not in DATASETS:
         return []
-    recipe = flatten(recipes.build(record.recipe, record.dataset, record.seed))
-    idle = () if record.learns else UNTRAINED
+    usual = recipes.build(record.recipe, record.dataset, record.seed)
+    recipe = flatten(usual)
+    idle = () if usual.epochs else UNTRAINED
     differ = [
         (name, value) for name, value in dotted(record.experiment).items() if name in recipe and recipe[name] != value
     ]

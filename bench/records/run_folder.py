@@ -139,6 +139,26 @@ def history(folder: Place) -> list[dict[str, Any]]:
         ) from None
 
 
+def write_fitted(folder: Place, line: Mapping[str, Any]) -> None:
+    """Keep how a closed form was fitted: what a line of the log has of time, memory, code and hardware."""
+    write_json(folder / "fitted.json", line)
+
+
+def read_fitted(folder: Place) -> list[dict[str, Any]]:
+    """The line of `write_fitted`; none where nothing was fitted.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = folder / "fitted.json"
+    if not path.is_file():
+        return []
+    try:
+        return [dict(json.loads(path.read_text()))]
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({why(error)}). Delete {folder} to fit again.") from None
+
+
 def read_cubes(folder: Place, columns: list[str] | None = None) -> pd.DataFrame | None:
     """The scores of all cubes, one row each; None where they are not there yet.
 

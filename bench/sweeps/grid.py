@@ -7,8 +7,8 @@ Values in, values out. How runs share a machine is in `bench.cluster.machine`, h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 from amsrc.errors import ConfigError, unknown
@@ -55,7 +55,7 @@ def matrix(
     """Every run's experiment, checked before anything starts: data sets x recipes x axes x seeds.
 
     Args:
-        changes: fields set in all runs.
+        changes: fields set in all runs that have them: a sweep may hold methods of different settings.
         axes: fields with the values that each takes (`parse_axes`); the last one changes fastest.
 
     Raises:
@@ -65,10 +65,11 @@ def matrix(
     if both:
         raise ConfigError(f"{', '.join(both)}: set to one value and an axis at the same time. Leave one of them out.")
     points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    bases = [build(recipe, name) for name in names for recipe in recipes]
+    known = frozenset().union(*map(flatten, bases))
     found = [
-        override(build(recipe, name, seed), {**changes, **point})
-        for name in names
-        for recipe in recipes
+        replace(override(base, _own({**changes, **point}, base, known)), seed=seed)
+        for base in bases
         for point in points
         for seed in range(seeds)
     ]
@@ -80,6 +81,12 @@ def matrix(
             f"{', and what the axes do not change' if axes else ''}."
         )
     return found
+
+
+def _own(changes: Mapping[str, str], base: Experiment, known: Container[str]) -> dict[str, str]:
+    """Those for this experiment; what no experiment of the sweep has stays in, to be refused."""
+    own = flatten(base)
+    return {name: text for name, text in changes.items() if name in own or name not in known}
 
 
 def parse_axes(texts: Sequence[str]) -> dict[str, list[str]]:

@@ -124,7 +124,8 @@ def _budget(record: RunRecord) -> str:
     """How much was trained, on what."""
     train, width = record.experiment["train"], record.experiment["settings"].get("model", {}).get("width")
     method = METHODS.get(record.experiment["method"])
-    epochs = f"{train['epochs']} epochs" if method is None or method.phases else "fitted in closed form"
+    phases = 1 if method is None else len(method.phases)
+    epochs = f"{train['epochs'] * phases} epochs" if phases else "fitted in closed form"
     return ", ".join([*([f"width {width}"] if width else []), epochs, _trained_on(train["held_out"])])
 
 

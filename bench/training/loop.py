@@ -25,7 +25,7 @@ from bench.methods.interface import Learner, Scores
 from bench.methods.reader import Index, Reader, chunks
 from bench.records import provenance
 from bench.records.names import title
-from bench.records.run_folder import Epoch, forget_scores, is_trained, write_epoch
+from bench.records.run_folder import Epoch, forget_scores, is_trained, write_epoch, write_fitted
 from bench.storage.node_cache import open_store
 from bench.storage.places import Place
 from bench.training import held_out
@@ -86,7 +86,8 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
             group["lr"] = group["initial_lr"] * e.train.decay ** ((within - 1) // e.train.decay_epochs)
         sums: dict[str, Tensor] = {}
         torch.manual_seed(_seed_of(e.seed, epoch, rank))  # what a method draws is the same after a restart
-        learner.networks.train()
+        for network in learner.networks.values():
+            network.train(_learns(network))  # what an earlier phase trained keeps its BatchNorm's statistics
         for step, (rows, part) in enumerate(batches(len(kept), e.train.batch, e.seed, epoch, rank, world), 1):
             batch = train.batch(kept[rows])
             for turn, optimiser in turns.items():
@@ -104,7 +105,9 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
         first = next(iter(turns.values()))
         line = {"epoch": epoch, "phase": phase, "learning_rate": first.param_groups[0]["lr"], **means}
         seconds = time.perf_counter() - started
-        if e.train.score_every and epoch % e.train.score_every == 0 and epoch < e.epochs:
+        # Rules choose among the epochs of the last phase: before it, parts of the method are untrained.
+        scored = e.train.score_every and phase == method.phases[-1] and within % e.train.score_every == 0
+        if scored and epoch < e.epochs:
             _fit(e, learner, train.only(kept))
             _score_epoch(job.folder, epoch, Scorer(e, learner, device), store, (train, test), rank, world)
         line |= {
@@ -124,7 +127,13 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
             save(job.folder, learner.networks, phase, turns, log)
         report(line)
     if rank == 0:
+        started = time.perf_counter()
         _fit(e, learner, train.only(kept))
+        if not method.phases:
+            seconds = time.perf_counter() - started
+            about = {"seconds": seconds, "cubes_per_s": len(kept) / seconds, "restarts": 0, "workers": 1}
+            machine = {"peak_memory_gib": peak_memory_gib(device), "threads": torch.get_num_threads()}
+            write_fitted(job.folder, {**about, **machine, "code": job.code, "hardware": hardware})
         finish(job.folder, learner.networks)
 
 
@@ -230,19 +239,23 @@ def _normalise_together(networks: nn.ModuleDict, device: torch.device) -> None:
             over_all_workers(network)
 
 
+def _learns(network: nn.Module) -> bool:
+    """Whether it is trained in this phase."""
+    return any(parameter.requires_grad for parameter in network.parameters())
+
+
 def _parallel(networks: nn.ModuleDict, device: torch.device) -> dict[str, nn.Module]:
     """The networks with gradients averaged over workers; one without anything to learn in this phase as it is."""
     gpus = [device.index] if device.type == "cuda" else None
     found: dict[str, nn.Module] = {}
     for name, network in networks.items():
-        learns = any(parameter.requires_grad for parameter in network.parameters())
         # The buffers are BatchNorm's, which every worker computes alike: to send them in every step would be for
         # nothing.
         found[name] = (
             nn.parallel.DistributedDataParallel(
                 network, device_ids=gpus, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
-            if learns
+            if _learns(network)
             else network
         )
     return found

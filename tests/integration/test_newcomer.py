@@ -9,15 +9,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from amsrc.store import CubeStore
 from bench import ROOT
+from bench.data.prepare import prepare
+from bench.data.stores import Sources, store_path
+from bench.data.toy import render_one
 from bench.evaluation.evaluate import evaluate
 from bench.experiment import recipes
 from bench.experiment.config import Experiment, derive, fingerprint, override
@@ -27,10 +37,13 @@ from bench.methods.interface import Method, Task
 from bench.methods.reader import Batch, Reader
 from bench.page import report
 from bench.records.records import read_all
-from bench.records.run_folder import history
+from bench.records.run_folder import claim, history, read_epochs, weights
+from bench.sweeps.grid import Cell
+from bench.sweeps.run import evidence
 from bench.tables import tables
 from bench.tracking.runs import open_tracker
 from bench.training.launch import fit
+from bench.training.loop import Job, worker_loop
 from tests.cubes_made import SIZE, write_store
 
 NAME = "grey-and-speed"
@@ -127,9 +140,12 @@ def newcomer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Experiment]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_newcomers_method_goes_the_whole_way(newcomer: Experiment, tmp_path: Path) -> None:
     e, home, results = newcomer, tmp_path / "home", tmp_path / "results"
-    store = write_store(home, e)
+    render_one("toy-ped2", tmp_path / "data")
+    prepare(e, Sources(tmp_path / "data"), home)
+    store = CubeStore(store_path(home, e))
     folder = fit(e, store, home)
     lines = history(folder)
     assert [line["phase"] for line in lines] == ["first", "first", "second", "second"]
@@ -144,7 +160,8 @@ def test_a_newcomers_method_goes_the_whole_way(newcomer: Experiment, tmp_path: P
     assert oracle["auroc"] >= max(value for value in record.parts.values() if value is not None) - 1e-9
     assert sum(oracle["weights"].values()) == pytest.approx(1)
     assert record.rules["label-free"]["pseudo_auroc"] is not None
-    assert [set(line["parts"]) for line in record.epochs] == [set(PARTS)] * 4
+    scored = [set(line.get("parts", ())) for line in record.epochs]
+    assert scored == [set(), set(), set(PARTS), set(PARTS)], "in the last phase alone"
 
     tables.write(results)
     assert "Grey and speed, cube.size=16, model.hidden=4" in (results / "tables" / "table1.md").read_text()
@@ -154,13 +171,64 @@ def test_a_newcomers_method_goes_the_whole_way(newcomer: Experiment, tmp_path: P
     assert "Grey and speed" in page.read_text() and size > 10_000
 
     tracker = open_tracker(home, None)
-    run_id = tracker.log_cell(tracker.start_sweep("newcomer", {}), record)
+    what = partial(evidence, Cell(e, store.path), record, home, results)
+    run_id = tracker.log_cell(tracker.start_sweep("newcomer", {}), record, what)
     assert run_id is not None, tracker.missed
     logged = tracker._store.client.get_run(run_id).data
     assert logged.metrics["auroc"] == pytest.approx(record.metrics["auroc"])
     assert any("rarity" in name for name in logged.metrics)
     assert logged.params["model.hidden"] == "4"
+    (model,) = tracker._store.client.search_logged_models([tracker._store.experiment])
+    program = mlflow.pytorch.load_model(model.artifact_location)
+    rows = np.arange(5)
+    frames, flows = torch.from_numpy(store.test.frames(rows)), torch.from_numpy(store.test.flows(rows))
+    kept = pd.read_parquet(folder / "cubes.parquet").query("split == 'test'")
+    for part, values in zip(PARTS, program(frames, flows), strict=True):
+        np.testing.assert_allclose(values.detach().numpy(), kept[part].iloc[:5], rtol=0.05, atol=1e-2)  # bf16 in the record
     assert read_all(results) == [record]
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_two_phases_of_two_turns_resume_to_the_same_bits(newcomer: Experiment, tmp_path: Path, epoch: int) -> None:
+    """Killed within a phase and between the two."""
+    store = write_store(tmp_path, newcomer)
+    straight = fit(newcomer, store, tmp_path / "straight")
+
+    class Killed(BaseException):
+        pass
+
+    def die(line: Mapping[str, Any]) -> None:
+        if line["epoch"] == epoch:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(newcomer, store, tmp_path / "killed", report=die)
+    resumed = fit(newcomer, store, tmp_path / "killed")
+    assert weights(resumed).read_bytes() == weights(straight).read_bytes()
+    assert [line["restarts"] for line in history(resumed)] == [int(number > epoch) for number in range(1, 5)]
+    for mine, theirs in zip(read_epochs(resumed), read_epochs(straight), strict=True):
+        assert mine.statistics == theirs.statistics
+
+
+def _work(rank: int, meeting: str, experiment: Experiment, store: Path, home: Path) -> None:
+    catalogue.METHODS[NAME] = METHOD  # this is a process of its own
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    folder = claim(experiment, CubeStore(store), home)
+    worker_loop(Job(experiment, store, folder, "code"), torch.device("cpu"), lambda line: None)
+    dist.destroy_process_group()
+
+
+def test_two_workers_train_two_phases_of_two_turns_as_one_does(newcomer: Experiment, tmp_path: Path) -> None:
+    store, together = write_store(tmp_path, newcomer), tmp_path / "together"
+    alone = fit(newcomer, store, tmp_path / "alone")
+    processes.spawn(_work, (str(tmp_path / "meeting"), newcomer, store.path, together), nprocs=2)
+    (folder,) = (together / "runs").iterdir()
+    for mine, theirs in zip(history(folder), history(alone), strict=True):
+        assert (mine["workers"], mine["phase"]) == (2, theirs["phase"])
+        assert list(mine) == list(theirs)
+        for name in ("loss", "grey error", "speed error"):
+            assert mine.get(name, 0) == pytest.approx(theirs.get(name, 0), rel=1e-4)
 
 
 def test_no_file_outside_methods_and_recipes_knows_a_methods_name() -> None:
