@@ -2,7 +2,7 @@
 
 Writes `toy-ped2`, `toy-avenue` and `toy-shanghaitech`, each laid out like the set it is named after (see
 `bench.experiment.specs`), with a `toy.json` that says what is in it. People walk over a square; in test videos a
-cyclist, a cart, a skater, a runner or a thrown bag joins them, and the renderer knows its pixels. Reads nothing; the
+cyclist, a cart, a skater, a runner or a thrown bag joins them, and its pixels are the mask. Reads nothing; the
 same seed gives the same pixels. `bench.data.toy_drawing` draws.
 
 Axes: F frames of a video, H W pixels.

@@ -179,7 +179,7 @@ def columns(datasets: list[str], numbers: Mapping[str, int]) -> list[Column]:
 
 
 def rule_columns(rules: list[str], gaps: list[str], numbers: Mapping[str, int]) -> list[Column]:
-    """The printed columns of a table with a column a rule; the footnote stands beside the number of seeds.
+    """The printed columns of a table with a column a rule; the footnote is next to the number of seeds.
 
     Args:
         rules: one column each.
@@ -196,7 +196,7 @@ def rule_columns(rules: list[str], gaps: list[str], numbers: Mapping[str, int]) 
 
 
 def metric_columns(metrics: Mapping[str, str], numbers: Mapping[str, int]) -> list[Column]:
-    """The printed columns of a table with a column a metric; the footnote stands beside the number of seeds.
+    """The printed columns of a table with a column a metric; the footnote is next to the number of seeds.
 
     Args:
         metrics: header of each; the first is followed by the parts of the score alone.
