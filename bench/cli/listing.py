@@ -15,7 +15,7 @@ from bench.experiment.recipes import RECIPES
 from bench.experiment.rules import RULES
 from bench.experiment.specs import SPECS
 from bench.records import provenance
-from bench.records.names import percent
+from bench.records.names import by_part, percent
 from bench.records.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.storage.places import Place, files_below, local_folder, writable
 
@@ -61,7 +61,7 @@ def _record_row(record: RunRecord) -> list[str]:
         record.dataset + (" (partial)" if record.partial else ""),
         str(record.seed),
         percent(record.metric("auroc")),
-        ", ".join(f"{part} {percent(auroc)}" for part, auroc in record.parts.items()) if len(record.parts) > 1 else "-",
+        by_part(record.parts, percent) or "-",
         str(record.epochs[-1]["epoch"]) if record.epochs else "-",
         record.status,
         record.fingerprint,

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from bench.experiment.specs import DATASETS, SPECS, TOY
 from bench.experiment.specs import title_of as named
 from bench.figures import files, style
 from bench.page import videos
-from bench.records.names import changes, label, latest, percent
+from bench.records.names import by_part, changes, label, latest, percent
 from bench.records.records import RunRecord, SearchRecord, read_all, read_searches
 from bench.storage.places import Place, write_file
 from bench.tables import tables
@@ -211,7 +211,7 @@ def every_run(records: Sequence[RunRecord]) -> dict[str, Any]:
                 "name": name,
                 "id": record.fingerprint,
                 "cells": cells,
-                "figures": [*(shown(record.metrics.get(key)) for key in keys), by_part(record.parts, percent)],
+                "figures": [*(shown(record.metrics.get(key)) for key in keys), by_part(record.parts, percent) or "-"],
             }
         )
     heads = [key.replace("_", " ").replace("auroc", "AUROC") for key in keys]
@@ -225,11 +225,6 @@ def shown(value: Any) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     return percent(value) if isinstance(value, float) else str(value)
-
-
-def by_part(values: Mapping[str, float | None], text: Callable[[float | None], str]) -> str:
-    """A value for each part of a score, such as `appearance 80.12, motion 75.00`; "-" where it has a single one."""
-    return ", ".join(f"{part} {text(value)}" for part, value in values.items()) if len(values) > 1 else "-"
 
 
 # -- text --------------------------------------------------------------------------------------------------
@@ -361,7 +356,12 @@ def _provenance(record: RunRecord, run_id: str | None) -> dict[str, Any]:
             "MLflow run": run_id or "not known; give --home or --mlflow to look for it",
         },
         "rules": [
-            [rule, percent(found.get("auroc")), _text(found.get("epoch")), by_part(found.get("weights") or {}, _text)]
+            [
+                rule,
+                percent(found.get("auroc")),
+                _text(found.get("epoch")),
+                by_part(found.get("weights") or {}, _text) or "-",
+            ]
             for rule, found in record.rules.items()
         ],
         "experiment": json.dumps(record.experiment, indent=1),

@@ -6,7 +6,7 @@ Values in, values out; reads and writes nothing. For whatever shows runs: tables
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from itertools import chain, groupby
 
 from bench.experiment import recipes
@@ -35,6 +35,11 @@ def title(run: Experiment | RunRecord) -> str:
 def label(record: RunRecord) -> str:
     """A run's name where no footnote explains it: its recipe, every setting that differs, missing data."""
     return ", ".join([record.recipe, *changes(record, IN_NO_LABEL), *["partial data"] * record.partial])
+
+
+def by_part(values: Mapping[str, float | None], text: Callable[[float | None], str]) -> str:
+    """Values of the parts of a score, as in `appearance 80.12, motion 75.00`; empty where it has a single part."""
+    return ", ".join(f"{part} {text(value)}" for part, value in values.items()) if len(values) > 1 else ""
 
 
 def changes(record: RunRecord, unnamed: Container[str] = frozenset(UNNAMED)) -> list[str]:

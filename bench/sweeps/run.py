@@ -25,7 +25,7 @@ from bench.experiment.rules import RULES
 from bench.figures import files as gallery
 from bench.figures import scores, style
 from bench.records import run_folder
-from bench.records.names import percent, title
+from bench.records.names import by_part, percent, title
 from bench.records.records import RunRecord, read_all, read_frame_scores, search_path, write_search
 from bench.storage import sqlite_sync
 from bench.storage.places import Place, Remote, local_folder, locked, writable
@@ -338,9 +338,8 @@ def outcome(record: RunRecord) -> str:
     if record.status != "done":
         return f"{record.status.upper()}: {record.error}"
     by_rule = [f"{rule} {percent(record.rules[rule]['auroc'])}" for rule in RULES if rule in record.rules]
-    parts = ", ".join(f"{part} {percent(auroc)}" for part, auroc in record.parts.items() if len(record.parts) > 1)
     took = clock(sum(filter(None, record.timings_s.values())))
-    return f"{', '.join(by_rule)} ({'; '.join(filter(None, (parts, took)))})"
+    return f"{', '.join(by_rule)} ({'; '.join(filter(None, (by_part(record.parts, percent), took)))})"
 
 
 def _shown(params: Mapping[str, float]) -> str:
