@@ -63,7 +63,8 @@ def fusion_search(quick: bool) -> Iterator[Row]:
         place = np.sort(random.integers(0, sum(lengths.values()), cubes))  # frame of each cube, videos end to end
         starts = np.cumsum([0, *lengths.values()])
         video = np.searchsorted(starts, place, side="right") - 1
-        fuser = Fuser.of(video, place - starts[video], list(lengths.values()), ScoreConfig())
+        config = ScoreConfig(weights=(1.0, 0.01))
+        fuser = Fuser.of(video, place - starts[video], list(lengths.values()), config)
         labels = {
             name: random.integers(0, 2, scored).astype(np.uint8)
             for name, scored in zip(lengths, fuser.lengths, strict=True)

@@ -111,12 +111,12 @@ class Nothing:
 sys.meta_path.insert(0, Nothing())
 there = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name in absent else there(name, package)
-from bench import speed, speed_network, timing
+from bench.speed import network, run, timing
 
-speed_network.WIDTHS, speed_network.CUBES = (1,), 160
+network.WIDTHS, network.CUBES = (1,), 160
 timing.QUICK_REPEATS, timing.QUICK_REPEAT_S = 1, 0.0
-speed.STAGES = [stage for stage in speed.STAGES if stage[1] or stage[0] in ("train and score", "null")]
-speed.run(Path(sys.argv[1]), True)
+run.STAGES = [stage for stage in run.STAGES if stage[1] or stage[0] in ("train and score", "null")]
+run.run(Path(sys.argv[1]), True)
 """
 
 
