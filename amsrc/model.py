@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from amsrc.config import CubeConfig, ModelConfig
+from amsrc.errors import ConfigError
 
 
 class Output(NamedTuple):
@@ -142,19 +143,38 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def pictures(frames_BTCHW: Tensor, channels: int) -> Tensor:
+    """Stored frames as float32 in [0, 1]; one grey channel is repeated to as many as the network takes.
+
+    Args:
+        frames_BTCHW: uint8.
+
+    Raises:
+        ConfigError: the cubes are in colour and the network takes another number of channels.
+
+    Deviation: 9.
+    """
+    stored = frames_BTCHW.shape[2]
+    if stored not in (1, channels):
+        raise ConfigError(f"model.channels is {channels}, the cubes have {stored}. Set it to {stored}.")
+    frames = frames_BTCHW.float() / 255
+    return frames.expand(-1, -1, channels, -1, -1) if stored == 1 else frames
+
+
 def inputs(frames_BTCHW: Tensor, flows_BTCHW: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Stored cubes as the network's inputs and its target.
 
     Args:
-        frames_BTCHW: uint8; one channel is repeated to the model's number (Deviation 9: grey ped2).
+        frames_BTCHW: uint8, with one channel or the model's number.
         flows_BTCHW: float16, native pixels per frame.
 
     Returns:
         appearance (B, (T-1) C, H, W) in [0, 1], motion (B, (T-1) 2, H, W) scaled, target (B, C, H, W) in [0, 1].
+
+    Raises:
+        ConfigError: as `pictures`.
     """
-    frames = frames_BTCHW.float() / 255
-    if frames.shape[2] == 1:
-        frames = frames.expand(-1, -1, config.channels, -1, -1)
+    frames = pictures(frames_BTCHW, config.channels)
     motion = flows_BTCHW.to(torch.float32, copy=True)
     for axis, factor in enumerate(config.flow_scale):
         motion[:, :, axis] *= factor

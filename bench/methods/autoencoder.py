@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from amsrc.model import pictures
 from bench.methods.interface import Task
-from bench.methods.reader import Batch, Reader, pictures
+from bench.methods.reader import Batch, Reader
 from bench.methods.settings import ConvAeConfig
 from bench.methods.unet import AutoEncoder
 

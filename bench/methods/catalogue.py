@@ -114,6 +114,7 @@ METHODS: dict[str, Method] = {
             deviations=(
                 "The velocity part of AI-VAD alone, without pose and deep features.",
                 "DIS flow instead of FlowNet2.",
+                "On ShanghaiTech the velocity is not divided by the height of the box.",
             ),
             build=_velocity_gmm,
             check=_wrong_velocity,

@@ -130,7 +130,7 @@ class Method:
     parts: Callable[[Any], tuple[str, ...]]
     """Names of its scores under given settings; what is fused."""
     unit: Literal["cube", "frame"] = "cube"
-    """What a score belongs to."""
+    """What a score belongs to; a learner's to cubes, `frame` is for functions alone."""
     config: type = NoSettings
     """Frozen dataclass of its settings: groups of fields (`model`, `loss`, ...) that are options and enter the
     fingerprint. A group must not be named like one of `Experiment`."""

@@ -14,8 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from amsrc.errors import ConfigError
-
 Index = npt.NDArray[np.int64]
 SCORING_BATCH = {"cpu": 64, "cuda": 512}
 """Cubes at a time by device: on a CPU so few that a layer's output stays in its cache, twice as fast as 512."""
@@ -115,19 +113,6 @@ def chunks(rows: Index, size: int) -> Iterator[Index]:
     """Consecutive pieces of at most `size`."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
-
-
-def pictures(frames_BTCHW: Tensor, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Stored frames as values in [0, 1]; one grey channel is repeated to as many as the network takes.
-
-    Raises:
-        ConfigError: the cubes have another number of channels.
-    """
-    stored = frames_BTCHW.shape[2]
-    if stored not in (1, channels):
-        raise ConfigError(f"model.channels is {channels}, the cubes have {stored}. Set it to {stored}.")
-    frames = frames_BTCHW.to(dtype) / 255
-    return frames.expand(-1, -1, channels, -1, -1) if stored == 1 else frames
 
 
 def _sent(array: npt.NDArray[Any], device: torch.device) -> Tensor:

@@ -44,7 +44,7 @@ class RunRecord:
     """
 
     schema_version: int = SCHEMA_VERSION
-    """Version of these keys; files of every earlier one are read as well."""
+    """Version of these keys; files of any other are refused."""
     recipe: str
     """Name of the table row."""
     dataset: str
@@ -76,7 +76,7 @@ class RunRecord:
     fusion: dict[str, Any] = field(default_factory=dict)
     """AUROC by the ratio of two parts in the last epoch: `part` (the first, whose share of the weights is varied),
     `share` and `auroc` (lists of 1,001), `best_share` and `best_auroc` (chosen on test labels), `own_share` and
-    `own_auroc` (of the experiment's weights). Empty where the score has not two parts."""
+    `own_auroc` (of the experiment's weights). Empty unless the score has two parts and both can be fused."""
     epochs: list[dict[str, Any]] = field(default_factory=list)
     """One object an epoch: `epoch` (from 1), `phase`, `learning_rate`, the mean loss terms and their sum `loss`,
     `seconds`, `score_seconds`, `cubes_per_s`, `peak_memory_gib`, `precision`, `workers`, `threads`, `restarts`, `code`
@@ -127,7 +127,7 @@ class RunRecord:
     """ISO 8601, UTC."""
     finished: str
     """ISO 8601, UTC."""
-    learns: bool = True
+    learns: bool
     """Whether anything was trained or fitted; false for a trivial baseline."""
     experiment: dict[str, Any]
     """The complete configuration, every number included (`Experiment`)."""
@@ -232,7 +232,7 @@ def write(record: RunRecord, results: Place, *, replace: bool = False) -> Place:
 
 
 def read(path: Place) -> RunRecord:
-    """A record of this or an older schema.
+    """A record of this schema.
 
     Raises:
         DataError: unreadable, not JSON, of an unknown schema, or with keys that do not fit it; names the file.

@@ -77,7 +77,7 @@ def finished(cell: Cell, results: Place, also: Sequence[str] = ()) -> RunRecord 
     store = Sealed(cell.store)
     if record.store != store.sha256:
         return None
-    if record.labels not in (None, store.labels_sha256(e.label_set)):  # None: an older record
+    if record.labels != store.labels_sha256(e.label_set):
         return None
     if record.regions not in (None, regions_sha256(store, e.label_set)):
         return None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from amsrc.config import CubeConfig, Fusion, ModelConfig
+from amsrc.errors import ConfigError
 from amsrc.model import AMSRC, Doubling, inputs
 from bench.speed import reference
 
@@ -160,6 +161,12 @@ def test_the_inputs_equal_their_restatement(channels: int) -> None:
     cubes = [reference.inputs(*cube, config.flow_scale) for cube in zip(frames, flows, strict=True)]
     for tensor, expected in zip(ours, zip(*cubes, strict=True), strict=True):
         np.testing.assert_allclose(tensor.numpy(), torch.stack(expected).numpy(), rtol=1e-6)
+
+
+def test_colour_cubes_are_refused_by_a_network_of_one_channel() -> None:
+    frames, flows = torch.zeros(2, 5, 3, 6, 7, dtype=torch.uint8), torch.zeros(2, 4, 2, 6, 7, dtype=torch.float16)
+    with pytest.raises(ConfigError, match=r"model\.channels is 1, the cubes have 3"):
+        inputs(frames, flows, ModelConfig(channels=1))
 
 
 def test_convolutions_start_kaiming_normal_with_zero_bias() -> None:

@@ -80,6 +80,7 @@ def test_an_entry_is_consistent(method: Method) -> None:
     assert METHODS[method.name] is method
     assert (method.build is None) != (method.score is None), "a learner, or a function of a split"
     assert method.learns == (method.build is not None)
+    assert not method.learns or method.unit == "cube", "a learner scores cubes"
     assert dataclasses.is_dataclass(method.config)
     settings = method.config()
     assert settings == method.config() and hash(settings) == hash(method.config()), "settings are a frozen value"
@@ -180,6 +181,13 @@ def test_the_seed_determines_the_scores(name: str, store: CubeStore, tmp_path: P
 def test_another_seed_starts_from_other_weights(name: str) -> None:
     first, other = (build_learner(small(name, seed=seed), CPU).networks.state_dict() for seed in (0, 1))
     assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", [name for name in BY_EPOCHS if "model.channels" in flatten(small(name))])
+def test_colour_cubes_need_as_many_channels_of_the_network(name: str, store: CubeStore, home: Path) -> None:
+    e = override(small(name), {"model.channels": "1"})
+    with pytest.raises(ConfigError, match=r"model\.channels is 1, the cubes have 3\. Set it to 3"):
+        fit(e, store, home / "channels")
 
 
 # -- training ------------------------------------------------------------------------------------------------

@@ -254,6 +254,15 @@ def test_what_is_not_a_record_is_named(tmp_path, change, message):
     assert str(path) in str(caught.value)
 
 
+def test_a_record_says_whether_anything_was_learned(tmp_path):
+    path = write(a_record(), tmp_path)
+    keys = json.loads(path.read_text())
+    del keys["learns"]
+    path.write_text(json.dumps(keys))
+    with pytest.raises(DataError, match="learns"):
+        read(path)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x80"])
 def test_a_damaged_file_is_named(tmp_path, text):
     path = write(a_record(), tmp_path)
