@@ -184,7 +184,9 @@ def test_a_newcomers_method_goes_the_whole_way(newcomer: Experiment, tmp_path: P
     frames, flows = torch.from_numpy(store.test.frames(rows)), torch.from_numpy(store.test.flows(rows))
     kept = pd.read_parquet(folder / "cubes.parquet").query("split == 'test'")
     for part, values in zip(PARTS, program(frames, flows), strict=True):
-        np.testing.assert_allclose(values.detach().numpy(), kept[part].iloc[:5], rtol=0.05, atol=1e-2)  # bf16 in the record
+        np.testing.assert_allclose(
+            values.detach().numpy(), kept[part].iloc[:5], rtol=0.05, atol=1e-2
+        )  # bf16 in the record
     assert read_all(results) == [record]
 
 
