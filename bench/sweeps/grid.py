@@ -7,7 +7,7 @@ Values in, values out. How runs share a machine is in `bench.cluster.machine`, h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -55,8 +55,8 @@ def matrix(
     """Every run's experiment, checked before anything starts: data sets x recipes x axes x seeds.
 
     Args:
-        changes: fields set in all runs that have them: a sweep may hold methods of different settings.
-        axes: fields with the values that each takes (`parse_axes`); the last one changes fastest.
+        changes: fields set in all runs that have them: methods have different settings.
+        axes: fields with the values that each takes (`parse_axes`), likewise; the last one changes fastest.
 
     Raises:
         ConfigError: a wrong name or value, a field both set and an axis, or a network that would be trained twice.
@@ -64,15 +64,16 @@ def matrix(
     both = [field for field in axes if field in changes]
     if both:
         raise ConfigError(f"{', '.join(both)}: set to one value and an axis at the same time. Leave one of them out.")
-    points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     bases = [build(recipe, name) for name in names for recipe in recipes]
     known = frozenset().union(*map(flatten, bases))
-    found = [
-        replace(override(base, _own({**changes, **point}, base, known)), seed=seed)
-        for base in bases
-        for point in points
-        for seed in range(seeds)
-    ]
+    found = []
+    for base in bases:
+        strange = known - flatten(base).keys()  # settings of other recipes' methods
+        fixed = {field: text for field, text in changes.items() if field not in strange}
+        varied = {field: values for field, values in axes.items() if field not in strange}
+        for values in product(*varied.values()):
+            changed = override(base, {**fixed, **dict(zip(varied, values, strict=True))})
+            found += [replace(changed, seed=seed) for seed in range(seeds)]
     keys = Counter(map(training_key, found))
     twice = dict.fromkeys(f"{e.recipe} on {e.dataset}" for e in found if keys[training_key(e)] > 1)
     if twice:
@@ -81,12 +82,6 @@ def matrix(
             f"{', and what the axes do not change' if axes else ''}."
         )
     return found
-
-
-def _own(changes: Mapping[str, str], base: Experiment, known: Container[str]) -> dict[str, str]:
-    """Those for this experiment; what no experiment of the sweep has stays in, to be refused."""
-    own = flatten(base)
-    return {name: text for name, text in changes.items() if name in own or name not in known}
 
 
 def parse_axes(texts: Sequence[str]) -> dict[str, list[str]]:

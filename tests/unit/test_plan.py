@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from amsrc.errors import ConfigError
-from bench.experiment.config import fingerprint
+from bench.experiment.config import fingerprint, flatten
 from bench.sweeps.grid import matrix, parse_axes
 from tests.messages import error_naming
 
@@ -62,14 +62,17 @@ def test_each_method_has_axes_of_its_own_and_shares_those_of_training() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("changes", "axes"), [({"model.width": "8"}, {}), ({}, {"model.width": ["8", "16"]})], ids=["set", "axis"]
-)
-def test_a_field_that_one_of_the_recipes_has_not_is_refused_with_its_name(
-    changes: dict[str, str], axes: dict[str, list[str]]
-) -> None:
+def test_a_setting_is_for_the_recipes_that_have_it() -> None:
+    """A sweep may hold methods of different settings; what none of them has is refused."""
+    changes, axes = {"loss.consistency": "2"}, {"model.width": ["8", "16"]}
+    found = matrix(["ped2"], ["amsrc", "conv-ae", "null-flow"], 2, changes, axes)
+    assert [(e.recipe, flatten(e).get("model.width"), flatten(e).get("loss.consistency"), e.seed) for e in found] == [
+        *(("amsrc", width, 2.0, seed) for width in (8, 16) for seed in (0, 1)),
+        *(("conv-ae", width, None, seed) for width in (8, 16) for seed in (0, 1)),
+        *(("null-flow", None, None, seed) for seed in (0, 1)),
+    ]
     with error_naming(ConfigError, "null-flow", "'model.width'"):
-        matrix(["ped2"], ["amsrc", "null-flow"], 1, changes, axes)
+        matrix(["ped2"], ["null-flow"], 1, {"model.width": "8"}, {})
 
 
 def test_a_bad_value_on_an_axis_is_refused_before_anything_starts() -> None:
