@@ -3,8 +3,8 @@
     python tests/compare_checkouts.py OLD NEW --data ../shared/data --work /tmp/compare
 
 Each checkout has its own `.venv`. On real Ped2: null-flow, null-area and `amsrc-small` for two epochs with seed 0, all
-scores of its cubes to 1e-6; on the toy data: Table 1 and Table 2. What a checkout has computed under `--work` is not
-computed again. Exit code 1 where a number differs.
+scores of its cubes, every rule and the fusion curve to 1e-6; on the toy data: Table 1 and Table 2. What a checkout has
+computed under `--work` is not computed again. Exit code 1 where a number differs.
 """
 
 from __future__ import annotations
@@ -72,6 +72,12 @@ def measured(checkout: Path, data: Path, work: Path) -> dict[str, float | np.nda
     for path in sorted((results / "records").glob("*/*/*.json")):
         record = json.loads(path.read_text())
         found[f"ped2 {record['recipe']} auroc"] = record["metrics"]["auroc"]
+        for rule, chosen in record["rules"].items():
+            for number in ("auroc", "epoch"):
+                if chosen.get(number) is not None:
+                    found[f"ped2 {record['recipe']} rule {rule} {number}"] = float(chosen[number])
+        if record["fusion"]:
+            found[f"ped2 {record['recipe']} fusion auroc"] = np.array(record["fusion"]["auroc"], np.float64)
         if record["recipe"] == "amsrc-small":
             table = pd.read_parquet(home / "runs" / record["run"] / "cubes.parquet").rename(columns=PARTS)
             for split, rows in table.groupby("split"):
