@@ -127,14 +127,7 @@ def worker_loop(job: Job, device: torch.device, report: Report) -> None:
             save(job.folder, learner.networks, phase, turns, log)
         report(line)
     if rank == 0:
-        started = time.perf_counter()
-        _fit(e, learner, train.only(kept))
-        if not method.phases:
-            seconds = time.perf_counter() - started
-            about = {"seconds": seconds, "cubes_per_s": len(kept) / seconds, "restarts": 0, "workers": 1}
-            machine = {"peak_memory_gib": peak_memory_gib(device), "threads": torch.get_num_threads()}
-            write_fitted(job.folder, {**about, **machine, "code": job.code, "hardware": hardware})
-        finish(job.folder, learner.networks)
+        _finish(job, learner, train.only(kept), device, hardware)
 
 
 def batches(
@@ -163,6 +156,26 @@ def _fit(e: Experiment, learner: Learner, train: Reader) -> None:
         learner.networks.eval()
         with torch.no_grad():
             learner.fit(train)
+
+
+def _finish(job: Job, learner: Learner, train: Reader, device: torch.device, hardware: Mapping[str, Any]) -> None:
+    """Fit what is fitted and write the weights; of a closed form alone also what an epoch's line says of others."""
+    started = time.perf_counter()
+    _fit(job.experiment, learner, train)
+    if not job.experiment.epochs:
+        seconds = time.perf_counter() - started
+        about = {
+            "seconds": seconds,
+            "cubes_per_s": len(train) / seconds,
+            "peak_memory_gib": peak_memory_gib(device),
+            "workers": 1,
+            "threads": torch.get_num_threads(),
+            "restarts": 0,
+            "code": job.code,
+            "hardware": hardware,
+        }
+        write_fitted(job.folder, about)
+    finish(job.folder, learner.networks)
 
 
 def _score_epoch(
