@@ -93,6 +93,12 @@ METHODS: dict[str, Method] = {
             parts=lambda settings: settings.parts,
             config=AmsrcConfig,
             phases=("train",),
+            space={
+                "loss.intensity": (0.1, 10.0),  # paper: 1
+                "loss.gradient": (0.1, 10.0),  # paper: 1
+                "loss.consistency": (0.01, 100.0),  # paper: 1, 1 and 10; released: 1
+                "loss.weight_penalty": (1e-8, 1e-2),  # paper: 1, times a sum over all weights; released: none
+            },
             build=_amsrc,
             check=_wrong_amsrc,
             effective=_effective_amsrc,

@@ -132,6 +132,8 @@ class Method:
     """Trained one after the other, `train.epochs` epochs each. Empty: nothing is trained by epochs."""
     fits: bool = False
     """Whether `Learner.fit` does something: a closed form, alone or after training by epochs."""
+    space: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Ranges that a search takes unless told, by dotted name; fields of the method's settings."""
     deviations: tuple[str, ...] = ()
     """What differs from the publication, a sentence each."""
     build: Callable[[Task], Learner] | None = None
