@@ -81,7 +81,7 @@ def _trivial(name: str, unit: Literal["cube", "frame"]) -> Method:
 
         return {name: trivial.SCORES[name](cubes, seed)}
 
-    return Method(name=name, family="trivial", parts=lambda _: (name,), unit=unit, score=score)
+    return Method(name=name, parts=lambda _: (name,), unit=unit, score=score)
 
 
 METHODS: dict[str, Method] = {
@@ -89,7 +89,6 @@ METHODS: dict[str, Method] = {
     for method in (
         Method(
             name="amsrc",
-            family="hybrid",
             parts=lambda settings: settings.parts,
             config=AmsrcConfig,
             phases=("train",),
@@ -113,7 +112,6 @@ METHODS: dict[str, Method] = {
         _trivial("flow-magnitude", "cube"),
         Method(
             name="velocity-gmm",
-            family="density",
             parts=lambda _: ("velocity",),
             config=VelocityGmmConfig,
             fits=True,
@@ -126,7 +124,6 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="conv-ae",
-            family="reconstruction",
             parts=lambda _: ("reconstruction",),
             config=ConvAeConfig,
             phases=("train",),

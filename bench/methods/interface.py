@@ -119,8 +119,6 @@ class Method:
     """One entry of the catalogue."""
 
     name: str
-    family: str
-    """Group of its rows in Table 1, as `paper.csv` names groups; `trivial` for what learns nothing."""
     parts: Callable[[Any], tuple[str, ...]]
     """Names of its scores under given settings; what is fused."""
     unit: Literal["cube", "frame"] = "cube"

@@ -55,6 +55,7 @@ CAPTIONS = {
 }
 METRICS_CAPTION = "Every metric of what was measured, in percent, all test frames of a data set together."
 RULES_CAPTION = "The same trained models under four rules of choosing: frame-level AUROC in percent."
+# Headings of the groups of `paper.csv`; one that is not here is its own heading.
 GROUPS = {
     "classic": "Classic",
     "reconstruction": "Reconstruction",
@@ -256,7 +257,9 @@ def _quotes(results: Place) -> Quotes:
 
 def _quote(line: Mapping[str, str]) -> Quote:
     where = f"{line['venue']} {line['year']}".strip()
-    return Quote(GROUPS[line["group"]], line["citation"], where, Cell(mean=float(line["auroc_percent"])))
+    group = line["group"]
+    heading = GROUPS.get(group, group[:1].upper() + group[1:])
+    return Quote(heading, line["citation"], where, Cell(mean=float(line["auroc_percent"])))
 
 
 def _belongs(name: str, table: str) -> bool:
@@ -266,8 +269,14 @@ def _belongs(name: str, table: str) -> bool:
     return kind != "ablation" if table == "table1" else kind != "method" or ablated
 
 
-def _quoted(quotes: Quotes, table: str, datasets: list[str]) -> Iterator[Row]:
-    """The paper's rows, in its order."""
+def _quoted(quotes: Quotes, table: str, datasets: list[str]) -> list[Row]:
+    """The quoted rows by group: those of GROUPS in its order, then others; else in the order of the file."""
+    rows = list(_quoted_rows(quotes, table, datasets))
+    order = list(dict.fromkeys([*GROUPS.values(), *(row.group for row in rows)]))
+    return sorted(rows, key=lambda row: order.index(row.group))
+
+
+def _quoted_rows(quotes: Quotes, table: str, datasets: list[str]) -> Iterator[Row]:
     for method in dict.fromkeys(method for name, method, _ in quotes if name == table):
         found = {dataset: quotes.get((table, method, dataset)) for dataset in datasets}
         quote = next(filter(None, found.values()))

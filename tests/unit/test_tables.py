@@ -436,6 +436,19 @@ def test_a_published_figure_of_an_unknown_data_set_is_refused(tmp_path):
         tables.build(tmp_path)
 
 
+def test_groups_of_quoted_rows_that_have_no_heading_come_last_under_their_names(tmp_path):
+    head, *lines = tables.PAPER_CSV.read_text().splitlines()
+    theirs = [f"table1,{group},{name},They,CVPR,2023,ped2,9{n}.5," for n, (group, name) in enumerate(NEW_GROUPS)]
+    (tmp_path / "paper.csv").write_text("\n".join([head, *theirs, *lines]))
+    text = tables.build(tmp_path)["table1.md"]
+    headings = ("Classic", "Reconstruction", "Prediction", "Hybrid and other", "Density", "AI and more")
+    assert re.findall(r"^\| \*\*(.+?)\*\*", text, re.M) == list(headings)
+    assert text.index("Density") < text.index("First (CVPR") < text.index("Third (CVPR") < text.index("AI and more")
+
+
+NEW_GROUPS = [("density", "First"), ("AI and more", "Second"), ("density", "Third")]
+
+
 @pytest.mark.parametrize("text", ["no markers", "<!-- table1 -->", "<!-- /table1 --> <!-- table1 -->"])
 def test_a_readme_without_markers_is_refused(tmp_path, text):
     (tmp_path / "README.md").write_text(text)
