@@ -133,7 +133,7 @@ class Method:
     space: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Ranges that a search takes unless told, by dotted name; fields of the method's settings."""
     deviations: tuple[str, ...] = ()
-    """What differs from the publication, a sentence each."""
+    """What differs from the publication, a sentence each; printed under the tables that have a row of the method."""
     build: Callable[[Task], Learner] | None = None
     score: Callable[[Cubes, int], Scores] | None = None
     """Of a split's cubes and a seed, instead of a learner."""
