@@ -1,7 +1,7 @@
 """The script that `ray submit clusters/gpu.yaml bench/sweep.py` runs: `amsrc-bench sweep`, from any folder.
 
     python bench/sweep.py                 recipes x data sets x seeds on the data sets in $AMSRC_DATA (or --root)
-    python bench/sweep.py search          Ray Tune and Optuna over the loss weights
+    python bench/sweep.py search          Ray Tune and Optuna over settings of a method
     python bench/sweep.py --toy           either on the embedded data sets, in minutes
 
 `python bench/sweep.py --help` has all options.

@@ -277,7 +277,7 @@ def doctor(args: argparse.Namespace, changes: dict[str, str]) -> int:
 def sweep(args: argparse.Namespace, changes: dict[str, str]) -> int:
     """Run many experiments. Finished runs are never repeated; the same command resumes an interrupted sweep.
 
-    matrix: recipes x data sets x seeds. search: Optuna proposes loss weights, a selection rule scores each trial.
+    matrix: recipes x data sets x seeds. search: Optuna proposes settings, a selection rule scores each trial.
     """
     value = sweep_options(args, changes)
     from bench.sweeps import run as stage

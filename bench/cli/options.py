@@ -187,6 +187,7 @@ def add_data(p: argparse.ArgumentParser) -> None:
 
 def add_prepare(p: argparse.ArgumentParser) -> None:
     _dataset_options(p)
+    p.add_argument("--recipe", default="amsrc", help="table row whose cubes are cut (default: amsrc)")
     home_option(p)
     provider_options(p)
     p.add_argument("--partial", action="store_true", help="accept a subset of the videos")

@@ -59,11 +59,12 @@ def add_sweep(p: argparse.ArgumentParser) -> None:
         help="also run every value of a field; may be repeated",
     )
 
-    found = p.add_argument_group("search: Ray Tune and Optuna over loss weights")
+    found = p.add_argument_group("search: Ray Tune and Optuna over settings of a method")
     found.add_argument(
         "--over",
         metavar="FIELDS",
-        help="comma-separated fields, FIELD=LOW:HIGH or with the default range (default: the four loss weights)",
+        help="comma-separated fields, FIELD=LOW:HIGH or with the usual range (default: all of the method that "
+        "have one, else train.learning_rate)",
     )
     found.add_argument("--trials", type=positive, metavar="N", help="total number of trials in a study (default: 20)")
     found.add_argument("--rule", help="scores a trial: paper, oracle, crossfit, label-free (default: crossfit)")
@@ -162,7 +163,7 @@ def _search(args: argparse.Namespace) -> SearchOptions | None:
         ConfigError: options that do not go together, or belong to the other mode.
     """
     from bench.sweeps.options import SearchOptions
-    from bench.sweeps.search import OVER, sampler_for
+    from bench.sweeps.search import sampler_for
 
     if args.mode == "matrix":
         if wrong := [f"--{name}" for name in OF_A_SEARCH if getattr(args, name)]:
@@ -174,7 +175,7 @@ def _search(args: argparse.Namespace) -> SearchOptions | None:
         raise ConfigError("--axis: for the matrix. A search takes its fields from --over.")
     rule = args.rule or RULE
     return SearchOptions(
-        over=tuple((args.over or OVER).split(",")),
+        over=tuple(args.over.split(",")) if args.over else None,
         rule=rule,
         sampler=sampler_for(rule, args.sampler or "auto"),
         trials=args.trials or TRIALS,

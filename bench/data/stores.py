@@ -10,14 +10,15 @@ flow were prepared (`find_store`).
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from amsrc.config import CubeConfig
 from amsrc.errors import ConfigError, DataError
 from amsrc.files import digest
 from amsrc.store import SPLITS, CubeStore, Sealed, Split
-from bench.experiment.config import PROVIDERS, Experiment, cube_key, dump, leaves, override
+from bench.experiment.config import PROVIDERS, Experiment, cube_key, leaves, override
 from bench.experiment.recipes import build
 from bench.experiment.specs import is_toy
 from bench.storage.node_cache import open_store
@@ -79,8 +80,8 @@ def find_store(home: Place, experiment: Experiment, named: Container[str]) -> tu
     """The store that `train`, `evaluate` and `figures` read, and the experiment with what was left to the store.
 
     A store fits whose cube settings are the experiment's. `--boxes` and `--flow` need not be repeated after `prepare`:
-    a provider that the user did not name, and that the recipe leaves as recipe `amsrc` has it, may be another one in
-    the store and is then taken from there, if no store has the experiment's own. Sizes and numbers are never taken,
+    a provider that the user did not name, and that the recipe leaves at its default, may be another one in the store
+    and is then taken from there, if no store has the experiment's own. Sizes and numbers are never taken,
     or one recipe would run on the cubes of another. Whole stores go before partial ones.
 
     Args:
@@ -89,18 +90,20 @@ def find_store(home: Place, experiment: Experiment, named: Container[str]) -> tu
     Raises:
         DataError: no store fits (names the fields), or several do, or the store lacks the label set.
     """
-    ours, usual = _cube_fields(experiment), _cube_fields(build("amsrc", experiment.dataset))
-    free = {name for name in PROVIDERS if name not in named and ours[name] == usual[name]}
+    ours, default = _cube_fields(experiment.cube), _cube_fields(CubeConfig())
+    free = {name for name in PROVIDERS if name not in named and ours[name] == default[name]}
     stores = [Sealed(path.parent) for path in files_below(home / "stores", f"{experiment.dataset}-*/manifest.json")]
     found = [(store, _others(ours, store)) for store in stores]
     fitting = [(store, others) for store, others in found if others.keys() <= free]
     fitting = [(store, others) for store, others in fitting if not store.manifest["partial"]] or fitting
     fitting = [(store, others) for store, others in fitting if not others] or fitting
     if not fitting:
+        usual = _cube_fields(build(experiment.recipe, experiment.dataset).cube)
         special = {name: value for name, value in ours.items() if value != usual[name]}
         raise DataError(
             f"no finished cube store of {experiment.dataset} under {home / 'stores'}{_reasons(found, ours)}. Run "
-            f"`amsrc-bench prepare --dataset {experiment.dataset} --root DIR --home {home}{_options(special)}` first."
+            f"`amsrc-bench prepare --dataset {experiment.dataset} --root DIR --home {home} --recipe {experiment.recipe}"
+            f"{_options(special)}` first."
         )
     if len(fitting) > 1:
         kinds = "; ".join(f"{store.path.name}{_options(others)}" for store, others in fitting)
@@ -114,8 +117,8 @@ def find_store(home: Place, experiment: Experiment, named: Container[str]) -> tu
     return open_store(store.path), replace(override(experiment, others), partial=store.manifest["partial"])
 
 
-def _cube_fields(experiment: Experiment) -> dict[str, Any]:
-    return dict(leaves({"cube": dump(experiment)["cube"]}))
+def _cube_fields(cube: CubeConfig) -> dict[str, Any]:
+    return dict(leaves({"cube": asdict(cube)}))
 
 
 def _others(ours: Mapping[str, Any], store: Sealed) -> dict[str, Any]:

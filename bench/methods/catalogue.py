@@ -81,7 +81,7 @@ def _trivial(name: str, unit: Literal["cube", "frame"]) -> Method:
 
         return {name: trivial.SCORES[name](cubes, seed)}
 
-    return Method(name=name, family="trivial", parts=lambda _: (name,), unit=unit, score=score)
+    return Method(name=name, parts=lambda _: (name,), unit=unit, score=score)
 
 
 METHODS: dict[str, Method] = {
@@ -89,10 +89,15 @@ METHODS: dict[str, Method] = {
     for method in (
         Method(
             name="amsrc",
-            family="hybrid",
             parts=lambda settings: settings.parts,
             config=AmsrcConfig,
             phases=("train",),
+            space={
+                "loss.intensity": (0.1, 10.0),  # paper: 1
+                "loss.gradient": (0.1, 10.0),  # paper: 1
+                "loss.consistency": (0.01, 100.0),  # paper: 1, 1 and 10; released: 1
+                "loss.weight_penalty": (1e-8, 1e-2),  # paper: 1, times a sum over all weights; released: none
+            },
             build=_amsrc,
             check=_wrong_amsrc,
             effective=_effective_amsrc,
@@ -107,7 +112,6 @@ METHODS: dict[str, Method] = {
         _trivial("flow-magnitude", "cube"),
         Method(
             name="velocity-gmm",
-            family="density",
             parts=lambda _: ("velocity",),
             config=VelocityGmmConfig,
             fits=True,
@@ -121,7 +125,6 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="conv-ae",
-            family="reconstruction",
             parts=lambda _: ("reconstruction",),
             config=ConvAeConfig,
             phases=("train",),

@@ -125,8 +125,6 @@ class Method:
     """One entry of the catalogue."""
 
     name: str
-    family: str
-    """Group of its rows in Table 1, as `paper.csv` names groups; `trivial` for what learns nothing."""
     parts: Callable[[Any], tuple[str, ...]]
     """Names of its scores under given settings; what is fused."""
     unit: Literal["cube", "frame"] = "cube"
@@ -138,8 +136,10 @@ class Method:
     """Trained one after the other, `train.epochs` epochs each. Empty: nothing is trained by epochs."""
     fits: bool = False
     """Whether `Learner.fit` does something: a closed form, alone or after training by epochs."""
+    space: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Ranges that a search takes unless told, by dotted name; fields of the method's settings."""
     deviations: tuple[str, ...] = ()
-    """What differs from the publication, a sentence each."""
+    """What differs from the publication, a sentence each; printed under the tables that have a row of the method."""
     build: Callable[[Task], Learner] | None = None
     score: Callable[[Cubes, int], Scores] | None = None
     """Of a split's cubes and a seed, instead of a learner."""

@@ -9,17 +9,17 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from amsrc.errors import DataError
 from bench import ROOT
 from bench.experiment.config import strict
+from bench.storage.places import Place, files_below
 
 ABOUT = {"measured", "quick", "load_before", "hardware", "versions", "git"}
 """What a file of speeds says of its rows."""
 SPEED = ROOT / "results" / "speed"
-"""Folder of the speeds measured so far."""
+"""Folder of the speeds measured so far, in a checkout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +63,24 @@ class Row:
         return self.median / other if self.unit.endswith("/s") else other / self.median
 
 
-def read_speed(folder: Path = SPEED) -> list[Row]:
-    """Everything that was measured, of all machines; nothing where the folder is absent.
+def read_speed(*folders: Place) -> list[Row]:
+    """Everything that was measured, of all machines; nothing where a folder is absent.
+
+    Args:
+        folders: where several have rows of one device and stage, those of the first count.
 
     Raises:
         DataError: a file is not one of speeds; names it.
     """
-    return [row for path in sorted(folder.glob("*.json")) for row in read_file(path)[1]]
+    rows: list[Row] = []
+    for folder in folders:
+        known = {(row.device, row.stage) for row in rows}
+        found = [row for path in files_below(folder, "*.json") for row in read_file(path)[1]]
+        rows += [row for row in found if (row.device, row.stage) not in known]
+    return rows
 
 
-def read_file(path: Path) -> tuple[dict[str, Any], list[Row]]:
+def read_file(path: Place) -> tuple[dict[str, Any], list[Row]]:
     """What the file of one machine says of its rows, and the rows. Raises as `read_speed`."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))

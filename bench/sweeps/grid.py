@@ -85,7 +85,7 @@ def matrix(
 
 
 def parse_axes(texts: Sequence[str]) -> dict[str, list[str]]:
-    """`["loss.consistency=0.1,1,10"]` as {"loss.consistency": ["0.1", "1", "10"]}.
+    """`["train.batch=64,128"]` as {"train.batch": ["64", "128"]}.
 
     Raises:
         ConfigError: not of that form, a field that is unknown or cannot be an axis, an empty or repeated value.
@@ -98,7 +98,7 @@ def parse_axes(texts: Sequence[str]) -> dict[str, list[str]]:
     for text in texts:
         name, equals, values = text.partition("=")
         if not equals or not name:
-            raise ConfigError(f"--axis {text}: write a field and its values, as in loss.consistency=0.1,1,10.")
+            raise ConfigError(f"--axis {text}: write a field and its values, as in train.batch=64,128.")
         if name not in known:
             raise ConfigError(unknown("field", name, known))
         if isinstance(known[name], list):

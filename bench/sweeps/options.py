@@ -51,8 +51,9 @@ class Places:
 class SearchOptions:
     """How trials are proposed and judged."""
 
-    over: tuple[str, ...]
-    """`FIELD` or `FIELD=LOW:HIGH` as written: what a field takes is for each recipe to say (`search.space_of`)."""
+    over: tuple[str, ...] | None
+    """`FIELD` or `FIELD=LOW:HIGH` as written: what a field takes is for each recipe to say (`search.space_of`). None:
+    the fields that each recipe's method has for it."""
     rule: str
     sampler: str
     trials: int

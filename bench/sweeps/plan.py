@@ -68,7 +68,8 @@ def planned(options: SweepOptions) -> Plan:
     """
     experiments = grid.matrix(options.datasets, options.recipes, options.seeds, options.changes, options.axes)
     cells = cells_of(experiments, options.sources.root, options.places.home, options.partial)
-    return Plan(options, cells, searches_of(options, cells), speeds.read_speed())
+    measured = speeds.read_speed(options.places.results / "speed", speeds.SPEED)
+    return Plan(options, cells, searches_of(options, cells), measured)
 
 
 def cells_of(experiments: Sequence[Experiment], root: Path, home: Place, partial: bool) -> list[Cell]:

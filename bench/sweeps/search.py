@@ -1,4 +1,4 @@
-"""A search over loss weights as a value: its fields, data sets and rule; checked before it starts.
+"""A search over settings of a method as a value: its fields, data sets and rule; checked before it starts.
 
 `bench.sweeps.study` runs it: its Optuna study proposes the trials. The runs of its trials have ordinary records.
 """
@@ -13,19 +13,14 @@ from amsrc.files import digest_of_json
 from bench.evaluation.selection import objective
 from bench.experiment.config import Experiment, dump, flatten, override, training_key
 from bench.experiment.rules import RULES
+from bench.methods import catalogue
 from bench.records.records import RunRecord
 from bench.sweeps.grid import Cell, Trial
 
 Space = dict[str, tuple[float, float]]  # field -> (lowest, highest), searched on a logarithmic scale
 
-SPACE: Space = {
-    "loss.intensity": (0.1, 10.0),  # paper: 1
-    "loss.gradient": (0.1, 10.0),  # paper: 1
-    "loss.consistency": (0.01, 100.0),  # paper: 1, 1 and 10; released: 1
-    "loss.weight_penalty": (1e-8, 1e-2),  # paper: 1, times a sum over all weights; released: none
-    "train.learning_rate": (5e-5, 2e-3),  # paper: 2e-4
-}
-OVER = "loss.intensity,loss.gradient,loss.consistency,loss.weight_penalty"
+TRAINING: Space = {"train.learning_rate": (5e-5, 2e-3)}
+"""Ranges of what every method that is trained by epochs has; those of its own are in its `Method.space`."""
 SAMPLERS = ("auto", "qmc", "tpe", "random")
 BLIND = "Proposals are quasi-random or random and never read a score."
 GUIDED = {
@@ -92,27 +87,32 @@ class Search:
         return [sum(means) / len(means), min(means)] if self.joint else means
 
 
-def space_of(texts: Sequence[str], base: Experiment) -> Space:
-    """`["loss.consistency", "train.learning_rate=1e-4:1e-3"]` as a space; ranges not given are those of SPACE.
+def space_of(texts: Sequence[str] | None, base: Experiment) -> Space:
+    """`["train.learning_rate", "train.decay=0.5:0.9"]` as a space; ranges not given are the usual ones.
+
+    Args:
+        texts: None: all of the method's own space, or the learning rate where it has none.
 
     Raises:
-        ConfigError: the recipe trains nothing, a field is unknown or cannot be searched, or a range is none.
+        ConfigError: nothing is trained by epochs, a field is unknown or cannot be searched, or a range is none.
     """
-    if not base.learns:
-        raise ConfigError(f"--recipes {base.recipe}: it trains nothing, so there is nothing to search.")
+    method = catalogue.find(base.method)
+    if not method.phases:
+        raise ConfigError(f"--recipes {base.recipe}: it trains nothing by epochs, so there is nothing to search.")
     found: Space = {}
-    fields = flatten(base)
-    can = [name for name, v in fields.items() if isinstance(v, float) and name.startswith(("loss.", "train."))]
-    for text in texts:
+    usual, fields = {**TRAINING, **method.space}, flatten(base)
+    groups = ("train.", *(f"{group}." for group in dump(base)["settings"]))
+    can = [name for name, value in fields.items() if isinstance(value, float) and name.startswith(groups)]
+    for text in list(method.space or TRAINING) if texts is None else texts:
         name, given, span = text.partition("=")
         if name not in fields:
             raise ConfigError(f"--over: {base.recipe}: {unknown('field', name, can)}")
         if name not in can:
             raise ConfigError(f"--over {name}: cannot be searched; the fields that can are {', '.join(can)}.")
-        if not given and name not in SPACE:
+        if not given and name not in usual:
             raise ConfigError(f"--over {name}: no usual range is known for it; give one: {name}=LOW:HIGH.")
         try:
-            low, high = (float(end) for end in span.split(":")) if given else SPACE[name]
+            low, high = (float(end) for end in span.split(":")) if given else usual[name]
             if not 0 < low < high:
                 raise ValueError
         except ValueError:
@@ -144,8 +144,6 @@ def check(search: Search) -> None:
         raise ConfigError("--asha judges a trial by one training: it goes neither with --joint nor with several seeds.")
     if search.prune and not base.train.held_out:
         raise ConfigError("--asha judges by held-out training videos: train.held_out is 0, set it above 0.")
-    if search.prune and not base.epochs:
-        raise ConfigError(f"--asha judges by scored epochs: {base.recipe} is trained without any.")
     if search.prune and not base.train.score_every:
         raise ConfigError("--asha judges by scored epochs: train.score_every is 0, set it above 0.")
 

@@ -20,6 +20,7 @@ from bench.evaluation import framewise
 from bench.experiment.recipes import RECIPES, recipe_of
 from bench.experiment.rules import RULES
 from bench.experiment.specs import DATASETS, SPECS, is_toy, title_of
+from bench.methods.catalogue import METHODS
 from bench.records.names import title
 from bench.records.records import RunRecord, read_all, read_searches
 from bench.storage.places import Place, write_file
@@ -55,6 +56,7 @@ CAPTIONS = {
 }
 METRICS_CAPTION = "Every metric of what was measured, in percent, all test frames of a data set together."
 RULES_CAPTION = "The same trained models under four rules of choosing: frame-level AUROC in percent."
+# Headings of the groups of `paper.csv`; one that is not here is its own heading.
 GROUPS = {
     "classic": "Classic",
     "reconstruction": "Reconstruction",
@@ -152,14 +154,15 @@ def gathered(results: Place, records: list[RunRecord]) -> list[Table]:
         ours = [record for record in records if _belongs(record.recipe, table)]
         rows = [
             *([] if toy else _quoted(quotes, table, datasets)),
-            *by_dataset(ours, partial(_figure, quotes, table), interval, datasets),
+            *by_dataset(ours, partial(_figure, quotes, (table,)), interval, datasets),
         ]
         shown = columns(datasets, footnotes(rows))
         paired = _differences(results, ours) if table == "table2" else []
-        notes: list[str | Footnote] = [*_notes(rows, toy), *_flags(rows), *paired, *_numbered(rows), *_gaps(ours)]
+        said = [*_notes(rows, toy), *(_deviations(rows, ours) if table == "table1" else [])]
+        notes: list[str | Footnote] = [*said, *_flags(rows), *paired, *_numbered(rows), *_gaps(ours)]
         made.append(Table(table, f"Table {table[-1]}", caption, shown, rows, notes))
-    rows = by_metric(records, partial(_figure, quotes, "table2"), interval, datasets)  # which has every method
-    notes = [*_notes(rows, toy, METRICS_NOTE), *_flags(rows), *_numbered(rows)]
+    rows = by_metric(records, partial(_figure, quotes, ("table2", "table1")), interval, datasets)
+    notes = [*_notes(rows, toy, METRICS_NOTE), *_deviations(rows, records), *_flags(rows), *_numbered(rows)]
     shown = metric_columns(METRICS, footnotes(rows))
     made.append(Table("table3", "Table 3", METRICS_CAPTION, shown, rows, notes, by="metric"))
     rows = by_rule(records, read_searches(results), datasets)
@@ -256,7 +259,9 @@ def _quotes(results: Place) -> Quotes:
 
 def _quote(line: Mapping[str, str]) -> Quote:
     where = f"{line['venue']} {line['year']}".strip()
-    return Quote(GROUPS[line["group"]], line["citation"], where, Cell(mean=float(line["auroc_percent"])))
+    group = line["group"]
+    heading = GROUPS.get(group, group[:1].upper() + group[1:])
+    return Quote(heading, line["citation"], where, Cell(mean=float(line["auroc_percent"])))
 
 
 def _belongs(name: str, table: str) -> bool:
@@ -266,8 +271,14 @@ def _belongs(name: str, table: str) -> bool:
     return kind != "ablation" if table == "table1" else kind != "method" or ablated
 
 
-def _quoted(quotes: Quotes, table: str, datasets: list[str]) -> Iterator[Row]:
-    """The paper's rows, in its order."""
+def _quoted(quotes: Quotes, table: str, datasets: list[str]) -> list[Row]:
+    """The quoted rows by group: those of GROUPS in its order, then others; else in the order of the file."""
+    rows = list(_quoted_rows(quotes, table, datasets))
+    order = list(dict.fromkeys([*GROUPS.values(), *(row.group for row in rows)]))
+    return sorted(rows, key=lambda row: order.index(row.group))
+
+
+def _quoted_rows(quotes: Quotes, table: str, datasets: list[str]) -> Iterator[Row]:
     for method in dict.fromkeys(method for name, method, _ in quotes if name == table):
         found = {dataset: quotes.get((table, method, dataset)) for dataset in datasets}
         quote = next(filter(None, found.values()))
@@ -280,9 +291,14 @@ def _quoted(quotes: Quotes, table: str, datasets: list[str]) -> Iterator[Row]:
         )
 
 
-def _figure(quotes: Quotes, table: str, record: RunRecord) -> float | None:
-    """The paper's figure that a run answers to, in percent. A part of a data set answers to none."""
-    quote = quotes.get((table, recipe_of(record.recipe).quoted_as or "", record.dataset))
+def _figure(quotes: Quotes, where: tuple[str, ...], record: RunRecord) -> float | None:
+    """The quoted figure that a run answers to, in percent. A part of a data set answers to none.
+
+    Args:
+        where: the quoted tables that are looked into, in this order.
+    """
+    name = recipe_of(record.recipe).quoted_as or ""
+    quote = next(filter(None, (quotes.get((table, name, record.dataset)) for table in where)), None)
     return quote.cell.mean if quote and not record.partial else None
 
 
@@ -301,6 +317,15 @@ def _notes(rows: list[Row], toy: bool, measured: str = MEASURED_NOTE) -> list[st
         ),
     ]
     return [text for text, wanted in lines if wanted and text]
+
+
+def _deviations(rows: list[Row], records: list[RunRecord]) -> list[str]:
+    """A line for each recipe with a figure whose method differs from its publication."""
+    methods = {record.recipe: METHODS.get(record.experiment["method"]) for record in records}
+    shown = dict.fromkeys(row.recipe for row in rows if any(row.cells.values()))
+    found = ((name, method) for name in shown if (method := methods.get(name)) and method.deviations)
+    lines = [f"{recipe_of(name).title}: {' '.join(method.deviations)}" for name, method in found]
+    return list(dict.fromkeys(lines))  # a small recipe has the title of the full one
 
 
 def _is_on(row: Row, dataset: str) -> bool:

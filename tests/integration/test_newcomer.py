@@ -109,7 +109,6 @@ def _features(batch: Batch) -> dict[str, Tensor]:
 
 METHOD = Method(
     name=NAME,
-    family="other",
     parts=lambda _: PARTS,
     config=Settings,
     phases=("first", "second"),

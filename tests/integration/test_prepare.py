@@ -465,7 +465,7 @@ def found(home: Path, experiment: Experiment, fixed: Sequence[str] = ()) -> tupl
 
 def test_without_a_store_it_says_how_to_make_one(tmp_path: Path) -> None:
     message = rf"no finished cube store of {NAME} under .*Run `amsrc-bench prepare --dataset {NAME} --root DIR --home"
-    with pytest.raises(DataError, match=message + r" \S+ --cube\.size 8` first"):
+    with pytest.raises(DataError, match=message + r" \S+ --recipe amsrc --cube\.size 8` first"):
         find_store(tmp_path, EXPERIMENT, set())
 
 

@@ -336,7 +336,7 @@ def test_the_plan_says_hours_and_cost(
     settings: dict[str, int | float | str] = {"width": 16, "size": 32}
     about: dict[str, Any] = {"device": machine.name, "threads": None, "settings": settings, "unit": "cubes/s"}
     rows = [Row(stage=stage, **about, median=10.0, spread=0.0, repeats=3) for stage in ("train", "score")]
-    monkeypatch.setattr(speeds, "read_speed", lambda: rows)
+    monkeypatch.setattr(speeds, "read_speed", lambda *_: rows)
     made_up = Cubes(10_000, 100, "made up")
     monkeypatch.setattr(estimate, "cubes_of", lambda cells, _: {cell.store: made_up for cell in cells})
     words = ["sweep", "--toy", "--dry-run", "--home", str(tmp_path / "home"), "--cluster", str(CLUSTERS / name)]

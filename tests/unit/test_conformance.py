@@ -91,6 +91,10 @@ def test_an_entry_is_consistent(method: Method) -> None:
     assert method.effective(method.effective(settings)) == method.effective(settings)
     assert len(set(method.phases)) == len(method.phases)
     assert all(text.endswith(".") for text in method.deviations)
+    e = small(method.name)
+    for name, ends in method.space.items():
+        assert isinstance(flatten(e)[name], float) and name.partition(".")[0] in dump(e)["settings"]
+        assert ends[0] < ends[1] and all(override(e, {name: repr(end)}) for end in ends)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

@@ -5,7 +5,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from optuna.trial import TrialState
 from amsrc.errors import ConfigError
 from bench.experiment.config import Experiment, derive, fingerprint, flatten
 from bench.experiment.recipes import build
+from bench.methods.catalogue import METHODS
 from bench.records.records import RunRecord, SearchRecord, path_of, read_searches, write_search
 from bench.sweeps.grid import Cell, Trial
-from bench.sweeps.search import OVER, SPACE, Search, check, sampler_for, space_of
+from bench.sweeps.search import Search, check, sampler_for, space_of
 from bench.sweeps.study import (
     as_rows,
     catch_up,
@@ -97,9 +98,41 @@ def test_fields_have_their_usual_ranges_unless_others_are_given() -> None:
     base = build("amsrc", "ped2")
     found = space_of(["loss.consistency", "train.learning_rate=1e-4:1e-3", "train.decay=0.5:0.9"], base)
     assert found == {"loss.consistency": (0.01, 100), "train.learning_rate": (1e-4, 1e-3), "train.decay": (0.5, 0.9)}
-    assert space_of(OVER.split(","), base) == {name: SPACE[name] for name in OVER.split(",")}
-    assert space_of(list(SPACE), base) == SPACE
-    assert len(OVER.split(",")) == 4
+
+
+def test_without_fields_the_methods_own_space_is_searched_and_else_the_learning_rate() -> None:
+    ranges = [(0.1, 10.0), (0.1, 10.0), (0.01, 100.0), (1e-8, 1e-2)]
+    names = [f"loss.{term}" for term in ("intensity", "gradient", "consistency", "weight_penalty")]
+    found = space_of(None, build("amsrc", "ped2"))
+    assert list(found.items()) == list(zip(names, ranges, strict=True)), "in this order: names of studies depend on it"
+    assert space_of([*names, "train.learning_rate"], build("amsrc", "ped2")) == {
+        **found,
+        "train.learning_rate": (5e-5, 2e-3),
+    }
+    assert space_of(None, build("conv-ae", "ped2")) == {"train.learning_rate": (5e-5, 2e-3)}
+
+
+def test_any_number_among_a_methods_settings_is_searched_in_a_range_that_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @dataclass(frozen=True)
+    class Memory:
+        shrink: float = 0.1
+        slots: int = 10
+
+    @dataclass(frozen=True)
+    class Settings:
+        memory: Memory = field(default_factory=Memory)
+
+    monkeypatch.setitem(METHODS, "conv-ae", replace(METHODS["conv-ae"], config=Settings, check=lambda _: []))
+    base = replace(build("conv-ae", "ped2"), settings=Settings())
+    assert space_of(["memory.shrink=0.01:1"], base) == {"memory.shrink": (0.01, 1.0)}
+    with pytest.raises(ConfigError, match=r"--over memory\.shrink: no usual range is known for it"):
+        space_of(["memory.shrink"], base)
+    with pytest.raises(
+        ConfigError, match=r"--over memory\.slots: cannot be searched; .* train\.held_out, memory\.shrink"
+    ):
+        space_of(["memory.slots=1:2"], base)
 
 
 @pytest.mark.parametrize(
@@ -137,11 +170,12 @@ def test_what_cannot_be_searched_is_refused(texts: list[str], message: str) -> N
 
 
 def test_what_the_recipes_cannot_be_searched_for_is_refused_with_their_names() -> None:
-    with pytest.raises(ConfigError, match="--recipes null-flow: it trains nothing"):
-        space_of(["loss.consistency"], build("null-flow", "ped2"))
+    with pytest.raises(ConfigError, match="--recipes null-flow: it trains nothing by epochs"):
+        space_of(None, build("null-flow", "ped2"))
+    with pytest.raises(ConfigError, match="--recipes velocity-gmm: it trains nothing by epochs"):
+        space_of(["train.held_out=0.1:0.2"], build("velocity-gmm", "ped2"))
     with pytest.raises(ConfigError, match=r"conv-ae: unknown field 'loss\.consistency'"):
         space_of(["loss.consistency"], build("conv-ae", "ped2"))
-    assert space_of(["train.held_out=0.1:0.2"], build("velocity-gmm", "ped2")) == {"train.held_out": (0.1, 0.2)}
 
 
 @pytest.mark.parametrize(
@@ -149,16 +183,6 @@ def test_what_the_recipes_cannot_be_searched_for_is_refused_with_their_names() -
     [
         (an_experiment(), {"rule": "best"}, "--rule: unknown rule 'best'; known: paper, oracle, crossfit, label-free"),
         (an_experiment("baseline"), {}, "--over loss.consistency: it has no effect in baseline."),
-        (
-            an_experiment("velocity-gmm"),
-            {"space": {"train.learning_rate": (1e-4, 1e-2)}},
-            "--over train.learning_rate: it has no effect in velocity-gmm.",
-        ),
-        (
-            an_experiment("velocity-gmm", train={"held_out": 0.1}),
-            {"space": {"train.held_out": (0.1, 0.2)}, "prune": True},
-            "--asha judges by scored epochs: velocity-gmm ",
-        ),
         (an_experiment(train={"held_out": 0.0}), {"rule": "label-free"}, "train.held_out is 0, set it above 0"),
         (an_experiment(train={"held_out": 0.0}), {"prune": True}, "--asha judges by held-out training videos"),
         (

@@ -12,16 +12,36 @@ from bench.data.stores import Sources
 from bench.records import speeds
 from bench.records.speeds import ABOUT, Row, read_speed
 from bench.sweeps.options import Places, SweepOptions
-from bench.sweeps.plan import Plan
+from bench.sweeps.plan import Plan, planned
 from tests.unit.test_estimate import overhead, row
+
+
+def write(path: Path, *rows: Row) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({**dict.fromkeys(ABOUT), "rows": list(map(asdict, rows))}))
 
 
 def test_speeds_are_read_from_all_files(tmp_path: Path) -> None:
     rows = [row("train", 1.0), overhead(2.0)]
     for name, one in zip(("b", "a"), rows, strict=True):
-        (tmp_path / f"{name}.json").write_text(json.dumps({**dict.fromkeys(ABOUT), "rows": [asdict(one)]}))
+        write(tmp_path / f"{name}.json", one)
     assert read_speed(tmp_path) == rows[::-1]
     assert read_speed(tmp_path / "absent") == []
+
+
+def test_a_plan_knows_the_speeds_of_its_results_and_of_the_checkout_and_the_former_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = [row("train", 1.0), row("score", 2.0), replace(row("train", 3.0), device="another")]
+    ours = [row("train", 9.0), replace(row("train", 8.0), settings={"width": 16})]
+    write(tmp_path / "checkout" / "one.json", *theirs)
+    write(tmp_path / "speed" / "one.json", *ours)
+    monkeypatch.setattr(speeds, "SPEED", tmp_path / "checkout")
+    places = Places(tmp_path / "home", tmp_path, "matrix")
+    given = SweepOptions(datasets=("toy-ped2",), recipes=("amsrc",), sources=Sources(tmp_path), places=places)
+    assert planned(given).measured == [*ours, *theirs[1:]]
+    alone = replace(given, places=replace(places, results=tmp_path / "absent"))
+    assert planned(alone).measured == theirs
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"rows": [{"stage": "train"}]}', '{"rows": 3}'])

@@ -18,8 +18,9 @@ from bench.evaluation.bootstrap import auroc_interval, difference
 from bench.evaluation.metrics import equal_error, pooled
 from bench.experiment import recipes
 from bench.experiment.config import Experiment, derive, fingerprint
+from bench.methods.catalogue import METHODS
 from bench.methods.interface import NoSettings
-from bench.methods.settings import VelocityGmmConfig
+from bench.methods.settings import ConvAeConfig, VelocityGmmConfig
 from bench.records.records import SearchRecord, write, write_frame_scores, write_search
 from bench.tables import tables
 from tests.results_made import a_trial, record_of
@@ -434,6 +435,47 @@ def test_a_published_figure_of_an_unknown_data_set_is_refused(tmp_path):
     (tmp_path / "paper.csv").write_text(text)
     with pytest.raises(DataError, match=r"paper\.csv: ubnormal: not among the data sets of the tables \(ped2, avenue"):
         tables.build(tmp_path)
+
+
+def test_groups_of_quoted_rows_that_have_no_heading_come_last_under_their_names(tmp_path):
+    head, *lines = tables.PAPER_CSV.read_text().splitlines()
+    theirs = [f"table1,{group},{name},They,CVPR,2023,ped2,9{n}.5," for n, (group, name) in enumerate(NEW_GROUPS)]
+    (tmp_path / "paper.csv").write_text("\n".join([head, *theirs, *lines]))
+    text = tables.build(tmp_path)["table1.md"]
+    headings = ("Classic", "Reconstruction", "Prediction", "Hybrid and other", "Density", "AI and more")
+    assert re.findall(r"^\| \*\*(.+?)\*\*", text, re.M) == list(headings)
+    assert text.index("Density") < text.index("First (CVPR") < text.index("Third (CVPR") < text.index("AI and more")
+
+
+def add_peer(results, name, settings, **changes):
+    """A run of a method whose recipe has its name and whose score has one part."""
+    theirs = {"method": name, "settings": settings, "score": ScoreConfig(weights=(1.0,))}
+    add(results, name, "ped2", 0, 0.9, experiment=replace(pinned(name, "ped2"), **theirs), parts={}, **changes)
+
+
+def test_what_a_measured_method_differs_in_from_its_publication_is_said_once_a_recipe(tmp_path):
+    add(tmp_path, "amsrc", "ped2", 0, 0.9)
+    built = tables.build(tmp_path)
+    assert not any("ConvAE on cubes" in text for text in built.values())
+    add_peer(tmp_path, "conv-ae", ConvAeConfig())
+    add_peer(tmp_path, "velocity-gmm", VelocityGmmConfig(), status="failed")
+    built = tables.build(tmp_path)
+    line = f"- ConvAE on cubes: {' '.join(METHODS['conv-ae'].deviations)}"
+    said = {name: text.splitlines().count(line) for name, text in built.items() if name.endswith(".md")}
+    assert {name for name, count in said.items() if count} == {"table1.md", "table3.md"} and max(said.values()) == 1
+    assert not any("DIS flow instead" in text for text in built.values()), "nothing of it was measured"
+
+
+def test_a_peer_that_only_table_1_quotes_has_its_delta_in_table_3_too(tmp_path, monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, "conv-ae", replace(recipes.RECIPES["conv-ae"], quoted_as="VEC"))
+    add_peer(tmp_path, "conv-ae", ConvAeConfig())
+    built = tables.build(tmp_path)
+    for name in ("table1.md", "table3.md"):
+        (line,) = lines_of(built[name], "ConvAE on cubes")
+        assert line.split("|")[-2].split()[0] == "\N{MINUS SIGN}7.30", "97.3 in Table 1 of the paper"
+
+
+NEW_GROUPS = [("density", "First"), ("AI and more", "Second"), ("density", "Third")]
 
 
 @pytest.mark.parametrize("text", ["no markers", "<!-- table1 -->", "<!-- /table1 --> <!-- table1 -->"])
