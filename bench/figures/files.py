@@ -53,7 +53,7 @@ def strips_of(results: Place, dataset: str) -> Place:
 
 
 def scored(results: Place, record: RunRecord) -> Scored | None:
-    """A record with all that lies beside it; None for one without frame scores.
+    """A record with its files; None for one without frame scores.
 
     Raises:
         DataError: a file is damaged; names it.
@@ -111,7 +111,7 @@ def draw(results: Place, names: Sequence[str] = (), only: RunRecord | None = Non
 
     Raises:
         ConfigError: as `chosen_videos`.
-        DataError: a record or a file beside it is damaged, or there is nothing to draw.
+        DataError: a record or a file of it is damaged, or there is nothing to draw.
         RunError: a file cannot be written.
     """
     records = [only] if only else read_all(results)

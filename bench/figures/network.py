@@ -1,5 +1,5 @@
 """Figures of pixels: predictions and their errors (paper figure 6), features before and after fusion (figure 3),
-a frame with its boxes beside the curve. They draw arrays that `bench.figures.run` got from cubes, network and frames.
+a frame with its boxes next to the curve. They draw arrays that `bench.figures.run` got from cubes, network and frames.
 
 Style and helpers of `bench.figures.style`: no torch. Axes: B cubes, C channels, H W pixels.
 """
@@ -28,7 +28,7 @@ Maps: TypeAlias = Mapping[str, Floats]
 
 TILES_ACROSS = 16
 TILE_PX = 3  # of one value of a channel
-BOXED = 4  # boxes of a frame that get their score written beside them
+BOXED = 4  # boxes of a frame that get their score written next to them
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _tiles(on_CHW: npt.NDArray[np.bool_]) -> Floats:
 def frame(
     figure: Figure, run: Scored, video: str, number: int, picture: Picture, boxes: Sequence[Sequence[float]]
 ) -> bool:
-    """A frame with its boxes beside the score over its video; the lighter and thicker a box, the more abnormal.
+    """A frame with its boxes next to the score over its video; the lighter and thicker a box, the more abnormal.
 
     Args:
         number: of the frame in its video.

@@ -1,6 +1,6 @@
 """Figures of frame scores: ROC with its interval, scores over a video (paper figure 5), AUROC over the epochs.
 
-Drawn from what lies in `results/` alone, in the style of `bench.figures.style`; each gives None where there is nothing
+Drawn from files in `results/` alone, in the style of `bench.figures.style`; each gives None where there is nothing
 to draw. Higher = more abnormal; labels: 1 = abnormal; entry i of a video is its frame i + `skip`.
 """
 
@@ -44,7 +44,7 @@ UNITS = {"z-score": "s.d."}
 
 @dataclass(frozen=True)
 class Scored:
-    """A record with its frame scores, and what its run has left beside them."""
+    """A record with its frame scores, and the files that its run left."""
 
     record: RunRecord
     scores: Mapping[str, Floats]
@@ -119,7 +119,7 @@ def roc_of(scores: Mapping[str, Floats], labels: Labels) -> Roc | None:
 
 @drawn
 def roc(figure: Figure, runs: Mapping[str, Scored]) -> bool:
-    """A panel for each run: its ROC curve with the interval over videos; the best that learns nothing dashed in all.
+    """A panel for each run: its ROC curve with the interval over videos; the best trivial baseline dashed in all.
 
     Args:
         runs: of one data set, by what each is called; those with one class only are left out.

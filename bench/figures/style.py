@@ -184,7 +184,7 @@ def landscape(figure: Figure, search: SearchRecord) -> bool:
     """The trials of a search over its parameters, on logarithmic axes, the best one marked.
 
     One parameter: its value below, the objective to the left. More: each pair of parameters, the objective as
-    lightness. A joint search has two objectives, one beside the other.
+    lightness. A joint search has two objectives, side by side.
 
     Args:
         search: nothing is drawn without a done trial.

@@ -38,10 +38,10 @@ CAPTIONS = {
     "videos": "Scores over test videos, standardised by the training cubes; shaded: abnormal by the ground truth",
     "errors": "Target, predictions and squared errors of cubes that no score chose; all errors on one scale",
     "features": "Where the features of a normal and an abnormal cube are zero",
-    "frame": "The frame of the highest score, its boxes by their score, beside the curve of its video",
+    "frame": "The frame of the highest score, its boxes by their score, next to the curve of its video",
     "epochs": "AUROC over the epochs: what choosing the epoch by test labels would gain",
     "fusion": "AUROC over the ratio of the two parts of the score, the recipe's own ratio marked",
-    "roc": "ROC curves with 95 % intervals over resampled videos; dashed: a score that learns nothing",
+    "roc": "ROC curves with 95 % intervals over resampled videos; dashed: a trivial baseline",
     "importances": "How much each parameter of the search tells good trials from the others",
     "landscape": "The trials of the search over its parameters, the best one marked",
 }
@@ -64,7 +64,7 @@ def write(results: Place, out: Place, logged: Mapping[str, str]) -> tuple[Place,
         logged: MLflow's run ids by fingerprint, as far as they are known.
 
     Raises:
-        DataError: a record or a file beside it is damaged, there is no record, or the page would be too large.
+        DataError: a record or a file of it is damaged, there is no record, or the page would be too large.
         RunError: the page cannot be written.
     """
     content = build(results, logged).encode()
@@ -164,7 +164,7 @@ def _machine(record: RunRecord) -> str:
 
 
 def findings(records: Sequence[RunRecord]) -> Iterator[str]:
-    """For each data set the best run that learns beside the best that does not: the first thing a reader must know.
+    """For each data set the best trained run next to the best trivial baseline.
 
     Runs on a part of a data set do not count, and of one run recorded twice the later record does.
     """
@@ -175,11 +175,11 @@ def findings(records: Sequence[RunRecord]) -> Iterator[str]:
         nulls = [record for record in own if not record.learns]
         best = [
             f"the best {kind} (of {len(runs)}) is {label(run)}, seed {run.seed}: {percent(run.metric('auroc'))}"
-            for kind, runs in (("run that learns", learned), ("that learns nothing", nulls))
+            for kind, runs in (("trained run", learned), ("trivial baseline", nulls))
             if (run := _best(runs))
         ]
         if not (learned and nulls):
-            best.append(f"there is {'no null row' if learned else 'nothing trained'} to set beside it")
+            best.append(f"there is {'no trivial baseline' if learned else 'nothing trained'} to compare it with")
         chosen = "AUROC in percent; the best are chosen by it, on the test labels"
         yield f"{named(dataset)}: {'; '.join(best)} ({chosen})."
 
@@ -193,7 +193,7 @@ def _single(value: Any) -> float:
 
 
 def every_run(records: Sequence[RunRecord]) -> dict[str, Any]:
-    """One line a record, with every metric that any of them has; nulls, failures and parts of data sets included."""
+    """One line a record, with every metric that any of them has; trivial baselines, failures and parts of data sets included."""
     keys = list(dict.fromkeys(key for record in records for key in record.metrics))
     lines = []
     for record in records:

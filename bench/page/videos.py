@@ -59,7 +59,7 @@ def _packed(curve: npt.NDArray[np.floating]) -> dict[str, Any]:
 
 
 def strips(results: Place, records: Sequence[RunRecord]) -> Strips:
-    """The frames of the videos, as far as there are pictures: a data set's strips, and the few beside each run."""
+    """The frames of the videos, as far as there are pictures: a data set's strips, and the few of each run."""
     found: Strips = {}
     for record in files.shown(records):
         folders = files.strips_of(results, record.dataset), files.folder_of(results, record) / "frames"

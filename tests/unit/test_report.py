@@ -85,7 +85,7 @@ def test_it_says_what_failed_and_what_learns_nothing_and_escapes_what_it_was_giv
         "under a table and among failures"
     )
     assert re.search(r"Failures \(2\)", html), "a run and a trial"
-    assert "Ped2: the best run that learns (of 3) is amsrc, seed 1: 81.00; the best that learns nothing (of 1)" in html
+    assert "Ped2: the best trained run (of 3) is amsrc, seed 1: 81.00; the best trivial baseline (of 1)" in html
     assert "is null-flow, seed 0: 99.00 (AUROC in percent; the best are chosen by it, on the test labels)." in html
 
 
@@ -98,7 +98,7 @@ def test_the_headline_counts_whole_data_and_no_run_twice() -> None:
         a_record(fingerprint="part", metrics={"auroc": 1.0}, partial=True, videos=["02"]),
     ]
     (told,) = report.findings(records)
-    assert told.startswith("Ped2: the best run that learns (of 2) is amsrc, seed 0: 70.00; there is no null row")
+    assert told.startswith("Ped2: the best trained run (of 2) is amsrc, seed 0: 70.00; there is no trivial baseline")
     (told,) = report.findings([records[-2], a_record("null-flow", status="failed")])
     assert "is amsrc, train.epochs=4, seed 0: 60.00" in told
     assert list(report.findings(records[-1:])) == []
