@@ -193,7 +193,7 @@ def _single(value: Any) -> float:
 
 
 def every_run(records: Sequence[RunRecord]) -> dict[str, Any]:
-    """One line a record, with every metric that any of them has; trivial baselines, failures and parts of data sets included."""
+    """One line a record, with every metric that any of them has; trivial baselines and failures included."""
     keys = list(dict.fromkeys(key for record in records for key in record.metrics))
     lines = []
     for record in records:
