@@ -56,7 +56,7 @@ def slow_rules(cell: Made) -> dict[str, Any]:
     def distance(choice: Choice) -> float:
         """Half of the differences of all shares; 0 of its own."""
         shares = [weight / sum(own) for weight in own]
-        return 0.0 if choice[1] == own else sum(abs(a - b) for a, b in zip(choice[1], shares, strict=True)) / 2
+        return 0.0 if choice[1] == own else sum(abs(a - b) for a, b in zip(choice[1][:-1], shares[:-1], strict=True))
 
     def on(choice: Choice, videos: list[str]) -> Fraction | None:
         frames = [np.concatenate([by[v] for v in videos]) for by in (scores[choice], cell.labels)] if videos else []
