@@ -153,6 +153,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(
     assert parent.info.status == "FAILED"
 
 
+@pytest.mark.slow
 def test_what_failed_is_tried_again_when_asked(failed: tuple[Places, "subprocess.CompletedProcess[str]"]) -> None:
     places, _ = failed
     before = files(places.results / "records")
@@ -169,6 +170,7 @@ def test_what_failed_is_tried_again_when_asked(failed: tuple[Places, "subprocess
     assert [Path(name).parts[-3] for name in before if after[name] != before[name]] == ["amsrc"]
 
 
+@pytest.mark.slow
 def test_lost_frame_scores_do_not_stop_the_other_cells(first: tuple[Places, str], places: Places) -> None:
     shutil.copytree(first[0].results, places.results)
     records = places.records

@@ -112,6 +112,7 @@ def test_the_same_command_runs_nothing_on_another_head(first: tuple[Head, str], 
     assert {cell.data.tags["recipe"] for cell in cells} == {"amsrc", "null-flow"}, "MLflow is logged again from records"
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_after_its_head_was_lost(first: tuple[Head, str], tmp_path: Path) -> None:
     """The finished stay as they are, the interrupted go on from their checkpoints, and none is counted twice."""
     head = first[0].lost("searching")

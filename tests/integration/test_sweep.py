@@ -116,6 +116,7 @@ def strike(folder: Path) -> None:
 # -- what dies -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_was_killed_is_started_again(searching: Places, tmp_path: Path) -> None:
     words = ["search", "--recipes", "amsrc", "--trials", "3", "--over", "loss.gradient", "--name", "trial-killed"]
     words += ["--train.epochs", str(EPOCHS), *unlogged(searching.home)]
@@ -134,6 +135,7 @@ def test_a_trial_whose_process_was_killed_is_started_again(searching: Places, tm
     assert [trial.state for trial in study_of(searching, "trial-killed")] == [TrialState.COMPLETE] * 3
 
 
+@pytest.mark.slow
 def test_a_cell_goes_on_after_one_of_its_workers_was_killed(places: Places, tmp_path: Path) -> None:
     words = ["--recipes", "baseline", "--workers", "2", "--name", "worker-killed"]
     words += ["--train.epochs", "6", *unlogged(places.home)]
@@ -147,6 +149,7 @@ def test_a_cell_goes_on_after_one_of_its_workers_was_killed(places: Places, tmp_
     assert epochs_of(run_folder(places, record)) == list(range(1, 7))
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_cells_share_a_process(places: Places, tmp_path: Path) -> None:
     """One cell at a time: those after the first find their process up, with torch and CUDA loaded."""
     one_by_one = str(int(resources()["CPU"]))
@@ -187,6 +190,7 @@ def test_ctrl_c_says_how_to_go_on_and_cells_share_a_process(places: Places, tmp_
 # -- what fails ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_failed_trials_are_repeated_once_their_cause_is_gone(first: Places, tmp_path: Path) -> None:
     """And the others are left alone."""
     places = Places(tmp_path / "home", tmp_path / "results", TINY)
@@ -238,6 +242,7 @@ def made(places: Places) -> dict[str, tuple[bytes, int]]:
 # -- searches ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_trials_that_fall_behind_are_pruned_and_not_chosen(searching: Places) -> None:
     """At these learning rates two epochs teach the more, the higher it is; the last two of five are low ones."""
     words = ["search", "--recipes", "amsrc", "--over", "train.learning_rate=1e-6:1e-2", "--trials", "5"]
@@ -277,6 +282,7 @@ def entries(search: SearchRecord) -> list[dict[str, Any]]:
     return [entry for of_rule in chosen for entry in of_rule.get("folds", [of_rule])]
 
 
+@pytest.mark.slow
 def test_a_joint_search_takes_one_setting_for_all_data_sets(places: Places) -> None:
     names = ["toy-ped2", "toy-avenue"]
     words = ["search", "--joint", "--datasets", ",".join(names), "--recipes", "amsrc", "--trials", "2"]

@@ -143,6 +143,7 @@ def kill_one_worker(ready: Callable[[], bool], killed: list[int]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_training_goes_on_by_itself_after_a_worker_was_killed(trained: Trained, tmp_path: Path) -> None:
     killed: list[int] = []
 
