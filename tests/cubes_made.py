@@ -26,6 +26,10 @@ ABNORMAL = range(18, 32)
 """Abnormal frames of the test videos; the last test video is normal throughout."""
 
 
+class Killed(BaseException):
+    """Ends a training as a kill does: nothing in the program catches it."""
+
+
 def an_experiment(recipe: str = "amsrc", seed: int = 0, **parts: dict[str, Any]) -> Experiment:
     """A recipe on `toy-ped2`, shrunk to a second; `parts` as for `bench.experiment.config.derive`."""
     base = build(recipe, "toy-ped2", seed)

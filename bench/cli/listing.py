@@ -46,7 +46,7 @@ def _in_mlflow(home: Place) -> str:
     from bench.tracking.runs import open_tracker
 
     tracker = open_tracker(local_folder(home))
-    return tracker.where() if tracker.stands() else f"MLflow: nothing is logged in {home} yet."
+    return tracker.where() if tracker.exists() else f"MLflow: nothing is logged in {home} yet."
 
 
 def grid(head: list[str], rows: list[list[str]]) -> str:

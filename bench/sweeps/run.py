@@ -224,11 +224,11 @@ class Sweep:
         results = self.places.results / "searches" / wanted.study
         self.job = replace(self.job, results=results, judged=wanted.prune)
 
-        def stands(ended: FrozenTrial) -> bool:
+        def has_records(ended: FrozenTrial) -> bool:
             cells = wanted.trial(ended.number, ended.params).cells
             return all(finished(cell, results) for cell in cells)
 
-        missing = study.catch_up(memory, wanted, rerun_failed=self.options.rerun_failed, stands=stands)
+        missing = study.catch_up(memory, wanted, rerun_failed=self.options.rerun_failed, has_records=has_records)
         say(f"{wanted.study}: {wanted.trials - missing} of {wanted.trials} trials done, {missing} to run")
         for ended in study.counted(memory, wanted):
             for cell in wanted.trial(ended.number, ended.params).cells:

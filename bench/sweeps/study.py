@@ -134,7 +134,7 @@ def catch_up(
     search: Search,
     *,
     rerun_failed: bool,
-    stands: Callable[[FrozenTrial], bool] = lambda trial: True,
+    has_records: Callable[[FrozenTrial], bool] = lambda trial: True,
 ) -> int:
     """Fail what a dead driver left running and queue it again; returns how many trials are still to run.
 
@@ -144,7 +144,7 @@ def catch_up(
 
     Args:
         rerun_failed: also queue again what failed.
-        stands: whether a complete trial has its records; one that has none where they belong is queued again.
+        has_records: whether a complete trial has its records; one that has none where they belong is queued again.
     """
     from optuna.trial import TrialState
 
@@ -157,7 +157,7 @@ def catch_up(
     for trial in trials:
         stale = trial.state == TrialState.RUNNING
         again = stale or (rerun_failed and trial.state == TrialState.FAIL)
-        again = again or (trial.state == TrialState.COMPLETE and not stands(trial))
+        again = again or (trial.state == TrialState.COMPLETE and not has_records(trial))
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}  # fixed: queued, and killed while asked
         if again and trial.number not in succeeded and len(params) == len(search.space):
             study.enqueue_trial(params, user_attrs={"again": trial.number})

@@ -133,7 +133,7 @@ class Tracker:
         Args:
             figures: content by file name.
         """
-        if not self.stands():
+        if not self.exists():
             return None
         return self._attempt(", ".join(figures), lambda store: _add_figures(store, fingerprint, figures))
 
@@ -172,9 +172,9 @@ class Tracker:
 
     def logged(self) -> dict[str, str]:
         """MLflow's run ids by fingerprint; empty where there is no store, or none that answers."""
-        return (self._attempt("which runs there are", _logged) or {}) if self.stands() else {}
+        return (self._attempt("which runs there are", _logged) or {}) if self.exists() else {}
 
-    def stands(self) -> bool:
+    def exists(self) -> bool:
         """Whether there is a store; one on a server is assumed to exist."""
         path = self.uri.removeprefix("sqlite:///")
         return path == self.uri or Path(path).is_file()

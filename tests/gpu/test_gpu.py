@@ -19,7 +19,7 @@ from bench.training import launch
 from bench.training.checkpoint import load
 from bench.training.launch import fit
 from bench.training.scoring import Scorer, build
-from tests.cubes_made import an_experiment, write_store
+from tests.cubes_made import Killed, an_experiment, write_store
 
 pytestmark = [
     pytest.mark.gpu,
@@ -138,9 +138,6 @@ def test_full_precision_on_the_gpu_learns_what_the_cpu_learns(
 def test_a_killed_training_goes_on_on_the_gpu(
     made: tuple[Experiment, CubeStore], trained: Path, tmp_path: Path
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     def report(line: dict[str, int]) -> None:
         if line["epoch"] == 3:
             raise Killed

@@ -32,7 +32,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The commands of a fresh environment: the wheel of this checkout over the packages that are installed here."""
     pytest.importorskip("setuptools", reason="needs setuptools to build a wheel")
     folder = tmp_path_factory.mktemp("elsewhere")
-    for name in PARTS:  # a copy: building leaves files beside the sources, and takes stale ones that are there
+    for name in PARTS:  # a copy: building leaves files next to the sources, and takes stale ones that are there
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:

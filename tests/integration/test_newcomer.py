@@ -44,7 +44,7 @@ from bench.tables import tables
 from bench.tracking.runs import open_tracker
 from bench.training.launch import fit
 from bench.training.loop import Job, worker_loop
-from tests.cubes_made import SIZE, write_store
+from tests.cubes_made import SIZE, Killed, write_store
 
 NAME = "grey-and-speed"
 PARTS = ("grey", "speed", "rarity")
@@ -194,9 +194,6 @@ def test_two_phases_of_two_turns_resume_to_the_same_bits(newcomer: Experiment, t
     """Killed within a phase and between the two."""
     store = write_store(tmp_path, newcomer)
     straight = fit(newcomer, store, tmp_path / "straight")
-
-    class Killed(BaseException):
-        pass
 
     def die(line: Mapping[str, Any]) -> None:
         if line["epoch"] == epoch:

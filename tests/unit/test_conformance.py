@@ -32,7 +32,7 @@ from bench.training.launch import fit
 from bench.training.loop import Job, worker_loop
 from bench.training.scoring import Scorer
 from bench.training.scoring import build as build_learner
-from tests.cubes_made import SIZE, write_store
+from tests.cubes_made import SIZE, Killed, write_store
 
 CPU = torch.device("cpu")
 LEARNED = [name for name, method in METHODS.items() if method.learns]
@@ -212,10 +212,6 @@ def test_weights_survive_saving_and_loading(name: str, store: CubeStore, home: P
     after = Scorer(e, again, CPU)(rows)
     for part in e.parts:
         assert before[part].tobytes() == after[part].tobytes()
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing in the program catches it."""
 
 
 @pytest.mark.parametrize("name", BY_EPOCHS)

@@ -59,7 +59,7 @@ def one_by_one(store: Path, dataset: Any, cube: Any, sources: Any, todo: list[An
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cubes of the first videos of toy-ped2 and evaluated runs of each kind on them; records beside, as of toy data."""
+    """Cubes of the first videos of toy-ped2 and evaluated runs of each kind on them, records in the home."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         for split, clips in (("train", toy.TRAIN), ("test", toy.TEST)):

@@ -61,8 +61,8 @@ class Driver:
     def __init__(self, storage: optuna.storages.BaseStorage, wanted: Search, *, rerun_failed: bool = False) -> None:
         self.study = open_study(storage, wanted)
         self.missing = catch_up(self.study, wanted, rerun_failed=rerun_failed)
-        self.worth: dict[int, list[RunRecord]] = {}
-        self.searcher = searcher(self.study, wanted, self.missing, lambda trial: self.worth[trial.number])
+        self.ended: dict[int, list[RunRecord]] = {}
+        self.searcher = searcher(self.study, wanted, self.missing, lambda trial: self.ended[trial.number])
 
     def ask(self, name: str = "a") -> Trial:
         """The next trial, under Tune's name for it."""
@@ -72,7 +72,7 @@ class Driver:
     def tell(self, name: str, trial: Trial, value: float | None = 0.7) -> None:
         """The trial came to its end with this value in each of its cells; None: they failed."""
         status = "failed" if value is None else "done"
-        self.worth[trial.number] = [valued(cell.experiment, value, status) for cell in trial.cells]
+        self.ended[trial.number] = [valued(cell.experiment, value, status) for cell in trial.cells]
         self.searcher.on_trial_complete(name, {"ended": True})
 
     def run(self, value: float | None = 0.7) -> Trial:
@@ -480,7 +480,7 @@ def test_it_tells_done_failed_and_stopped_trials_apart(storage: optuna.storages.
     driver.run(None)
     for name in "bcde":
         trial = driver.ask(name)
-        driver.worth[trial.number] = [valued(cell.experiment) for cell in trial.cells]
+        driver.ended[trial.number] = [valued(cell.experiment) for cell in trial.cells]
     driver.searcher.on_trial_complete("b", {"epoch": 2, "loss": 0.1, "validation_score": 0.6})
     driver.searcher.on_trial_complete("c", {"ended": True}, error=True)
     driver.searcher.on_trial_complete("d", None, error=True)  # its worker died
@@ -492,7 +492,7 @@ def test_it_tells_done_failed_and_stopped_trials_apart(storage: optuna.storages.
 def test_a_trial_without_all_its_records_failed(storage: optuna.storages.BaseStorage) -> None:
     driver = Driver(storage, a_search(on("toy-ped2"), on("toy-ped2", 1)))
     trial = driver.ask()
-    driver.worth[0] = [valued(trial.cells[0].experiment)]
+    driver.ended[0] = [valued(trial.cells[0].experiment)]
     driver.searcher.on_trial_complete("a", {"ended": True})
     assert driver.states == ["FAIL"]
 
@@ -518,7 +518,7 @@ def test_a_joint_search_has_two_values_to_raise(storage: optuna.storages.BaseSto
         warnings.simplefilter("error")  # nothing to read for who runs it
         driver = Driver(storage, wanted)
     trial = driver.ask()
-    driver.worth[0] = [valued(cell.experiment, v) for cell, v in zip(trial.cells, (0.9, 0.5), strict=True)]
+    driver.ended[0] = [valued(cell.experiment, v) for cell, v in zip(trial.cells, (0.9, 0.5), strict=True)]
     driver.searcher.on_trial_complete("a", {"ended": True})
     driver.run(None)
     driver.run()
@@ -819,11 +819,11 @@ def test_a_complete_trial_without_its_records_is_queued_again_once(storage: optu
     lost = driver.run()
     driver.run()
 
-    def stands(trial: optuna.trial.FrozenTrial) -> bool:
+    def has_records(trial: optuna.trial.FrozenTrial) -> bool:
         return trial.number != lost.number
 
     for _ in range(2):
-        assert catch_up(driver.study, a_search(), rerun_failed=False, stands=stands) == 3
+        assert catch_up(driver.study, a_search(), rerun_failed=False, has_records=has_records) == 3
     again = Driver(storage, a_search()).ask()
     assert again.params == lost.params
     assert lost.number not in [trial.number for trial in counted(driver.study, a_search())]

@@ -25,14 +25,10 @@ from bench.records.run_folder import Epoch, HeldOut, forget_scores, history, is_
 from bench.training import checkpoint, launch, loop
 from bench.training.launch import fit, held_out_scores
 from bench.training.scoring import Scorer, arithmetic, build, device_of
-from tests.cubes_made import an_experiment, write_store
+from tests.cubes_made import Killed, an_experiment, write_store
 
 CPU = torch.device("cpu")
 OF_THE_CLOCK = ("seconds", "score_seconds", "cubes_per_s", "peak_memory_gib", "hardware", "restarts")
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing in the program catches it."""
 
 
 @pytest.fixture(autouse=True)
